@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS daily_reports;
+DROP TABLE IF EXISTS logins;

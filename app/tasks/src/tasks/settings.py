@@ -1,0 +1,123 @@
+"""Settings, read from the environment once a process."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REDIS_URL = (
+    "redis://[[user]:password@]host[:port][/database] or "
+    "rediss://[[user]:password@]host[:port][/database]?ssl_cert_reqs=required"
+)
+SECRETS = frozenset({"db_password"})
+
+SomeSettings = TypeVar("SomeSettings", bound=BaseSettings)
+
+
+class SettingsError(click.ClickException):
+    """A setting is missing or wrong.
+
+    Click, on which the `celery` command is built, prints such an error as one line and ends with status 1.
+    Elsewhere, in a web application that only sends tasks, it is an exception like any other.
+    """
+
+
+def _check_redis_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"}:
+        raise ValueError("unknown scheme")
+    if not parts.hostname or parts.port == 0:  # reading the port checks it
+        raise ValueError("no host or no valid port")
+    if not re.fullmatch(r"/?|/\d+", parts.path):
+        raise ValueError("the database is not a number")
+    if parts.scheme == "rediss" and "ssl_cert_reqs=" not in parts.query:
+        raise ValueError("TLS without ssl_cert_reqs")  # Celery's result backend insists on it
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
+
+
+class DatabaseSettings(BaseSettings):
+    """How to reach PostgreSQL. A field's description says what its variable may hold."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    db_host: str = Field(pattern=r"^\S+$", description="a host name, an address or a socket directory")
+    db_port: int = Field(default=5432, ge=1, le=65535, description="a port, 1 to 65535")
+    db_name: str = Field(min_length=1, description="the name of a database")
+    db_user: str = Field(min_length=1, description="the name of a database user")
+    db_password: SecretStr = Field(min_length=1, description="the password of DB_USER, not empty")
+
+    def connection_parameters(self) -> dict[str, Any]:
+        """Return what psycopg needs to connect. libpq's own variables (PGSSLMODE, …) work beside it."""
+        return {
+            "host": self.db_host,
+            "port": self.db_port,
+            "dbname": self.db_name,
+            "user": self.db_user,
+            "password": self.db_password.get_secret_value(),
+            "connect_timeout": 5,
+            "application_name": "tasks",
+        }
+
+
+class Settings(DatabaseSettings):
+    """All settings of the application."""
+
+    celery_broker_url: RedisUrl = Field(description=REDIS_URL)
+    celery_result_backend: RedisUrl = Field(description=REDIS_URL)
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        SettingsError: if a setting is missing or wrong.
+    """
+    return read(Settings)
+
+
+def read(kind: type[SomeSettings]) -> SomeSettings:
+    """Read settings of one kind from the environment.
+
+    Raises:
+        SettingsError: one line that names each wrong setting, its value (never a secret) and what is allowed.
+    """
+    try:
+        return kind()
+    except ValidationError as errors:
+        wrong = [_explain(kind, error) for error in errors.errors(include_url=False)]
+    raise SettingsError("; ".join(wrong))
+
+
+def masked_url(url: str) -> str:
+    """Return the URL with *** in place of its password, even if it is no valid URL."""
+    url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
+    credentials, at, rest = url.rpartition("@")
+    if at:
+        scheme, separator, user = credentials.rpartition("://")
+        user = user.partition(":")[0] if separator and ":" in user else ""
+        return f"{scheme}{separator}{user}:***@{rest}"
+    # Without an @, what looks like a port may be a password whose host was forgotten.
+    return re.sub(r"(//[^:/?]*:)(?!\d+(?:[/?]|$))[^/?]+", r"\1***", url)
+
+
+def _explain(kind: type[BaseSettings], error: ErrorDetails) -> str:
+    field = str(error["loc"][0])
+    allowed = f"allowed is {kind.model_fields[field].description}"
+    if error["type"] == "missing":
+        return f"{field.upper()} is not set: {allowed}"
+    return f"{field.upper()}={_shown(field, error['input'])!r} is wrong: {allowed}"
+
+
+def _shown(field: str, value: Any) -> str:
+    return "***" if field in SECRETS else masked_url(str(value))
