@@ -3,8 +3,8 @@
 Late acknowledgement: a message leaves the broker only after its task has ended, and goes back if the worker
 dies before. So no accepted task is lost, but a task may run again after it has done part or all of its work:
 EVERY TASK MUST BE IDEMPOTENT, running it twice must leave what running it once leaves. A task that cannot
-promise this says `@app.task(acks_late=False, reject_on_worker_lost=False)` and may be lost instead. A task that
-kills its worker each time (out of memory) comes back each time, too.
+promise this says `@app.task(acks_late=False, reject_on_worker_lost=False)` and may be lost instead. A task
+that kills its worker each time (out of memory) comes back each time, too.
 
 Importing raises SettingsError if a setting is missing or wrong.
 """

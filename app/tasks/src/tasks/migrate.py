@@ -2,7 +2,7 @@
 
 Needs only DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD. DB_USER is the owner of the schema here, not
 the user of the workers, who needs no more than SELECT, INSERT, UPDATE and DELETE. Safe to run at any time and
-by several hosts at once. Prints a line for each migration it applied; an error is one line too, with status 1.
+by several hosts at once. Prints a line for each migration it applied; an error is one line, with status 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
-import yoyo  # type: ignore[import-untyped]
-from yoyo.exceptions import BadMigration  # type: ignore[import-untyped]
+import yoyo
+from yoyo.exceptions import BadMigration
 
 from tasks.settings import DatabaseSettings, SettingsError, read
 
@@ -48,6 +48,7 @@ def migrate(database: DatabaseSettings) -> list[str]:
 
     Raises:
         psycopg.Error: if the server cannot be reached or refuses a statement.
+        SettingsError: if DB_USER may not create tables.
     """
     with _exclusive(database), resources.as_file(resources.files("tasks") / "migrations") as folder:
         backend = yoyo.get_backend(_url(database))
@@ -61,6 +62,12 @@ def migrate(database: DatabaseSettings) -> list[str]:
 def _exclusive(database: DatabaseSettings) -> Iterator[None]:
     """Let one process migrate at a time; the lock vanishes with the connection, however the process ends."""
     with psycopg.connect(**database.connection_parameters(), autocommit=True) as connection:
+        if connection.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')").fetchone() != (
+            True,
+        ):
+            raise SettingsError(
+                f"DB_USER={database.db_user!r} is wrong: allowed is a user who may create tables in the schema"
+            )
         connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'")
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         yield
