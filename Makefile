@@ -1,0 +1,65 @@
+# Two commands: `make up` and `make test`. `make help` lists the rest.
+# PYTHON names another Python (3.11 to 3.13), CA_BUNDLE another CA bundle than the machine's own.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+
+.PHONY: help
+help: ## List what make can do
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+.PHONY: up
+up: venv docker ## Deploy three hosts as containers on this machine and prove that they execute tasks
+	@scripts/images host:trixie
+	@scripts/fleet up
+
+.PHONY: down
+down: ## Remove the hosts of `make up` with all that belongs to them
+	@scripts/fleet down
+
+.PHONY: test
+test: venv docker images ## Run everything: lint, unit tests, role tests, every Molecule scenario
+	@scripts/test lint unit roles $(SCENARIOS)
+
+.PHONY: lint
+lint: venv ## Check style, types and shell scripts
+	@scripts/lint
+
+.PHONY: unit
+unit: venv docker ## Run the tests of app/tasks and app/autoscaler on real servers
+	@scripts/images services:bookworm
+	@pytest app
+
+.PHONY: roles
+roles: venv docker ## Run the tests of the roles that need no host
+	@scripts/images host:trixie
+	@pytest tests
+
+.PHONY: $(SCENARIOS)
+$(SCENARIOS): venv docker images ## Run one Molecule scenario
+	@molecule test -s $@
+
+.PHONY: venv
+venv:
+	@scripts/venv
+
+.PHONY: docker
+docker:
+	@scripts/docker
+
+.PHONY: images
+images: docker ## Build the images of the test hosts
+	@scripts/images host:bookworm host:trixie services:bookworm
+
+.PHONY: docs
+docs: venv ## Generate the tables of the role READMEs from the argument specs
+	@scripts/role-docs
+
+.PHONY: lock
+lock: venv ## Pin the newest allowed requirements
+	@scripts/lock
+
+.PHONY: clean
+clean: down ## Also remove the images, the caches and .venv
+	@scripts/fleet clean

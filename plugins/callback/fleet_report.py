@@ -1,0 +1,78 @@
+"""Ansible callback: print the fleet's report as tables at the end of a playbook that made one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from rich.console import Console
+from rich.table import Table
+
+DOCUMENTATION = r"""
+name: fleet_report
+type: aggregate
+short_description: Print the fleet's report as tables
+description:
+  - Prints the statistic C(fleet_report) that C(playbooks/verify.yml) sets, after the recap.
+  - Says nothing when no play has set it.
+"""
+
+WORKER_PREFIX = "celery-worker@"
+
+
+def services(units: list[dict[str, str]]) -> str:
+    """Return the services of a host other than workers, each with a mark of its state."""
+    others = [unit for unit in units if not unit["unit"].startswith(WORKER_PREFIX)]
+    names = {unit["unit"].split("@")[0].removesuffix(".service"): unit["active"] for unit in others}
+    return "  ".join(_state(name, active == "active") for name, active in sorted(names.items())) or "-"
+
+
+def _state(text: str, good: bool) -> str:
+    return f"[green]{text}[/]" if good else f"[bold red]{text} DOWN[/]"
+
+
+def hosts_table(hosts: dict[str, list[dict[str, str]]], executed: dict[str, int]) -> Table:
+    """Return a row for each host: its services, its workers, and the tasks they executed."""
+    table = Table(title="Hosts", title_justify="left")
+    table.add_column("host")
+    table.add_column("services")
+    table.add_column("workers", justify="right")
+    table.add_column("tasks executed", justify="right")
+    for host, units in hosts.items():
+        workers = [unit for unit in units if unit["unit"].startswith(WORKER_PREFIX)]
+        active = sum(unit["active"] == "active" for unit in workers)
+        count = sum(tasks for worker, tasks in executed.items() if worker.endswith(f"@{host}"))
+        ready = _state(f"{active} of {len(workers)}", active == len(workers)) if workers else "-"
+        table.add_row(host, services(units), ready, str(count) if workers else "-")
+    return table
+
+
+def queues_table(queues: dict[str, dict[str, Any]]) -> Table:
+    """Return a row for each queue: what was sent to it and what became of it."""
+    table = Table(title="Queues", title_justify="left")
+    table.add_column("queue")
+    for column in ("workers", "sent", "executed", "failed"):
+        table.add_column(column, justify="right")
+    for name, queue in queues.items():
+        executed = _state(str(queue["executed"]), queue["executed"] == queue["sent"])
+        failed = _state(str(queue["failed"]), queue["failed"] == 0)
+        table.add_row(name, str(len(queue["workers"])), str(queue["sent"]), executed, failed)
+    return table
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Prints the report when the playbook ends."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "fleet_report"
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Print the tables."""
+        report = stats.custom.get("_run", {}).get("fleet_report")
+        if not report:
+            return
+        console = Console()
+        probe = report.get("probe") or {"queues": {}, "workers": {}}
+        console.print(hosts_table(report["hosts"], probe["workers"]))
+        console.print(queues_table(probe["queues"]))

@@ -1,0 +1,239 @@
+#!/usr/bin/python
+"""Ansible module: build a Celery project into a bundle that installs without any network."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from packaging.requirements import InvalidRequirement, Requirement
+
+DOCUMENTATION = r"""
+---
+module: celery_bundle
+short_description: Build a Celery project into a bundle that installs without any network
+description:
+  - Runs on the controller. A bundle holds the wheels of the project, of its locked requirements and of pip,
+    made for one version of Python and one machine type, with the hash of each file.
+  - The release id is the hash of the sources and of the lock. What is in the cache already is not built again.
+options:
+  sources:
+    description: Project directories to build wheels of; the first one is the project itself.
+    type: list
+    elements: path
+    required: true
+  requirements:
+    description: Lock file with the exact version and the hashes of every requirement, as C(uv pip compile
+      --generate-hashes) and C(pip-compile --generate-hashes) write it.
+    type: path
+    required: true
+  installer:
+    description: Requirements file that pins pip itself.
+    type: path
+    required: true
+  python:
+    description: Version of Python on the host, such as C(3.13).
+    type: str
+    required: true
+  machine:
+    description: Machine type of the host, such as C(x86_64).
+    type: str
+    required: true
+  glibc:
+    description: Version of glibc on the host, such as C(2.36).
+    type: str
+    required: true
+  cache:
+    description: Directory on the controller that keeps the bundles.
+    type: path
+    required: true
+"""
+
+IGNORED = {".git", ".venv", "__pycache__", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
+
+
+class BundleError(Exception):
+    """One line that tells the user what is wrong with the project or its lock file."""
+
+
+def source_files(source: Path) -> Iterator[Path]:
+    """Yield the files of a project directory in a fixed order, without caches and build products."""
+    for directory, folders, names in os.walk(source):
+        folders[:] = sorted(f for f in folders if f not in IGNORED and not f.endswith(".egg-info"))
+        for name in sorted(names):
+            if not name.endswith(".pyc"):
+                yield Path(directory) / name
+
+
+def release_id(sources: list[Path], lock: Path) -> str:
+    """Return the release id: 12 hexadecimal digits of the hash over all sources and the lock file."""
+    digest = hashlib.sha256(lock.read_bytes())
+    for source in sources:
+        for path in source_files(source):
+            digest.update(f"{source.name}/{path.relative_to(source)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def lock_for_target(lock: str, name: str, python: str, machine: str) -> list[str]:
+    """Return the lines of a lock file that apply to the host, one a requirement, with its hashes.
+
+    pip evaluates environment markers for the Python it runs on, not for the one it downloads for, so they
+    are evaluated here.
+
+    Raises:
+        BundleError: a line is no requirement, is not pinned with ``==``, or has no hash.
+    """
+    environment = {
+        "implementation_name": "cpython",
+        "os_name": "posix",
+        "platform_machine": machine,
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": "linux",
+    }
+    lines = []
+    for number, line in enumerate(lock.replace("\\\n", " ").splitlines(), start=1):
+        text = line.split(" #")[0].strip()
+        if not text or text.startswith(("#", "--")):
+            continue
+        specification, *options = text.split(" --")
+        try:
+            requirement = Requirement(specification)
+        except InvalidRequirement as error:
+            raise BundleError(f"{name}: requirement {number} ('{specification}') is not valid: {error}") from error
+        if [s.operator for s in requirement.specifier] != ["=="]:
+            raise BundleError(f"{name}: '{specification}' is not pinned: a lock file has name==version")
+        hashes = [f"--{option.strip()}" for option in options if option.startswith("hash=")]
+        if not hashes:
+            raise BundleError(f"{name}: '{specification}' has no hash: lock with --generate-hashes")
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            lines.append(" ".join([f"{requirement.name}{requirement.specifier}", *hashes]))
+    return lines
+
+
+def platforms(machine: str, glibc: str) -> list[str]:
+    """Return the wheel platforms that a host with this glibc runs, the newest first (PEP 600)."""
+    major, minor = (int(part) for part in glibc.split(".")[:2])
+    tags = [f"manylinux_{major}_{m}_{machine}" for m in range(minor, 4, -1)]
+    return [*tags, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}"]
+
+
+def pip(*arguments: str) -> None:
+    """Run the controller's pip.
+
+    Raises:
+        BundleError: pip failed; its own last error is the message.
+    """
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        raise BundleError(errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-2000:])
+
+
+def collect_wheels(folder: Path, params: dict[str, str], sources: list[Path], lock: list[str]) -> None:
+    """Build the sources and download the locked wheels for the host into a folder."""
+    for source in sources:
+        pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
+    tag = params["python"].replace(".", "")
+    for wheel in folder.glob("*.whl"):
+        if not wheel.stem.endswith(("-any", f"cp{tag}-linux_{params['machine']}")):
+            raise BundleError(f"{wheel.name} does not run on the host's Python {params['python']}")
+    requirements = folder.parent / "lock.txt"
+    requirements.write_text("\n".join([*lock, Path(params["installer"]).read_text()]))
+    target = [f"--platform={p}" for p in platforms(params["machine"], params["glibc"])]
+    target += ["--implementation=cp", f"--python-version={params['python']}"]
+    target += [f"--abi=cp{tag}", "--abi=abi3", "--abi=none"]
+    pip(
+        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
+        *target,
+        *("--requirement", str(requirements)),
+    )
+    requirements.unlink()
+
+
+def write_bundle(archive: Path, release: str, params: dict[str, str], sources: list[Path], lock: list[str]) -> None:
+    """Write the bundle: wheels, an install list with hashes, a manifest. Same input, same bytes."""
+    with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        root = Path(scratch)
+        wheels = root / "wheels"
+        wheels.mkdir()
+        collect_wheels(wheels, params, sources, lock)
+        hashes = {w.name: hashlib.sha256(w.read_bytes()).hexdigest() for w in sorted(wheels.iterdir())}
+        install = [f"./wheels/{n} --hash=sha256:{h}" for n, h in hashes.items() if not n.startswith("pip-")]
+        (root / "requirements.txt").write_text("\n".join(install) + "\n")
+        manifest = {"release": release, "python": params["python"], "machine": params["machine"], "sha256": hashes}
+        (root / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        partial = root / archive.name
+        with tarfile.open(partial, "w") as tar:
+            for path in sorted([*root.glob("*.txt"), *root.glob("*.json"), *wheels.iterdir()]):
+                member = tarfile.TarInfo(str(path.relative_to(root)))
+                member.size, member.mode = path.stat().st_size, 0o644
+                with path.open("rb") as content:
+                    tar.addfile(member, content)
+        shutil.move(partial, archive)
+
+
+@contextmanager
+def one_builder(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock: hosts of one play share the controller, and the first one builds."""
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "sources": {"type": "list", "elements": "path", "required": True},
+            "requirements": {"type": "path", "required": True},
+            "installer": {"type": "path", "required": True},
+            "python": {"type": "str", "required": True},
+            "machine": {"type": "str", "required": True},
+            "glibc": {"type": "str", "required": True},
+            "cache": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    sources = [Path(source).resolve() for source in params["sources"]]
+    lock_file, cache = Path(params["requirements"]), Path(params["cache"])
+    try:
+        for source in sources:
+            if not any((source / name).is_file() for name in ("pyproject.toml", "setup.py")):
+                raise BundleError(f"{source} is no Python project: it has neither pyproject.toml nor setup.py")
+        if not lock_file.is_file():
+            raise BundleError(f"the lock file {lock_file} is missing: make it with uv pip compile --generate-hashes")
+        lock = lock_for_target(lock_file.read_text(), lock_file.name, params["python"], params["machine"])
+        release = release_id(sources, lock_file)
+        tag = params["python"].replace(".", "")
+        archive = cache / f"{release}-cp{tag}-{params['machine']}.tar"
+        changed = False
+        if not module.check_mode:
+            cache.mkdir(parents=True, exist_ok=True)
+            with one_builder(cache):
+                if not archive.exists():
+                    write_bundle(archive, release, params, sources, lock)
+                    changed = True
+    except BundleError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, release=release, path=str(archive))
+
+
+if __name__ == "__main__":
+    main()

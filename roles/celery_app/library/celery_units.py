@@ -1,0 +1,170 @@
+#!/usr/bin/python
+"""Ansible module: have exactly these units running, on this release and with these settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+---
+module: celery_units
+short_description: Have exactly these units running, on this release and with these settings
+description:
+  - Starts and enables the units that are missing, stops and disables those that are not wanted, and restarts those
+    whose process runs another release or has other settings than its files say.
+  - What a unit runs is read from its main process, so that a run which was broken off is made good by the next one.
+  - A stop is the unit's own, which lets running tasks finish.
+options:
+  units:
+    description: The wanted units, each with the files its environment comes from.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the unit.
+        type: str
+        required: true
+      environment_files:
+        description: The files, in the order in which systemd reads them.
+        type: list
+        elements: path
+        required: true
+  release:
+    description: The release id that the units must run.
+    type: str
+    required: true
+  owned:
+    description: Shell patterns of the units that this list owns. Those which match and are not wanted are stopped.
+    type: list
+    elements: str
+    required: true
+"""
+
+# The launchers of the role put this variable into the environment of what they start.
+RELEASE_VARIABLE = "CELERY_APP_RELEASE"
+
+
+class Unit(NamedTuple):
+    """A unit as systemd sees it."""
+
+    active: bool
+    enabled: bool
+    main_pid: int
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """Return the variables of an environment file written by this role: ``NAME="value"`` a line.
+
+    Inside the quotes a backslash escapes what follows it (systemd.exec(5), ``EnvironmentFile=``).
+    """
+    found = re.findall(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', text, flags=re.MULTILINE)
+    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
+
+
+def parse_units(show: str) -> dict[str, Unit]:
+    """Return the loaded units of the output of ``systemctl show``, by name."""
+    units = {}
+    for block in show.strip().split("\n\n"):
+        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if properties.get("LoadState") == "loaded":
+            units[properties["Id"]] = Unit(
+                active=properties["ActiveState"] in {"active", "activating", "reloading"},
+                enabled=properties["UnitFileState"] == "enabled",
+                main_pid=int(properties["MainPID"]),
+            )
+    return units
+
+
+def running_environment(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with; empty if there is no such process."""
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)
+
+
+def is_outdated(running: dict[str, str], wanted: dict[str, str]) -> bool:
+    """Tell whether a process runs with other settings than the wanted ones."""
+    return any(running.get(name) != value for name, value in wanted.items())
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "units": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "environment_files": {"type": "list", "elements": "path", "required": True},
+                },
+            },
+            "release": {"type": "str", "required": True},
+            "owned": {"type": "list", "elements": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+
+    def systemctl(verb: str, *arguments: str) -> str:
+        code, output, error = module.run_command(["systemctl", verb, *arguments])
+        if code:
+            names = [argument for argument in arguments if not argument.startswith("-")]
+            journal = module.run_command(["journalctl", "--no-pager", "-n", "20", "-o", "cat", *_unit_options(names)])[1]
+            module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=journal.splitlines())
+        return str(output)
+
+    wanted = {unit["name"]: unit["environment_files"] for unit in module.params["units"]}
+    listed = json.loads(systemctl("list-units", "--all", "--output=json", *module.params["owned"]))
+    names = {unit["unit"] for unit in listed} | set(wanted)
+    properties = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
+    shown = systemctl("show", f"--property={properties}", *sorted(names)) if names else ""
+    seen = parse_units(shown)
+
+    surplus = sorted(n for n, u in seen.items() if n not in wanted and (u.active or u.enabled))
+    missing = sorted(n for n in wanted if n not in seen or not (seen[n].active and seen[n].enabled))
+    outdated = []
+    for name, paths in wanted.items():
+        settings = {RELEASE_VARIABLE: module.params["release"]}
+        for path in map(Path, paths):
+            settings |= parse_environment(path.read_text()) if path.exists() else {}
+        if name in seen and seen[name].active and is_outdated(running_environment(seen[name].main_pid), settings):
+            outdated.append(name)
+
+    if not module.check_mode:
+        if "NeedDaemonReload=yes" in shown:
+            systemctl("daemon-reload")
+        if surplus:
+            systemctl("disable", "--now", *surplus)
+        if outdated:
+            systemctl("restart", *outdated)
+        if missing:
+            systemctl("enable", "--now", *missing)
+    module.exit_json(
+        changed=bool(surplus or missing or outdated),
+        stopped=surplus,
+        started=missing,
+        restarted=outdated,
+        diff={"before": _lines(seen, outdated), "after": "".join(f"{name} running\n" for name in sorted(wanted))},
+    )
+
+
+def _unit_options(names: list[str]) -> list[str]:
+    return [option for name in names for option in ("--unit", name)]
+
+
+def _lines(seen: dict[str, Unit], outdated: list[str]) -> str:
+    states = {name: "outdated" if name in outdated else "running" for name, unit in seen.items() if unit.active}
+    return "".join(f"{name} {state}\n" for name, state in sorted(states.items()))
+
+
+if __name__ == "__main__":
+    main()
