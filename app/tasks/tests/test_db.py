@@ -12,8 +12,8 @@ import pytest
 from celery_processes import WorkerFactory, database_environment, database_settings
 from psycopg_pool import PoolTimeout
 from services import Database, PostgresServer, wait_for
+from tasks import io_intensive
 from tasks.db import get_db_connection, process_pool
-from tasks.io_intensive import log_in_users
 from tasks.migrate import migrate
 
 Rows = psycopg.Connection[tuple[object, ...]]
@@ -122,7 +122,7 @@ def test_every_kind_of_worker_connects_and_closes_at_its_end(
             ).rowcount
 
     assert wait_for(lambda: connections() == at_start, "not connected", 10)
-    users = log_in_users.apply_async((3,), queue=queue)
+    users = io_intensive.log_in_users.apply_async((3,), queue=queue)
     assert users.get(timeout=20) == 3
     with database.connect() as rows:
         assert rows.execute("SELECT count(*) FROM sessions").fetchone() == (3,)

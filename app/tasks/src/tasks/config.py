@@ -31,12 +31,11 @@ timezone = "UTC"
 
 # Queues.
 task_queues = queues.declared_queues()
-task_routes = queues.routes()
+task_routes = queues.routes()  # with the priorities
 task_default_queue = queues.DEFAULT_QUEUE
 task_default_exchange = queues.DEFAULT_QUEUE
 task_default_exchange_type = "direct"
 task_default_routing_key = queues.DEFAULT_QUEUE
-task_default_priority = int(queues.Priority.NORMAL)
 task_create_missing_queues = False  # a misspelt queue is an error, not a new queue that nobody consumes
 
 # Tasks.

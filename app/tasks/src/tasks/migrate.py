@@ -62,12 +62,10 @@ def migrate(database: DatabaseSettings) -> list[str]:
 def _exclusive(database: DatabaseSettings) -> Iterator[None]:
     """Let one process migrate at a time; the lock vanishes with the connection, however the process ends."""
     with psycopg.connect(**database.connection_parameters(), autocommit=True) as connection:
-        if connection.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')").fetchone() != (
-            True,
-        ):
-            raise SettingsError(
-                f"DB_USER={database.db_user!r} is wrong: allowed is a user who may create tables in the schema"
-            )
+        may_create = connection.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+        if may_create.fetchone() != (True,):
+            allowed = "a user who may create tables in the schema"
+            raise SettingsError(f"DB_USER={database.db_user!r} is wrong: allowed is {allowed}")
         connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'")
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         yield

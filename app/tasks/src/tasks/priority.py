@@ -19,7 +19,7 @@ from tasks.base import RecordedTask
 from tasks.celery import app
 from tasks.db import get_db_connection
 from tasks.executions import traced
-from tasks.queues import QUEUES, Priority, redis_keys
+from tasks.queues import QUEUES, redis_keys
 
 #: Percent of the disk that must be free.
 DISK_FREE_MINIMUM = 5.0
@@ -27,14 +27,14 @@ DISK_FREE_MINIMUM = 5.0
 DATABASE_WAIT = 3.0
 
 
-@app.task(bind=True, priority=Priority.URGENT)
+@app.task(bind=True)
 def notify(self: RecordedTask, message: str = "", trace_key: str | None = None) -> str:
     """Return the message; stands for a small thing that somebody waits for."""
     with traced(trace_key, self.request.id):
         return message
 
 
-@app.task(priority=Priority.MOST_URGENT)
+@app.task
 def health_check() -> dict[str, Any]:
     """Check what the tasks depend on; return the answer and keep it in Redis under `tasks:health`.
 

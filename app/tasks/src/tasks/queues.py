@@ -65,16 +65,20 @@ def declared_queues() -> list[Queue]:
 def routes() -> dict[str, dict[str, str | int]]:
     """Return the route of each task: `tasks.<queue>.*` goes to <queue>, all else to the default queue.
 
-    The route's priority also reaches tasks that are sent by name only (`app.send_task`), which know nothing
-    of `task_default_priority`.
+    The routes set the priorities, too, and what the sender says goes before. `task_default_priority` must
+    stay unset: it would override the routes, and not reach tasks sent by name only (`app.send_task`).
     """
-    by_module = {f"tasks.{name}.*": route(name) for name in QUEUES}
-    return {**by_module, "*": route(DEFAULT_QUEUE)}
+    by_module = {f"tasks.{name}.*": route(name, priority) for name, priority in QUEUES.items()}
+    return {
+        "tasks.priority.health_check": route("priority", Priority.MOST_URGENT),
+        **by_module,
+        "*": route(DEFAULT_QUEUE, QUEUES[DEFAULT_QUEUE]),
+    }
 
 
-def route(queue: str) -> dict[str, str | int]:
-    """Return the options that send a message to this queue with its usual priority."""
-    return {"queue": queue, "routing_key": queue, "priority": int(QUEUES[queue])}
+def route(queue: str, priority: Priority) -> dict[str, str | int]:
+    """Return the options that send a message to this queue with this priority."""
+    return {"queue": queue, "routing_key": queue, "priority": int(priority)}
 
 
 def redis_keys(queue: str) -> list[str]:

@@ -19,20 +19,21 @@ HOUR = 3600
 
 def beat_schedule() -> dict[str, dict[str, Any]]:
     """Return the periodic tasks. A message that no worker took before it `expires` (seconds) is dropped."""
+    scheduled = route("scheduled", Priority.LOW)
     return {
         "cleanup-expired-sessions": {
             "task": "tasks.scheduled.cleanup_expired_sessions",
             "schedule": crontab(minute="0"),
-            "options": {**route("scheduled"), "expires": HOUR},
+            "options": {**scheduled, "expires": HOUR},
         },
         "generate-daily-reports": {
             "task": "tasks.scheduled.generate_daily_reports",
             "schedule": crontab(hour="2", minute="0"),
-            "options": {**route("scheduled"), "expires": 20 * HOUR},  # "yesterday" must stay the same day
+            "options": {**scheduled, "expires": 20 * HOUR},  # "yesterday" must stay the same day
         },
         "health-check": {
             "task": "tasks.priority.health_check",
             "schedule": timedelta(minutes=5),
-            "options": {**route("priority"), "priority": int(Priority.MOST_URGENT), "expires": 300},
+            "options": {**route("priority", Priority.MOST_URGENT), "expires": 300},
         },
     }

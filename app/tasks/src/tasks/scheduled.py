@@ -7,10 +7,9 @@ from datetime import time as time_of_day
 
 from tasks.celery import app
 from tasks.db import get_db_connection
-from tasks.queues import Priority
 
 
-@app.task(priority=Priority.LOW)
+@app.task
 def cleanup_expired_sessions(batch: int = 1000) -> int:
     """Delete the expired sessions; return how many.
 
@@ -36,7 +35,7 @@ def cleanup_expired_sessions(batch: int = 1000) -> int:
             return deleted
 
 
-@app.task(priority=Priority.LOW)
+@app.task
 def generate_daily_reports(day: str | None = None) -> dict[str, str | int]:
     """Write the figures of one UTC day into `daily_reports` and return them; a second run writes the same.
 
