@@ -20,30 +20,31 @@ description:
 WORKER_PREFIX = "celery-worker@"
 
 
-def services(units: list[dict[str, str]]) -> str:
-    """Return the services of a host other than workers, each with a mark of its state."""
-    others = [unit for unit in units if not unit["unit"].startswith(WORKER_PREFIX)]
-    names = {unit["unit"].split("@")[0].removesuffix(".service"): unit["active"] for unit in others}
-    return "  ".join(_state(name, active == "active") for name, active in sorted(names.items())) or "-"
+def services(units: list[dict[str, str]], missing: list[str]) -> str:
+    """Return the services of a host other than workers, those that should be there and are not in red."""
+    active = {unit["unit"] for unit in units if unit["active"] == "active"}
+    names = {unit.split("@")[0].removesuffix(".service") for unit in active if not unit.startswith(WORKER_PREFIX)}
+    down = [_state(name, good=False) for name in missing]
+    return "  ".join([*(_state(name, good=True) for name in sorted(names)), *down]) or "-"
 
 
 def _state(text: str, good: bool) -> str:
     return f"[green]{text}[/]" if good else f"[bold red]{text} DOWN[/]"
 
 
-def hosts_table(hosts: dict[str, list[dict[str, str]]], executed: dict[str, int]) -> Table:
+def hosts_table(hosts: dict[str, dict[str, Any]], executed: dict[str, int]) -> Table:
     """Return a row for each host: its services, its workers, and the tasks they executed."""
     table = Table(title="Hosts", title_justify="left")
     table.add_column("host")
     table.add_column("services")
     table.add_column("workers", justify="right")
     table.add_column("tasks executed", justify="right")
-    for host, units in hosts.items():
-        workers = [unit for unit in units if unit["unit"].startswith(WORKER_PREFIX)]
+    for host, seen in sorted(hosts.items()):
+        workers = [unit for unit in seen["units"] if unit["unit"].startswith(WORKER_PREFIX)]
         active = sum(unit["active"] == "active" for unit in workers)
         count = sum(tasks for worker, tasks in executed.items() if worker.endswith(f"@{host}"))
         ready = _state(f"{active} of {len(workers)}", active == len(workers)) if workers else "-"
-        table.add_row(host, services(units), ready, str(count) if workers else "-")
+        table.add_row(host, services(seen["units"], seen["missing"]), ready, str(count) if workers else "-")
     return table
 
 
