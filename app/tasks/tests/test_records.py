@@ -137,9 +137,7 @@ def succeeds_unhindered(
     forget_settings()
     began = time.monotonic()
     with log.at_level(logging.WARNING, "tasks.records"):
-        results = [default.echo.apply((1,)).state for _ in range(10)] + [
-            default.fail.apply().state for _ in range(10)
-        ]
+        results = [task.apply().state for task in (default.echo, default.fail) for _ in range(10)]
     assert time.monotonic() - began < 1.5
     assert results == ["SUCCESS"] * 10 + ["FAILURE"] * 10
     lines = [line for line in log.messages if "no records of tasks for 10 s" in line]
@@ -160,7 +158,7 @@ def test_redis_that_is_full_hinders_no_task(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     del environment
-    full = redis_server_factory("--maxmemory", "1mb", "--maxmemory-policy", "noeviction")
+    full = redis_server_factory("--maxmemory", "1", "--maxmemory-policy", "noeviction")
     succeeds_unhindered(full.url, monkeypatch, caplog)
 
 
