@@ -23,7 +23,9 @@ WORKER_PREFIX = "celery-worker@"
 def services(units: list[dict[str, str]], missing: list[str]) -> str:
     """Return the services of a host other than workers, those that should be there and are not in red."""
     active = {unit["unit"] for unit in units if unit["active"] == "active"}
-    names = {unit.split("@")[0].removesuffix(".service") for unit in active if not unit.startswith(WORKER_PREFIX)}
+    names = {
+        unit.split("@")[0].removesuffix(".service") for unit in active if not unit.startswith(WORKER_PREFIX)
+    }
     down = [_state(name, good=False) for name in missing]
     return "  ".join([*(_state(name, good=True) for name in sorted(names)), *down]) or "-"
 

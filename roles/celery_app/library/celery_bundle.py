@@ -26,7 +26,7 @@ short_description: Build a Celery project into a bundle that installs without an
 description:
   - Runs on the controller. A bundle holds the wheels of the project, of its locked requirements and of pip,
     made for one version of Python and one machine type, with the hash of each file.
-  - The release id is the hash of the sources and of the lock. What is in the cache already is not built again.
+  - The release id is the hash of the sources and of the lock. What is in the cache is not built again.
 options:
   sources:
     description: Project directories to build wheels of; the first one is the project itself.
@@ -106,7 +106,7 @@ def lock_for_target(lock: str, name: str, python: str, machine: str) -> list[str
         "sys_platform": "linux",
     }
     lines = []
-    for number, line in enumerate(lock.replace("\\\n", " ").splitlines(), start=1):
+    for line in lock.replace("\\\n", " ").splitlines():
         text = line.split(" #")[0].strip()
         if not text or text.startswith(("#", "--")):
             continue
@@ -114,7 +114,7 @@ def lock_for_target(lock: str, name: str, python: str, machine: str) -> list[str
         try:
             requirement = Requirement(specification)
         except InvalidRequirement as error:
-            raise BundleError(f"{name}: requirement {number} ('{specification}') is not valid: {error}") from error
+            raise BundleError(f"{name}: '{specification}' is no requirement: {error}") from error
         if [s.operator for s in requirement.specifier] != ["=="]:
             raise BundleError(f"{name}: '{specification}' is not pinned: a lock file has name==version")
         hashes = [f"--{option.strip()}" for option in options if option.startswith("hash=")]
@@ -166,7 +166,9 @@ def collect_wheels(folder: Path, params: dict[str, str], sources: list[Path], lo
     requirements.unlink()
 
 
-def write_bundle(archive: Path, release: str, params: dict[str, str], sources: list[Path], lock: list[str]) -> None:
+def write_bundle(
+    archive: Path, release: str, params: dict[str, str], sources: list[Path], lock: list[str]
+) -> None:
     """Write the bundle: wheels, an install list with hashes, a manifest. Same input, same bytes."""
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         root = Path(scratch)
@@ -176,7 +178,8 @@ def write_bundle(archive: Path, release: str, params: dict[str, str], sources: l
         hashes = {w.name: hashlib.sha256(w.read_bytes()).hexdigest() for w in sorted(wheels.iterdir())}
         install = [f"./wheels/{n} --hash=sha256:{h}" for n, h in hashes.items() if not n.startswith("pip-")]
         (root / "requirements.txt").write_text("\n".join(install) + "\n")
-        manifest = {"release": release, "python": params["python"], "machine": params["machine"], "sha256": hashes}
+        target = {"python": params["python"], "machine": params["machine"]}
+        manifest = {"release": release, **target, "sha256": hashes}
         (root / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         partial = root / archive.name
         with tarfile.open(partial, "w") as tar:
@@ -186,6 +189,15 @@ def write_bundle(archive: Path, release: str, params: dict[str, str], sources: l
                 with path.open("rb") as content:
                     tar.addfile(member, content)
         shutil.move(partial, archive)
+
+
+def check_inputs(sources: list[Path], lock: Path) -> None:
+    """Raise BundleError unless the sources are Python projects and there is a lock file."""
+    for source in sources:
+        if not any((source / name).is_file() for name in ("pyproject.toml", "setup.py")):
+            raise BundleError(f"{source} is no Python project: it has no pyproject.toml and no setup.py")
+    if not lock.is_file():
+        raise BundleError(f"the lock file {lock} is missing: make it with uv pip compile --generate-hashes")
 
 
 @contextmanager
@@ -214,11 +226,7 @@ def main() -> None:
     sources = [Path(source).resolve() for source in params["sources"]]
     lock_file, cache = Path(params["requirements"]), Path(params["cache"])
     try:
-        for source in sources:
-            if not any((source / name).is_file() for name in ("pyproject.toml", "setup.py")):
-                raise BundleError(f"{source} is no Python project: it has neither pyproject.toml nor setup.py")
-        if not lock_file.is_file():
-            raise BundleError(f"the lock file {lock_file} is missing: make it with uv pip compile --generate-hashes")
+        check_inputs(sources, lock_file)
         lock = lock_for_target(lock_file.read_text(), lock_file.name, params["python"], params["machine"])
         release = release_id(sources, lock_file)
         tag = params["python"].replace(".", "")

@@ -15,9 +15,9 @@ DOCUMENTATION = r"""
 module: celery_units
 short_description: Have exactly these units running, on this release and with these settings
 description:
-  - Starts and enables the units that are missing, stops and disables those that are not wanted, and restarts those
-    whose process runs another release or has other settings than its files say.
-  - What a unit runs is read from its main process, so that a run which was broken off is made good by the next one.
+  - Starts and enables the units that are missing, stops and disables those that are not wanted, and restarts
+    those whose process runs another release or has other settings than its files say.
+  - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
 options:
   units:
@@ -40,7 +40,7 @@ options:
     type: str
     required: true
   owned:
-    description: Shell patterns of the units that this list owns. Those which match and are not wanted are stopped.
+    description: Shell patterns of the units that this list owns. Those that are not wanted are stopped.
     type: list
     elements: str
     required: true
@@ -48,6 +48,7 @@ options:
 
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = "CELERY_APP_RELEASE"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
 
 
 class Unit(NamedTuple):
@@ -90,9 +91,47 @@ def running_environment(pid: int) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)
 
 
+def settings(paths: list[str], release: str) -> dict[str, str]:
+    """Return the environment that a unit of a release should have according to its files."""
+    wanted = {RELEASE_VARIABLE: release}
+    for path in map(Path, paths):
+        wanted |= parse_environment(path.read_text()) if path.exists() else {}
+    return wanted
+
+
 def is_outdated(running: dict[str, str], wanted: dict[str, str]) -> bool:
     """Tell whether a process runs with other settings than the wanted ones."""
     return any(running.get(name) != value for name, value in wanted.items())
+
+
+class Plan(NamedTuple):
+    """What has to happen to which units."""
+
+    stop: list[str]
+    restart: list[str]
+    start: list[str]
+
+
+def plan(seen: dict[str, Unit], wanted: dict[str, list[str]], release: str) -> Plan:
+    """Compare the units that systemd knows with the wanted ones and the files of their environment."""
+    running = {name: unit for name, unit in seen.items() if unit.active}
+    return Plan(
+        stop=sorted(
+            name for name, unit in seen.items() if name not in wanted and (unit.active or unit.enabled)
+        ),
+        restart=sorted(
+            name
+            for name, files in wanted.items()
+            if name in running
+            and is_outdated(running_environment(running[name].main_pid), settings(files, release))
+        ),
+        start=sorted(name for name in wanted if name not in running or not running[name].enabled),
+    )
+
+
+def lines(states: dict[str, str]) -> str:
+    """Return one line a unit, in order, for a diff."""
+    return "".join(f"{name} {state}\n" for name, state in sorted(states.items()))
 
 
 def main() -> None:
@@ -117,53 +156,36 @@ def main() -> None:
     def systemctl(verb: str, *arguments: str) -> str:
         code, output, error = module.run_command(["systemctl", verb, *arguments])
         if code:
-            names = [argument for argument in arguments if not argument.startswith("-")]
-            journal = module.run_command(["journalctl", "--no-pager", "-n", "20", "-o", "cat", *_unit_options(names)])[1]
-            module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=journal.splitlines())
+            units = [f"--unit={argument}" for argument in arguments if argument.endswith(".service")]
+            journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat", *units]
+            last_words = module.run_command(journal)[1].splitlines()
+            module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=last_words)
         return str(output)
 
     wanted = {unit["name"]: unit["environment_files"] for unit in module.params["units"]}
     listed = json.loads(systemctl("list-units", "--all", "--output=json", *module.params["owned"]))
-    names = {unit["unit"] for unit in listed} | set(wanted)
-    properties = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
-    shown = systemctl("show", f"--property={properties}", *sorted(names)) if names else ""
+    names = sorted({unit["unit"] for unit in listed} | set(wanted))
+    shown = systemctl("show", f"--property={PROPERTIES}", *names) if names else ""
     seen = parse_units(shown)
-
-    surplus = sorted(n for n, u in seen.items() if n not in wanted and (u.active or u.enabled))
-    missing = sorted(n for n in wanted if n not in seen or not (seen[n].active and seen[n].enabled))
-    outdated = []
-    for name, paths in wanted.items():
-        settings = {RELEASE_VARIABLE: module.params["release"]}
-        for path in map(Path, paths):
-            settings |= parse_environment(path.read_text()) if path.exists() else {}
-        if name in seen and seen[name].active and is_outdated(running_environment(seen[name].main_pid), settings):
-            outdated.append(name)
+    todo = plan(seen, wanted, module.params["release"])
 
     if not module.check_mode:
         if "NeedDaemonReload=yes" in shown:
             systemctl("daemon-reload")
-        if surplus:
-            systemctl("disable", "--now", *surplus)
-        if outdated:
-            systemctl("restart", *outdated)
-        if missing:
-            systemctl("enable", "--now", *missing)
+        if todo.stop:
+            systemctl("disable", "--now", *todo.stop)
+        if todo.restart:
+            systemctl("restart", *todo.restart)
+        if todo.start:
+            systemctl("enable", "--now", *todo.start)
+
+    active = [name for name, unit in seen.items() if unit.active]
+    before = {name: "outdated" if name in todo.restart else "running" for name in active}
     module.exit_json(
-        changed=bool(surplus or missing or outdated),
-        stopped=surplus,
-        started=missing,
-        restarted=outdated,
-        diff={"before": _lines(seen, outdated), "after": "".join(f"{name} running\n" for name in sorted(wanted))},
+        changed=any(todo),
+        **todo._asdict(),
+        diff={"before": lines(before), "after": lines(dict.fromkeys(wanted, "running"))},
     )
-
-
-def _unit_options(names: list[str]) -> list[str]:
-    return [option for name in names for option in ("--unit", name)]
-
-
-def _lines(seen: dict[str, Unit], outdated: list[str]) -> str:
-    states = {name: "outdated" if name in outdated else "running" for name, unit in seen.items() if unit.active}
-    return "".join(f"{name} {state}\n" for name, state in sorted(states.items()))
 
 
 if __name__ == "__main__":

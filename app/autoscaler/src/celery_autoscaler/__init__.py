@@ -1,0 +1,1 @@
+"""Workers of Celery Fleet: how they are launched and proved."""
