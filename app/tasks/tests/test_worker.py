@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import QueueNotFound
 from celery_processes import CeleryProcess, Platform, WorkerFactory
-from kombu import Producer, serialization
-from kombu.exceptions import OperationalError
+from kombu import Producer
 from redis import Redis
 from services import wait_for
 from tasks import app, cpu_intensive, default, io_intensive, priority, scheduled
@@ -102,9 +102,12 @@ class Weapon:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("serializer", ["pickle", "yaml"])
+@pytest.mark.parametrize(
+    ("serializer", "content_type"),
+    [("pickle", "application/x-python-serialize"), ("yaml", "application/x-yaml")],
+)
 def test_a_message_that_is_not_json_is_refused(
-    shared_worker: CeleryProcess, redis: Redis, tmp_path: Path, serializer: str
+    shared_worker: CeleryProcess, redis: Redis, tmp_path: Path, serializer: str, content_type: str
 ) -> None:
     body: Any = ((), {}, {})
     if serializer == "pickle":
@@ -117,8 +120,7 @@ def test_a_message_that_is_not_json_is_refused(
             serializer=serializer,
             headers={"task": "tasks.default.echo", "id": serializer, "lang": "py"},
         )
-    content_type = serialization.registry.name_to_type[serializer]
-    shared_worker.wait_for_output(f"Refusing to deserialize .*{content_type}|{content_type}.*disabled")
+    shared_worker.wait_for_output(f"Refusing to deserialize .*{content_type}")
     assert default.echo.delay("still alive").get(timeout=WITHIN) == "still alive"
     assert not (tmp_path / "fired").exists()
     assert wait_for(lambda: redis.hlen("unacked") == 0, "the message was kept", WITHIN)
@@ -128,11 +130,11 @@ def test_urgent_messages_overtake_across_queues(
     platform: Platform, redis: Redis, worker_process: WorkerFactory
 ) -> None:
     redis.delete("tests:order:started")
-    sent = {}
+    sent: dict[object, int] = {}
     for step in reversed(PRIORITY_STEPS):  # the least urgent first
         for queue in ("cpu_intensive", "scheduled"):
-            options = {"queue": queue, "priority": step, "kwargs": {"trace_key": "tests:order"}}
-            sent[default.echo.apply_async(**options).id] = step
+            keywords = {"trace_key": "tests:order"}
+            sent[default.echo.apply_async(kwargs=keywords, queue=queue, priority=step).id] = step
     named = app.send_task("tasks.cpu_intensive.digest", (1,))  # by name, without a priority
     assert redis.llen(f"cpu_intensive\x06\x16{Priority.NORMAL}") == 2
     worker_process(platform.environment, "cpu_intensive,scheduled", pool="solo")
@@ -185,7 +187,7 @@ def test_each_queue_has_its_module_of_tasks() -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_a_misspelt_queue_is_an_error() -> None:
-    with pytest.raises((KeyError, OperationalError, Exception), match="prioritty"):
+    with pytest.raises(QueueNotFound, match="prioritty"):
         default.echo.apply_async(queue="prioritty")
 
 
