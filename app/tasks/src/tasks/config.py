@@ -61,5 +61,5 @@ beat_scheduler = "redbeat.RedBeatScheduler"
 beat_schedule = schedule.beat_schedule()
 beat_max_loop_interval = 5  # seconds; each loop renews the lock
 redbeat_redis_url = settings().celery_broker_url
-redbeat_redis_options = {"retry_period": 30, "socket_keepalive": True}
+redbeat_redis_options = {"retry_period": 30, "socket_timeout": 10, "socket_connect_timeout": 10}
 redbeat_lock_timeout = 30  # seconds

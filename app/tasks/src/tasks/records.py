@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import RedisError
 
-from tasks.store import redis_client
+from tasks.store import IMPATIENT, redis_client
 
 #: How many records each list keeps.
 LIMIT = 1000
@@ -44,7 +44,7 @@ class Recorder:
         if time.monotonic() < self._paused_until:
             return
         try:
-            with redis_client().pipeline(transaction=False) as pipe:
+            with redis_client(IMPATIENT).pipeline(transaction=False) as pipe:
                 pipe.lpush(key, json.dumps(record, allow_nan=False))
                 pipe.ltrim(key, 0, LIMIT - 1)
                 pipe.execute()

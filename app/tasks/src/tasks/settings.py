@@ -65,6 +65,7 @@ class DatabaseSettings(BaseSettings):
             "user": self.db_user,
             "password": self.db_password.get_secret_value(),
             "connect_timeout": 5,
+            "client_encoding": "utf8",  # else psycopg returns bytes where a database was made with SQL_ASCII
             "application_name": "tasks",
         }
 

@@ -17,20 +17,25 @@ SUCCESSES = "tasks:successes"
 #: String, a JSON object: the last answer of `tasks.priority.health_check`.
 HEALTH = "tasks:health"
 
-#: Seconds to wait for Redis. Short, since a task waits with us.
-TIMEOUT = 0.25
+#: Seconds to wait for an answer of Redis that a task needs.
+PATIENT = 5.0
+#: Seconds to wait for one that it can do without.
+IMPATIENT = 0.5
 
 
 @cache
-def redis_client() -> Redis:
+def redis_client(wait: float = PATIENT) -> Redis:
     """Return this process's client: one connection pool, safe to use after a fork and by threads.
 
-    It tries once; a server that does not answer within `TIMEOUT` is an error.
+    It tries once: what is appended twice would be counted twice.
+
+    Args:
+        wait: seconds to wait for a connection and for an answer.
     """
     return Redis.from_url(
         settings().celery_broker_url,
         decode_responses=True,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
+        socket_timeout=wait,
+        socket_connect_timeout=wait,
         retry=Retry(NoBackoff(), 0),
     )
