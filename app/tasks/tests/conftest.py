@@ -35,6 +35,8 @@ def platform(docker_client: docker.DockerClient, postgres_server: PostgresServer
     broker = RedisServer(docker_client)
     try:
         with postgres_server.database() as owner:
+            with owner.connect() as connection:  # the tasks' days are UTC days on any server
+                connection.execute(f"ALTER DATABASE {owner.name} SET timezone = 'Pacific/Auckland'")
             user = grant_rows_only(postgres_server.admin, owner)
             migrate(database_settings(owner))
             yield Platform(broker, broker.url, owner, user)

@@ -131,3 +131,5 @@ def test_every_kind_of_worker_connects_and_closes_at_its_end(
     assert wait_for(lambda: connections() == 0, "still connected", 5)
     assert "level=ERROR" not in worker.output()
     assert "psycopg" not in worker.output()
+    opened, closed = (worker.output().count(f'"database pool {what}"') for what in ("opened", "closed"))
+    assert opened == closed == max(at_start, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ MAX_CONNECTIONS = 10
 WAIT = 10.0
 #: Seconds to wait at the end of a process for the pool's threads.
 CLOSE_WITHIN = 5.0
+
+logger = logging.getLogger(__name__)
 
 DatabaseConnection: TypeAlias = Connection[tuple[Any, ...]]
 
@@ -46,6 +49,7 @@ class ProcessPool:
         with self._lock:
             if self._pool is None:
                 self._pool = self._new()
+                logger.info("database pool opened")
             return self._pool
 
     def close(self) -> None:
@@ -54,6 +58,7 @@ class ProcessPool:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.close(CLOSE_WITHIN)
+            logger.info("database pool closed")
 
     def _forget(self) -> None:
         # A new lock as well: another thread may have held the parent's at the moment of the fork.
