@@ -1,0 +1,172 @@
+"""Who may reach PostgreSQL, and what each user may do."""
+
+import psycopg
+import pytest
+from psycopg import errors
+from scenario import Scenario, address
+from secrets_scan import assert_no_secrets
+
+SCENARIO = Scenario("postgres")
+
+units = ["postgresql@15-main", "postgresql@17-main"]
+
+
+def connect(host, user, password=None, database="celery"):
+    return psycopg.connect(
+        host=address(host),
+        dbname=database,
+        user=user,
+        password=password or SCENARIO.secrets[f"postgres_{user}"],
+        connect_timeout=10,
+        autocommit=True,
+    )
+
+
+@pytest.fixture
+def owner(host):
+    with connect(host, "celery_owner") as connection:
+        yield connection
+
+
+@pytest.fixture
+def app(host):
+    with connect(host, "celery_app") as connection:
+        yield connection
+
+
+@pytest.fixture
+def table(owner):
+    """As a migration makes it."""
+    owner.execute("DROP TABLE IF EXISTS test_job")
+    owner.execute("CREATE TABLE test_job (id bigserial PRIMARY KEY, state text NOT NULL)")
+    yield "test_job"
+    owner.execute("DROP TABLE IF EXISTS test_job")
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+@pytest.mark.parametrize("user", ["celery_app", "celery_owner", "postgres", "nobody"])
+def test_a_wrong_or_missing_password_is_refused(host, user, password):
+    with pytest.raises(psycopg.OperationalError, match=r"authentication failed|no password|no pg_hba"):
+        psycopg.connect(
+            host=address(host), dbname="celery", user=user, password=password, connect_timeout=10
+        )
+    # On the host itself, too, and through the socket.
+    for target in ("host=127.0.0.1", "host=/run/postgresql"):
+        answer = host.run(f"psql '{target} dbname=celery user={user} password={password}' --command 'SELECT 1'")
+        assert answer.rc != 0
+
+
+def test_a_database_that_is_not_opened_to_the_network_is_refused(host):
+    with pytest.raises(psycopg.OperationalError, match="no pg_hba.conf entry"):
+        connect(host, "celery_owner", database="postgres")
+
+
+def test_passwords_are_stored_as_scram(host):
+    stored = host.check_output(
+        "runuser -u postgres -- psql -Atc 'SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL'"
+    ).splitlines()
+    assert len(stored) == 3
+    assert all(verifier.startswith("SCRAM-SHA-256$") for verifier in stored)
+    assert "SHOW password_encryption" and host.check_output(
+        "runuser -u postgres -- psql -Atc 'SHOW password_encryption'"
+    ) == ("scram-sha-256")
+
+
+def test_the_app_works_with_what_the_owner_creates_later(app, table):
+    (number,) = app.execute(f"INSERT INTO {table} (state) VALUES ('new') RETURNING id").fetchone()
+    app.execute(f"UPDATE {table} SET state = 'done' WHERE id = %s", (number,))
+    assert app.execute(f"SELECT state FROM {table}").fetchall() == [("done",)]
+    assert app.execute(f"SELECT nextval('{table}_id_seq')").fetchone()
+    app.execute(f"DELETE FROM {table}")
+
+
+def test_the_app_works_in_a_schema_that_the_owner_creates_later(owner, app):
+    owner.execute("CREATE SCHEMA IF NOT EXISTS test_shop")
+    try:
+        owner.execute("CREATE TABLE test_shop.item (id int)")
+        app.execute("INSERT INTO test_shop.item VALUES (1)")
+        with pytest.raises(errors.InsufficientPrivilege):
+            app.execute("CREATE TABLE test_shop.other (id int)")
+    finally:
+        owner.execute("DROP SCHEMA test_shop CASCADE")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE public.intruder (id int)",
+        "CREATE TEMPORARY TABLE intruder (id int)",
+        "CREATE SCHEMA intruder",
+        "CREATE DATABASE intruder",
+        "CREATE ROLE intruder",
+        "ALTER ROLE celery_app SUPERUSER",
+        "ALTER TABLE test_job ADD COLUMN extra int",
+        "DROP TABLE test_job",
+        "TRUNCATE test_job",
+        "SET ROLE celery_owner",
+        "GRANT SELECT ON test_job TO celery_report WITH GRANT OPTION",
+        "ALTER SYSTEM SET work_mem = '1GB'",
+        "COPY test_job TO '/tmp/intruder'",
+        "COPY test_job TO PROGRAM 'true'",
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_reload_conf()",
+        "SELECT rolpassword FROM pg_authid",
+    ],
+)
+@pytest.mark.usefixtures("table")
+def test_the_app_may_do_no_more(app, statement):
+    if statement.startswith("GRANT"):
+        # PostgreSQL answers with a warning and grants nothing.
+        notices = []
+        app.add_notice_handler(notices.append)
+        app.execute(statement)
+        assert "no privileges were granted" in notices[0].message_primary
+        return
+    with pytest.raises(errors.InsufficientPrivilege):
+        app.execute(statement)
+
+
+@pytest.mark.usefixtures("table")
+def test_the_reader_only_reads(host):
+    with connect(host, "celery_report") as reader:
+        assert reader.execute("SELECT count(*) FROM test_job").fetchone() == (0,)
+        for statement in ("INSERT INTO test_job (state) VALUES ('x')", "SELECT nextval('test_job_id_seq')"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                reader.execute(statement)
+
+
+@pytest.mark.parametrize("user", ["celery_app", "celery_report"])
+def test_another_database_stays_closed(host, user):
+    with pytest.raises(psycopg.OperationalError, match=r"permission denied for database"):
+        connect(host, user, database="other")
+
+
+def test_it_listens_on_the_chosen_addresses_only(host):
+    listening = {line.split()[3] for line in host.check_output("ss -Hltn 'sport = :5432'").splitlines()}
+    assert {f"{address(host)}:5432", "127.0.0.1:5432"} <= listening
+    assert listening <= {f"{address(host)}:5432", "127.0.0.1:5432", "[::1]:5432"}
+
+
+def test_the_database_has_the_wanted_encoding_and_checksums(owner):
+    assert owner.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+    assert owner.execute("SHOW data_checksums").fetchone() == ("on",)
+
+
+@pytest.mark.parametrize("stop", ["restart", "kill"])
+def test_the_data_outlive_the_server(host, stop):
+    version = host.check_output("ls /etc/postgresql")
+    unit = f"postgresql@{version}-main"
+    with connect(host, "celery_owner") as connection:
+        connection.execute("DROP TABLE IF EXISTS test_kept")
+        connection.execute("CREATE TABLE test_kept AS SELECT 42 AS answer")
+    if stop == "restart":
+        host.check_output("systemctl restart %s", unit)
+    else:
+        host.check_output("systemctl kill --signal=KILL %s; systemctl restart %s", unit, unit)
+    with connect(host, "celery_owner") as connection:
+        assert connection.execute("SELECT answer FROM test_kept").fetchall() == [(42,)]
+        connection.execute("DROP TABLE test_kept")
+
+
+def test_no_secret_can_be_seen(host):
+    assert_no_secrets(host, SCENARIO.secrets.values())

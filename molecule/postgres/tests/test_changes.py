@@ -1,0 +1,98 @@
+"""What a changed variable does to a running server. These tests change the hosts and put them back."""
+
+import re
+
+import pytest
+from scenario import Scenario
+
+SCENARIO = Scenario("postgres")
+
+units = ["postgresql@15-main", "postgresql@17-main"]
+
+
+def ask(host, statement, database="celery"):
+    return host.check_output("runuser -u postgres -- psql -At -d %s -c %s", database, statement)
+
+
+def started(host):
+    return ask(host, "SELECT pg_postmaster_start_time()")
+
+
+def starts(host):
+    version = host.check_output("ls /etc/postgresql")
+    journal = host.check_output("journalctl -o cat -u %s | grep '^Started '", f"postgresql@{version}-main")
+    return len(journal.splitlines())
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    return SCENARIO.hosts().values()
+
+
+def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
+    before = [started(host) for host in hosts]
+    users = [
+        {"name": name, "password": SCENARIO.secrets[f"postgres_{name}"]}
+        for name in ("celery_owner", "celery_app", "celery_report")
+    ]
+    users[1]["password"] = rotated = "rotated-0123456789abcdef"
+    for host in hosts:
+        ask(host, "GRANT CREATE ON SCHEMA public TO celery_app; ALTER ROLE celery_report CREATEDB")
+
+    printed = SCENARIO.play(
+        "--diff", postgres_users=users, postgres_extra_settings={"log_min_duration_statement": "750ms"}
+    )
+
+    live = printed.split("TASK [postgres : service | Let the server read its files]")[1]
+    count = len(hosts)
+    assert len(re.findall(r"^\+log_min_duration_statement = 750ms$", live, re.MULTILINE)) == count
+    assert len(re.findall(r"^-celery: celery_app on schema public: CREATE$", live, re.MULTILINE)) == count
+    assert len(re.findall(r"^-user celery_report: other attributes, wanted password$", live, re.MULTILINE)) == count
+    assert len(re.findall(r"^-user celery_app: logs in only, former password$", live, re.MULTILINE)) == count
+    assert rotated not in printed
+    assert [started(host) for host in hosts] == before
+    for host in hosts:
+        assert ask(host, "SHOW log_min_duration_statement") == "750ms"
+        assert ask(host, "SELECT has_schema_privilege('celery_app', 'public', 'CREATE')") == "f"
+        login = f"psql 'host=127.0.0.1 dbname=celery user=celery_app password={rotated}' -Atc 'SELECT 1'"
+        assert host.check_output(login) == "1"
+
+
+def test_a_static_change_restarts_once(hosts):
+    before = [starts(host) for host in hosts]
+    printed = SCENARIO.play("--diff", postgres_max_connections=60)
+    assert "restart needed by max_connections" in printed
+    for host, count in zip(hosts, before, strict=True):
+        assert ask(host, "SHOW max_connections") == "60"
+        assert starts(host) == count + 1
+
+
+def test_an_interrupted_run_is_finished_by_the_next(hosts):
+    """The file was written and the run died before the server was told."""
+    for host in hosts:
+        version = host.check_output("ls /etc/postgresql")
+        path = f"/etc/postgresql/{version}/main/conf.d/celery-fleet.conf"
+        host.check_output("sed -i 's/^max_connections = .*/max_connections = 100/' %s", path)
+    before = [starts(host) for host in hosts]
+    SCENARIO.play()
+    for host, count in zip(hosts, before, strict=True):
+        assert ask(host, "SHOW max_connections") == "100"
+        assert starts(host) == count + 1
+        assert ask(host, "SHOW log_min_duration_statement") == "-1"
+
+
+def test_a_wrong_setting_is_refused_before_the_server_meets_it(hosts):
+    with pytest.raises(AssertionError, match="failed to validate"):
+        SCENARIO.play("--limit=db13", postgres_extra_settings={"work_mem": "many"})
+    for host in hosts:
+        assert ask(host, "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL") == "0"
+
+
+def test_a_foreign_cluster_is_refused_in_one_line(hosts):
+    host = list(hosts)[0]
+    host.check_output("mkdir -p /etc/postgresql/13")
+    try:
+        with pytest.raises(AssertionError, match="has a cluster of PostgreSQL 13; this role manages version"):
+            SCENARIO.play("--check", "--limit=db12")
+    finally:
+        host.check_output("rmdir /etc/postgresql/13")

@@ -1,0 +1,71 @@
+"""What the tests of the Molecule scenarios share: inventory, hosts, secrets and playbook runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import testinfra
+from secrets_scan import read_secrets
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A folder of molecule/ whose hosts are running."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the scenario stands."""
+        return ROOT / "molecule" / self.name
+
+    @property
+    def inventory(self) -> Path:
+        """Its inventory."""
+        return self.folder / "inventory"
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The generated secrets, by name."""
+        return read_secrets(self.inventory / ".secrets")
+
+    def hosts(self, pattern: str = "all") -> dict[str, Any]:
+        """The hosts of the inventory that the pattern matches, by name."""
+        found = testinfra.get_hosts([f"ansible://{pattern}"], ansible_inventory=str(self.inventory))
+        return {host.backend.get_pytest_id().removeprefix("ansible://"): host for host in found}
+
+    def play(self, *options: str, playbook: str = "converge.yml", **variables: object) -> str:
+        """Run a playbook of the scenario once more, with these variables; what it printed."""
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        environment.pop("ANSIBLE_FORCE_COLOR", None)
+        done = subprocess.run(
+            [
+                str(ANSIBLE_PLAYBOOK),
+                f"--inventory={self.inventory}",
+                f"--extra-vars={json.dumps(variables)}",
+                *options,
+                str(self.folder / playbook),
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"ansible-playbook failed:\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+
+def address(host: Any) -> str:
+    """The host's address on the network of the scenario."""
+    return str(host.check_output("hostname --all-ip-addresses")).split()[0]
