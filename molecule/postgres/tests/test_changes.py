@@ -6,6 +6,7 @@ import pytest
 from scenario import Scenario
 
 SCENARIO = Scenario("postgres")
+ROTATED = "rotated-" + "0123456789abcdef"
 
 units = ["postgresql@15-main", "postgresql@17-main"]
 
@@ -35,7 +36,7 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
         {"name": name, "password": SCENARIO.secrets[f"postgres_{name}"]}
         for name in ("celery_owner", "celery_app", "celery_report")
     ]
-    users[1]["password"] = rotated = "rotated-0123456789abcdef"
+    users[1]["password"] = ROTATED
     for host in hosts:
         ask(host, "GRANT CREATE ON SCHEMA public TO celery_app; ALTER ROLE celery_report CREATEDB")
 
@@ -47,14 +48,17 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
     count = len(hosts)
     assert len(re.findall(r"^\+log_min_duration_statement = 750ms$", live, re.MULTILINE)) == count
     assert len(re.findall(r"^-celery: celery_app on schema public: CREATE$", live, re.MULTILINE)) == count
-    assert len(re.findall(r"^-user celery_report: other attributes, wanted password$", live, re.MULTILINE)) == count
+    assert (
+        len(re.findall(r"^-user celery_report: other attributes, wanted password$", live, re.MULTILINE))
+        == count
+    )
     assert len(re.findall(r"^-user celery_app: logs in only, former password$", live, re.MULTILINE)) == count
-    assert rotated not in printed
+    assert ROTATED not in printed
     assert [started(host) for host in hosts] == before
     for host in hosts:
         assert ask(host, "SHOW log_min_duration_statement") == "750ms"
         assert ask(host, "SELECT has_schema_privilege('celery_app', 'public', 'CREATE')") == "f"
-        login = f"psql 'host=127.0.0.1 dbname=celery user=celery_app password={rotated}' -Atc 'SELECT 1'"
+        login = f"psql 'host=127.0.0.1 dbname=celery user=celery_app password={ROTATED}' -Atc 'SELECT 1'"
         assert host.check_output(login) == "1"
 
 
@@ -89,7 +93,7 @@ def test_a_wrong_setting_is_refused_before_the_server_meets_it(hosts):
 
 
 def test_a_foreign_cluster_is_refused_in_one_line(hosts):
-    host = list(hosts)[0]
+    host = next(iter(hosts))
     host.check_output("mkdir -p /etc/postgresql/13")
     try:
         with pytest.raises(AssertionError, match="has a cluster of PostgreSQL 13; this role manages version"):

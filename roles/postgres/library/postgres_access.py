@@ -9,7 +9,8 @@ import hmac
 import os
 import pwd
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -214,13 +215,23 @@ FROM things LEFT JOIN LATERAL aclexplode(acl) ON true
 """
 
 
+@contextmanager
+def as_postgres() -> Iterator[None]:
+    """As the system user postgres: the server asks the socket who is connecting."""
+    former = os.geteuid()
+    os.seteuid(pwd.getpwnam("postgres").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(former)
+
+
 class Cluster:
     """The running server, and what is to be told of the changes."""
 
     def __init__(self, port: int, *, check_mode: bool) -> None:
         import psycopg2  # type: ignore[import-untyped]  # noqa: PLC0415 -- on the managed host only
 
-        os.seteuid(pwd.getpwnam("postgres").pw_uid)
         self.driver = psycopg2
         self.port = port
         self.check_mode = check_mode
@@ -231,7 +242,8 @@ class Cluster:
     def connect(self, database: str) -> Any:
         """A connection as the administrator, whom the server knows by the user of this process."""
         try:
-            return self.driver.connect(host=SOCKETS, port=self.port, user="postgres", dbname=database)
+            with as_postgres():
+                return self.driver.connect(host=SOCKETS, port=self.port, user="postgres", dbname=database)
         except self.driver.OperationalError as error:
             raise AccessError(f"cannot ask PostgreSQL: {error}") from error
 

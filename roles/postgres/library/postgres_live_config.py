@@ -7,6 +7,8 @@ import os
 import pwd
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +76,21 @@ def port_in_use(wanted: int, sockets: list[str]) -> int:
     return wanted if wanted in ports or len(ports) != 1 else ports[0]
 
 
+@contextmanager
+def as_postgres() -> Iterator[None]:
+    """As the system user postgres: the server asks the socket who is connecting."""
+    former = os.geteuid()
+    os.seteuid(pwd.getpwnam("postgres").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(former)
+
+
 class Server:
     """The running server; each question opens a connection, for an open one may not notice a reload."""
 
     def __init__(self, port: int) -> None:
-        os.seteuid(pwd.getpwnam("postgres").pw_uid)
         self.port = port_in_use(port, [path.name for path in Path(SOCKETS).iterdir()])
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
@@ -86,7 +98,10 @@ class Server:
         import psycopg2  # type: ignore[import-untyped]  # noqa: PLC0415 -- on the managed host only
 
         try:
-            connection = psycopg2.connect(host=SOCKETS, port=self.port, user="postgres", dbname="postgres")
+            with as_postgres():
+                connection = psycopg2.connect(
+                    host=SOCKETS, port=self.port, user="postgres", dbname="postgres"
+                )
         except psycopg2.OperationalError as error:
             raise PostgresError(
                 f"cannot ask PostgreSQL: {error}; see its log in /var/log/postgresql"

@@ -188,7 +188,7 @@ class Server:
         if self.username is not None:
             command += ["--user", self.username]
             environment["REDISCLI_AUTH"] = self.password
-        done = subprocess.run(  # noqa: S603 -- a fixed command, no shell
+        done = subprocess.run(
             command,
             input="\n".join(lines) + "\n",
             env=environment,
