@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Scenario:
         """The generated secrets, by name."""
         return read_secrets(self.inventory / ".secrets")
 
+    @cache  # noqa: B019 -- a frozen constant of a test module; reading the inventory takes a second
     def hosts(self, pattern: str = "all") -> dict[str, Any]:
         """The hosts of the inventory that the pattern matches, by name."""
         found = testinfra.get_hosts([f"ansible://{pattern}"], ansible_inventory=str(self.inventory))
@@ -66,6 +68,7 @@ class Scenario:
         return done.stdout
 
 
+@cache
 def address(host: Any) -> str:
     """The host's address on the network of the scenario."""
     return str(host.check_output("hostname --all-ip-addresses")).split()[0]

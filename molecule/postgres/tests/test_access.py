@@ -102,7 +102,6 @@ def test_the_app_works_in_a_schema_that_the_owner_creates_later(owner, app):
         "DROP TABLE test_job",
         "TRUNCATE test_job",
         "SET ROLE celery_owner",
-        "GRANT SELECT ON test_job TO celery_report WITH GRANT OPTION",
         "ALTER SYSTEM SET work_mem = '1GB'",
         "COPY test_job TO '/tmp/intruder'",
         "COPY test_job TO PROGRAM 'true'",
@@ -113,19 +112,14 @@ def test_the_app_works_in_a_schema_that_the_owner_creates_later(owner, app):
 )
 @pytest.mark.usefixtures("table")
 def test_the_app_may_do_no_more(app, statement):
-    if statement.startswith("GRANT"):
-        # PostgreSQL answers with a warning and grants nothing.
-        notices = []
-        app.add_notice_handler(notices.append)
-        app.execute(statement)
-        assert "no privileges were granted" in notices[0].message_primary
-        return
     with pytest.raises(errors.InsufficientPrivilege):
         app.execute(statement)
 
 
 @pytest.mark.usefixtures("table")
-def test_the_reader_only_reads(host):
+def test_the_reader_only_reads(host, app):
+    # PostgreSQL warns and grants nothing.
+    app.execute("GRANT INSERT ON test_job TO celery_report")
     with connect(host, "celery_report") as reader:
         assert reader.execute("SELECT count(*) FROM test_job").fetchone() == (0,)
         for statement in ("INSERT INTO test_job (state) VALUES ('x')", "SELECT nextval('test_job_id_seq')"):

@@ -8,9 +8,8 @@ import os
 import re
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -173,8 +172,7 @@ def diff_text(settings: dict[str, str], users: dict[str, str], hidden: set[str])
 # --- Talking to the server --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A way to the server that works."""
 
     address: tuple[str, ...]
