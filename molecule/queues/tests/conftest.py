@@ -1,0 +1,23 @@
+"""Hooks and fixtures of this scenario's tests."""
+
+from uuid import uuid4
+
+import pytest
+from deployed_app import use_settings_of
+from scenario import Scenario
+from unit_journal import pytest_runtest_makereport
+from worker_units import no_worker, one_worker, workers
+
+__all__ = ["no_worker", "one_worker", "pytest_runtest_makereport", "workers"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deployment() -> None:
+    """Send to the scenario's app."""
+    use_settings_of(Scenario("queues"))
+
+
+@pytest.fixture
+def trace() -> str:
+    """Return the name under which a test's executions are traced; its tasks' ids begin with it."""
+    return f"test-{uuid4()}"
