@@ -41,7 +41,10 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
         ask(host, "GRANT CREATE ON SCHEMA public TO celery_app; ALTER ROLE celery_report CREATEDB")
 
     printed = SCENARIO.play(
-        "--diff", postgres_users=users, postgres_extra_settings={"log_min_duration_statement": "750ms"}
+        "--diff",
+        "-vvv",
+        postgres_users=users,
+        postgres_extra_settings={"log_min_duration_statement": "750ms"},
     )
 
     live = printed.split("TASK [postgres : service | Let the server read its files]")[1]

@@ -57,9 +57,11 @@ def test_live_changes_are_applied_without_a_restart_and_shown(hosts, users):
     wanted = {"redis_tcp_keepalive": 77, "redis_save": [], "redis_users": users}
     foretold = SCENARIO.play("--check", "--diff", **wanted)
     assert operator(next(iter(hosts))).config_get("tcp-keepalive") == {"tcp-keepalive": "60"}
-    printed = SCENARIO.play("--diff", **wanted)
+    # Even at this verbosity, which prints the arguments of each module.
+    printed = SCENARIO.play("--diff", "-vvv", **wanted)
 
     for printed_by_all in (foretold, printed):
+        assert NEW_PASSWORD not in printed_by_all
         # The file's own diff stands before the server's.
         output = printed_by_all.split("TASK [redis : service | Apply the settings and the users]")[1]
         assert len(re.findall(r"^-tcp-keepalive 60$", output, re.MULTILINE)) == len(hosts)
