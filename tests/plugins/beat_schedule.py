@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -17,17 +18,12 @@ from tasks import app
 from tasks.queues import redis_keys
 
 KEY = "redbeat:"
-DUE = "redbeat::schedule"  # sorted set: the key of each entry, by the time when it is due
+LOCK = "redbeat::lock"
 
 
 def stored_entry(name: str) -> Any:
     """Return an entry of the schedule as it stands in Redis."""
     return RedBeatSchedulerEntry.from_key(f"{KEY}{name}", app=app)
-
-
-def due_at(name: str) -> float:
-    """Return when beat is going to send the entry's task, as UNIX time."""
-    return float(redis().zscore(DUE, f"{KEY}{name}") or 0)
 
 
 def wait_for_messages(key: str, count: int, within: float = 60.0) -> list[float]:
@@ -37,7 +33,7 @@ def wait_for_messages(key: str, count: int, within: float = 60.0) -> list[float]
     """
     wait_for(lambda: redis().llen(key) >= count, f"fewer than {count} messages in {key!r}", within)
     times = [datetime.fromisoformat(message["expires"]).timestamp() for message in waiting()[key]]
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
 class Shorten(Protocol):
@@ -54,7 +50,7 @@ def shortened() -> Shorten:
     @contextmanager
     def shorten(name: str, seconds: float) -> Iterator[None]:
         configured = stored_entry(name).schedule
-        _reschedule(name, schedule(timedelta(seconds=seconds), app=app))
+        _reschedule(name, schedule(timedelta(seconds=seconds)))
         try:
             yield
         finally:
@@ -79,7 +75,7 @@ class Scratch:
         self._entry = RedBeatSchedulerEntry(
             f"test-{uuid4()}",
             "tasks.default.echo",
-            schedule(timedelta(seconds=period), app=app),
+            schedule(timedelta(seconds=period)),
             options={"queue": "io_intensive", "priority": 9, "expires": 3600},
             app=app,
         )
@@ -91,7 +87,7 @@ class Scratch:
         redis().delete(self._key)
 
     def intervals(self, more: int = 0, within: float = 60.0) -> list[float]:
-        """Wait until so many more messages were sent; return the seconds from each to the next, from the first on."""
+        """Wait until so many more messages were sent; return the seconds from each to the next, of all."""
         return wait_for_messages(self._key, int(redis().llen(self._key)) + more, within)
 
 
