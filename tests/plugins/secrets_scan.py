@@ -40,7 +40,7 @@ for top in ("/etc", "/opt", "/srv", "/usr/local", "/var", "/home", "/root", "/tm
             path = os.path.join(folder, name)
             try:
                 state = os.lstat(path)
-                if stat.S_ISREG(state.st_mode) and state.st_mode & stat.S_IROTH and state.st_size < 50_000_000:
+                if stat.S_ISREG(state.st_mode) and state.st_mode & stat.S_IROTH and state.st_size < 2**25:
                     with open(path, "rb") as file:
                         look("world-readable " + path, file.read())
             except OSError:
