@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Protocol
 from uuid import uuid4
@@ -80,6 +80,7 @@ class Scratch:
             app=app,
         )
         self._entry.save()
+        self._entry.reschedule(datetime.now(UTC) - timedelta(seconds=period))  # due at once
 
     def remove(self) -> None:
         """Remove the entry and what was sent."""
@@ -92,8 +93,8 @@ class Scratch:
 
 
 @pytest.fixture
-def scratch() -> Iterator[Scratch]:
-    """Return an entry that is due every two seconds."""
-    entry = Scratch(period=2.0)
+def scratch(request: pytest.FixtureRequest) -> Iterator[Scratch]:
+    """Return an entry that is due every two seconds, or as often as the test's parameter says."""
+    entry = Scratch(period=getattr(request, "param", 2.0))
     yield entry
     entry.remove()

@@ -109,6 +109,11 @@ def taken() -> int:
     return redis().hlen("unacked")
 
 
+def forget_messages() -> None:
+    """Delete all messages that wait or that workers hold."""
+    redis().delete("unacked", "unacked_index", *(key for queue in QUEUES for key in redis_keys(queue)))
+
+
 def started(trace: str, count: int = 0, within: float = WITHIN) -> list[str]:
     """Wait until so many executions have begun; return the ids in the order of their begin."""
     return _traced(f"{trace}:started", count, within)

@@ -1,9 +1,10 @@
-"""What tests without a host need of a role: its modules as Python, its templates rendered."""
+"""What tests without a host need of a role: its modules as Python, its variables and templates evaluated."""
 
 import importlib.util
 import json
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,43 +36,76 @@ def load_module(role: str, name: str) -> ModuleType:
     return module
 
 
-def render(role: str, templates: dict[str, str], variables: dict[str, Any], target: Path) -> None:
-    """Render templates of a role with Ansible itself.
-
-    Args:
-        role: Name of the role; its defaults and variables apply.
-        templates: Path of each template below ``templates/``, and the name of the file to write.
-        variables: Inputs of the role, and whatever else its templates ask for.
-        target: Directory for the files.
-    """
+def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Run tasks with the role's defaults and variables, which the variables of a task override."""
     root = ROLES / role
     play = {
         "hosts": "localhost",
         "gather_facts": False,
-        "vars": {"role_path": str(root), "ansible_facts": FACTS, **variables},
+        "vars": {"role_path": str(root), "ansible_facts": FACTS},
         "vars_files": [str(root / "defaults/main.yml"), str(root / "vars/main.yml")],
-        "tasks": [
-            {
-                "name": f"Render {template}",
-                "ansible.builtin.template": {
-                    "src": str(root / "templates" / template),
-                    "dest": str(target / name),
-                    "mode": "0600",
-                },
-            }
-            for template, name in templates.items()
-        ],
+        "tasks": tasks,
     }
     with tempfile.TemporaryDirectory() as folder:
         # Templates include others by their path below templates/, which stands beside the playbook.
         (Path(folder) / "templates").symlink_to(root / "templates")
-        playbook = Path(folder) / "render.json"
-        playbook.write_text(json.dumps([play]))
-        run = subprocess.run(
+        playbook = Path(folder) / "play.json"
+        playbook.write_text(json.dumps([play]), encoding="utf-8")
+        done = subprocess.run(
             ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", str(playbook)],
             check=False,
             capture_output=True,
             text=True,
             cwd=CHECKOUT,
         )
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The value of an expression in each case."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        _run(
+            role,
+            [
+                {
+                    "name": f"Evaluate case {number}",
+                    "ansible.builtin.copy": {
+                        "content": f"{{{{ {expression} | to_json }}}}",
+                        "dest": str(target / str(number)),
+                        "mode": "0600",
+                    },
+                    "vars": dict(case),
+                }
+                for number, case in enumerate(cases)
+            ],
+        )
+        return [
+            json.loads((target / str(number)).read_text(encoding="utf-8"))
+            for number, _case in enumerate(cases)
+        ]
+
+
+def render(role: str, templates: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each of the role's templates, by its path below ``templates/``."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        _run(
+            role,
+            [
+                {
+                    "name": f"Render {template}",
+                    "ansible.builtin.template": {
+                        "src": str(ROLES / role / "templates" / template),
+                        "dest": str(target / str(number)),
+                        "mode": "0600",
+                    },
+                    "vars": dict(inputs),
+                }
+                for number, template in enumerate(templates)
+            ],
+        )
+        return {
+            template: (target / str(number)).read_text(encoding="utf-8")
+            for number, template in enumerate(templates)
+        }

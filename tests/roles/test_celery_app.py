@@ -101,7 +101,9 @@ def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_mean_the_same_to_a_shell_and_to_the_module(tmp_path: Path) -> None:
-    render("celery_app", {"etc/celery/app.env.j2": "app.env"}, INPUTS, tmp_path)
+    template = "etc/celery/app.env.j2"
+    text = render("celery_app", [template], INPUTS)[template]
+    (tmp_path / "app.env").write_text(text)
     dump = "import json, os, sys; json.dump(dict(os.environ), sys.stdout)"
 
     seen_by_shell = json.loads(
@@ -113,7 +115,7 @@ def test_settings_mean_the_same_to_a_shell_and_to_the_module(tmp_path: Path) -> 
     )
 
     assert {name: seen_by_shell[name] for name in AWKWARD} == AWKWARD
-    assert units.parse_environment((tmp_path / "app.env").read_text()) == AWKWARD
+    assert units.parse_environment(text) == AWKWARD
 
 
 def test_a_unit_is_restarted_when_its_process_has_other_settings(tmp_path: Path) -> None:
@@ -149,8 +151,8 @@ def test_units_that_nobody_wants_are_stopped_and_missing_ones_started() -> None:
 
 @pytest.mark.parametrize("unit", ["celery-worker@.service", "celery-beat.service"])
 def test_the_units_expose_at_most_2_5(unit: str, tmp_path: Path) -> None:
-    render("celery_app", {f"etc/systemd/system/{unit}.j2": unit}, INPUTS, tmp_path)
-    (tmp_path / unit).chmod(0o644)
+    template = f"etc/systemd/system/{unit}.j2"
+    (tmp_path / unit).write_text(render("celery_app", [template], INPUTS)[template])
 
     score = subprocess.run(
         [

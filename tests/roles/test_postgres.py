@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from role_files import load_module
-from role_inputs import evaluate, render
+from role_files import evaluate, load_module, render
 
 access = load_module("postgres", "postgres_access")
 live = load_module("postgres", "postgres_live_config")

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-from role_files import load_module
-from role_inputs import evaluate, render
+from role_files import evaluate, load_module, render
 
 module = load_module("redis", "redis_live_config")
 

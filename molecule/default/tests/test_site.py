@@ -2,6 +2,8 @@
 
 import json
 
+from scenario import Scenario
+from secrets_scan import assert_no_secrets
 from testinfra.host import Host
 
 QUEUES = ["cpu_intensive", "default", "io_intensive", "priority", "scheduled"]
@@ -42,3 +44,7 @@ def test_the_app_may_not_change_the_schema(host: Host) -> None:
 def test_the_services_are_hardened(host: Host) -> None:
     for unit in ("celery-worker@general-1.service", "celery-beat.service"):
         host.run_expect([0], f"systemd-analyze security --threshold=25 {unit}")
+
+
+def test_no_secret_can_be_seen(host: Host) -> None:
+    assert_no_secrets(host, Scenario("default").secrets.values())
