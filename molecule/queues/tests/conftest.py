@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 import pytest
-from deployed_app import use_settings_of
+from deployed_app import forget_messages, use_settings_of
 from scenario import Scenario
 from unit_journal import pytest_runtest_makereport
 from worker_units import no_worker, one_worker, workers
@@ -20,4 +20,5 @@ def deployment() -> None:
 @pytest.fixture
 def trace() -> str:
     """Return the name under which a test's executions are traced; its tasks' ids begin with it."""
+    forget_messages()  # of a test that failed
     return f"test-{uuid4()}"

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from typing import Any
 
 import pytest
 from deployed_app import Batch, executions, publish_raw, send, started
@@ -24,9 +25,10 @@ class Exploit:
 
 def dump(kind: str, trace: str) -> tuple[bytes, str, str]:
     """Return body, content type and encoding of a message that would be executed if it were accepted."""
-    body = [[], {"trace_key": trace}, {}]
+    body: list[Any] = [[], {"trace_key": trace}, {}]
     if kind == "pickle":
-        return pickle.dumps([*body, Exploit()]), "application/x-python-serialize", "binary"
+        body[2]["exploit"] = Exploit()
+        return pickle.dumps(body), "application/x-python-serialize", "binary"
     return json.dumps(body).encode(), f"application/x-{kind}", "utf-8"  # JSON is YAML
 
 
@@ -34,6 +36,7 @@ def dump(kind: str, trace: str) -> tuple[bytes, str, str]:
 def test_what_is_not_json_is_refused_and_the_worker_lives_on(
     host: Host, one_worker: Workers, trace: str, kind: str
 ) -> None:
+    host.check_output(f"rm --force {EVIDENCE}")
     process = one_worker.property("general-1", "MainPID")
     refused = f"{trace}-refused"
     headers = {"task": ECHO, "id": refused, "lang": "py", "root_id": refused, "parent_id": None}
