@@ -1,10 +1,13 @@
 """Run a Celery command as a systemd service.
 
-``python -m celery_autoscaler.launch -A proj worker …`` is ``celery -A proj worker …`` that also tells systemd
-(``Type=notify``) when the service does its work: a worker when it consumes, beat when its service has begun.
-Outside systemd it is plain Celery.
+``python -m celery_autoscaler.launch -A proj worker …`` is ``celery -A proj worker …`` with a worker that
+loses no task (:mod:`celery_autoscaler.worker`). It tells systemd (``Type=notify``) when the service does its
+work: a worker when it consumes, beat when its service has begun. With ``CELERY_APP_PLAIN_WORKERS=true`` in
+the environment the worker is plain Celery's.
 """
 
+import importlib
+import os
 import sys
 from typing import Any
 
@@ -32,6 +35,8 @@ def _beat_begins(**_: Any) -> None:
 
 def main() -> int:
     """Run the Celery command line given in ``sys.argv``; return its exit status."""
+    if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
+        importlib.import_module("celery_autoscaler.worker")
     return int(celery_main() or 0)
 
 

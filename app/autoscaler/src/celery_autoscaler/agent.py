@@ -1,0 +1,164 @@
+"""The agent inside a worker: its lease, its counters, its drain, its fence; and the rescue of others."""
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from celery import bootsteps
+from celery.worker import state
+from celery.worker.consumer.tasks import Tasks
+from redis.exceptions import RedisError, ResponseError
+
+from celery_autoscaler import recovery
+from celery_autoscaler.channel import Fenced, Ledger, fenced_or
+from celery_autoscaler.keys import worker_name
+from celery_autoscaler.systemd import notify
+
+logger = logging.getLogger(__name__)
+
+BEAT = 1.0
+LEASE = 5.0
+# Messages of others that one beat gives back; the lease must not wait for more.
+RESCUE = 5000
+
+# KEYS: the worker's hash, its fence, the set of workers, the set of those that shall drain.
+# ARGV: worker id, its name, milliseconds of the lease, then names and values of the heartbeat.
+# Returns FENCED, or whether the worker shall drain, whose leases have run out, and whether its own had.
+# A full server refuses to write the heartbeat; the lease is extended all the same.
+HEARTBEAT = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
+local late = 1 - redis.call('EXISTS', KEYS[1])
+redis.pcall('HSET', KEYS[1], unpack(ARGV, 4))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.pcall('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
+return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now), late}
+"""
+
+
+class Heartbeat(threading.Thread):
+    """Renews the lease once a second, in a thread: a task of the solo pool holds up the event loop."""
+
+    def __init__(self, consumer: Any, ledger: Ledger) -> None:
+        super().__init__(name="fleet-heartbeat", daemon=True)
+        self.consumer = consumer
+        self.ledger = ledger
+        self.stopped = threading.Event()
+        self.busy_seconds = 0.0
+        self.last_beat = time.monotonic()
+        self.fence_obeyed = False
+        self.heard = 0.0
+        self.heard_since = 0.0
+        self.beating = threading.Lock()
+        ledger.renew = self.beat
+
+    def run(self) -> None:
+        """Beat until stopped; a server that does not answer is tried again."""
+        while not self.stopped.wait(BEAT):
+            try:
+                self.beat()
+            except RedisError as error:
+                logger.debug("No heartbeat: %s", error)
+            notify("WATCHDOG=1")
+
+    def counters(self) -> dict[str, Any]:
+        """Return the heartbeat: what the worker is and does."""
+        now = time.monotonic()
+        active = len(state.active_requests)
+        self.busy_seconds += active * (now - self.last_beat)
+        self.last_beat = now
+        name, _, host = worker_name(self.ledger.worker_id).partition("@")
+        return {
+            "host": host,
+            "group": name.rpartition("-")[0] or name,
+            "pid": os.getpid(),
+            "state": self.state,
+            "active": active,
+            "reserved": len(state.reserved_requests) - active,
+            "scheduled": len(state.scheduled_requests),
+            "processed": state.all_total_count[0],
+            "busy_seconds": f"{self.busy_seconds:.3f}",
+            "release": os.environ.get("CELERY_APP_RELEASE", ""),
+        }
+
+    @property
+    def state(self) -> str:
+        """What the worker does with its queues: running, draining, drained or fenced."""
+        if self.ledger.fenced:
+            return "fenced"
+        if not self.ledger.draining:
+            return "running"
+        return "draining" if len(self.ledger.held()) > len(state.scheduled_requests) else "drained"
+
+    def beat(self) -> None:
+        """Renew the lease, obey a wish to drain, and rescue whose lease has run out."""
+        ledger = self.ledger
+        if not ledger.fenced and ledger.sessions > 0:
+            try:
+                with self.beating:
+                    self.renew()
+            except ResponseError as error:
+                ledger.fenced = isinstance(fenced_or(error), Fenced)
+                if not ledger.fenced:
+                    raise
+        if ledger.fenced and not self.fence_obeyed:
+            self.fence_obeyed = True
+            self.consumer.call_soon(self.fence)
+
+    def renew(self) -> None:
+        """Send the heartbeat and obey the answer."""
+        ledger, keys, client = self.ledger, self.ledger.keys, self.ledger.client
+        ledger.flush()
+        heartbeat = [part for item in self.counters().items() for part in item]
+        sent = time.monotonic()
+        drain, dead, late = client.register_script(HEARTBEAT)(
+            keys=[keys.worker(ledger.worker_id), keys.rescued(ledger.worker_id), keys.workers, keys.drain],
+            args=[ledger.worker_id, worker_name(ledger.worker_id), int(LEASE * 1000), *heartbeat],
+        )
+        if bool(drain) != ledger.draining:
+            ledger.draining = bool(drain)
+            logger.info("Draining: nothing new is taken" if drain else "No longer draining")
+        ledger.renewed = sent
+        # Who did not hear the server may not be the only one: the others get a lease's time to come back.
+        if late or sent - self.heard > LEASE / 2:
+            self.heard_since = sent
+        self.heard = sent
+        if sent - self.heard_since < LEASE:
+            return
+        for worker_id in map(bytes.decode, dead):
+            if worker_id != ledger.worker_id:
+                recovery.recover(client, keys, worker_id, separator=ledger.separator, limit=RESCUE)
+
+    def fence(self) -> None:
+        """Drop what was not begun, let what runs finish, and end."""
+        logger.error("Fenced: the lease ran out and the messages were given to others; this worker ends")
+        self.consumer.on_close()
+        state.should_stop = os.EX_TEMPFAIL
+
+
+class Agent(bootsteps.StartStopStep):
+    """Consumer step that runs the heartbeat until the last message is settled."""
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.heartbeat: Heartbeat | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin to beat with the first connection."""
+        if self.heartbeat is None:
+            self.heartbeat = Heartbeat(consumer, consumer.ledger)
+            self.heartbeat.start()
+
+    def stop(self, consumer: Any) -> None:
+        """Keep beating: running tasks need the lease."""
+
+    def shutdown(self, consumer: Any) -> None:
+        """Let the channel give back what is left when it is closed."""
+        consumer.ledger.closing = True
+        if self.heartbeat is not None:
+            self.heartbeat.stopped.set()

@@ -1,0 +1,35 @@
+"""Importing this module makes the Celery worker of this process one that loses nothing.
+
+:mod:`celery_autoscaler.launch` imports it. By hand it is one line in the module of the app::
+
+    import celery_autoscaler.worker
+"""
+
+import time
+from typing import Any
+
+from celery.signals import celeryd_init
+
+from celery_autoscaler.agent import LEASE, Agent
+from celery_autoscaler.channel import Ledger
+from celery_autoscaler.consumer import Consumer, Request
+
+# Seconds.
+SOFT_SHUTDOWN = 5.0
+
+
+@celeryd_init.connect(weak=False)
+def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
+    """Give the worker its ledger before it makes its consumer."""
+    ledger = Ledger(f"{sender}:{time.time_ns():x}", LEASE)
+    conf.worker_consumer = type("Consumer", (Consumer,), {"ledger": ledger})
+    # What the process holds counts against the prefetch after a lost connection, so nothing is to be reduced.
+    conf.worker_enable_prefetch_count_reduction = False
+    conf.worker_cancel_long_running_tasks_on_connection_loss = False
+    # Running tasks outlive a broker that is away, however long.
+    if not conf.value_set_for("broker_connection_max_retries"):
+        conf.broker_connection_max_retries = None
+    # On SIGQUIT, which follows a SIGTERM whose time is over, what runs has so long before it is given back.
+    conf.worker_soft_shutdown_timeout = conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN
+    instance.app.Task.Request = f"{Request.__module__}:{Request.__qualname__}"
+    instance.app.steps["consumer"].add(Agent)
