@@ -1,60 +1,196 @@
-"""Workers started by our launcher, of a Celery app that is not the example project."""
+"""Workers of a Celery app that is not the example project, started by our launcher or by plain Celery."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from celery_processes import clean_environment
-from services import wait_for
+from services import ServiceError, wait_for
 
 STOP_WITHIN = 30.0  # seconds
 
 APP = '''
-"""An app in a single file, as small as users write them."""
+"""An app in a single file, as small as users write them. Its tasks count their starts and ends by id."""
 
+import json
 import os
+import signal
+import time
 
 from celery import Celery
+from celery.exceptions import Reject, SoftTimeLimitExceeded
+from redis import Redis
 
-app = Celery("single", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+BROKER = os.environ["BROKER"]
+app = Celery("single", broker=BROKER, backend=os.environ.get("BACKEND", BROKER))
 app.conf.broker_connection_retry_on_startup = True
+app.conf.update(json.loads(os.environ.get("SETTINGS", "{}")))
+counts = Redis.from_url(os.environ.get("COUNTS", BROKER))
+
+
+def begin(task):
+    with counts.pipeline() as pipe:
+        pipe.hincrby("started", task.request.id)
+        pipe.hset("at", task.request.id, time.time())
+        pipe.hset("by", task.request.id, task.request.hostname)
+        pipe.rpush("begun", task.request.id)
+        pipe.execute()
+
+
+def end(task):
+    counts.hincrby("ended", task.request.id)
+
+
+@app.task(bind=True)
+def count(task, seconds=0.005):
+    begin(task)
+    time.sleep(seconds)
+    end(task)
+
+
+@app.task(bind=True)
+def die(task):
+    """Kill the process that runs the task, as the kernel does when memory is short."""
+    begin(task)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True)
+def kill_worker(task):
+    """Kill the whole worker."""
+    begin(task)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+@app.task(bind=True, acks_late=True)
+def refuse(task, times):
+    """Go back to the queue so many times."""
+    begin(task)
+    if int(counts.hget("started", task.request.id)) <= times:
+        raise Reject("not yet", requeue=True)
+    end(task)
+
+
+@app.task
+def add(*numbers):
+    return sum(numbers[0] if isinstance(numbers[0], list) else numbers)
+
+
+@app.task(bind=True, max_retries=5)
+def fail_at_first(task, failures):
+    begin(task)
+    if task.request.retries < failures:
+        raise task.retry(countdown=0)
+    return task.request.retries
+
+
+@app.task(bind=True)
+def soft(task, seconds):
+    """Say how the task ended: by itself or at its soft time limit."""
+    begin(task)
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        return "soft limit"
+    return "ended"
 '''
+
+_number = count()
 
 
 class LaunchedWorker:
-    """A process of `python -m celery_autoscaler.launch -A single …` in a session of its own."""
+    """A Celery command of the single-file app, in a session of its own, with all that it prints."""
 
-    def __init__(self, folder: Path, broker: str, *arguments: str, notify_socket: Path | None = None) -> None:
-        (folder / "single.py").write_text(APP)
-        self.log = folder / f"{time.monotonic_ns()}.log"
-        environment = clean_environment() | {"BROKER": broker, "PYTHONPATH": str(folder)}
+    def __init__(
+        self,
+        folder: Path,
+        broker: str,
+        *arguments: str,
+        notify_socket: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        plain: bool = False,
+    ) -> None:
+        """Start `python -m celery_autoscaler.launch -A single …`, or `python -m celery …` if `plain`."""
+        write_app(folder)
+        self.log = folder / f"{next(_number):04d}.log"
+        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = clean_environment() | {"BROKER": broker, "PYTHONPATH": os.pathsep.join(paths)}
         if notify_socket is not None:
-            environment["NOTIFY_SOCKET"] = str(notify_socket)
+            variables["NOTIFY_SOCKET"] = str(notify_socket)
+        command = "celery" if plain else "celery_autoscaler.launch"
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery_autoscaler.launch", "-A", "single", *arguments, "-l", "INFO"],
-                env=environment,
+                [sys.executable, "-m", command, "-A", "single", *arguments, "-l", "INFO"],
+                env=variables | dict(environment or {}),
                 cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has said that it consumes."""
+        return "ready." in self.output()
+
+    def output(self) -> str:
+        """Return what was printed until now."""
+        return self.log.read_text(errors="replace")
+
     def wait_until_ready(self) -> None:
         """Return when the worker consumes."""
-        wait_for(lambda: "ready." in self.log.read_text() or None, f"{self.log} says nothing of ready")
+        self.wait_for_output(r"ready\.")
+
+    def wait_for_output(self, pattern: str, within: float = 30.0) -> re.Match[str]:
+        """Return the first match of a pattern in what the worker prints.
+
+        Raises:
+            ServiceError: It has not come in time, or the worker has ended without it.
+        """
+
+        def found() -> re.Match[str] | None:
+            ended = self.process.poll() is not None
+            match = re.search(pattern, self.output())
+            if match is None and ended:
+                raise ServiceError(f"ended with {self.process.returncode} without {pattern!r}: {self.tail()}")
+            return match
+
+        return wait_for(found, f"{self.log} does not say {pattern!r}", within)
+
+    def tail(self, lines: int = 60) -> str:
+        """Return the last lines of what was printed."""
+        return "\n".join(self.output().splitlines()[-lines:])
 
     def stop(self) -> int:
         """End the process as systemd would (SIGTERM) and return its exit status."""
+        self.terminate()
+        return self.wait()
+
+    def terminate(self) -> None:
+        """Ask the worker to end (SIGTERM)."""
         self.process.terminate()
-        return self.process.wait(STOP_WITHIN)
+
+    def wait(self, within: float = STOP_WITHIN) -> int:
+        """Wait until the process has ended; return its exit status."""
+        return self.process.wait(within)
+
+    def freeze(self) -> None:
+        """Stop the whole process group, as a suspended machine does."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let the process group go on."""
+        os.killpg(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End the whole process group at once; does nothing to one that has ended."""
@@ -68,3 +204,15 @@ class LaunchedWorkerFactory(Protocol):
 
     def __call__(self, *arguments: str, notify_socket: Path | None = None) -> LaunchedWorker:
         """Return the process, which is killed at the end of the test."""
+
+
+def write_app(folder: Path) -> None:
+    """Write the single-file app into a folder, unless it is there."""
+    module = folder / "single.py"
+    if not module.exists():
+        module.write_text(APP)
+
+
+def settings_variable(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment that gives the single-file app these settings of Celery's."""
+    return {"SETTINGS": json.dumps(settings)}

@@ -110,6 +110,16 @@ class RedisServer:
             _remove(self._container)
             self._container = None
 
+    def crash(self) -> None:
+        """End the server at once (SIGKILL), but keep its disk for :meth:`restart`."""
+        self.container.kill("SIGKILL")
+        self.container.wait()
+
+    def restart(self) -> None:
+        """Start the server again after a crash, and wait until it answers."""
+        self.container.start()
+        _await_ready(self.container, self._answers, "Redis")
+
     def flush(self) -> None:
         """Start the server if it does not run, and remove every key."""
         self.start()

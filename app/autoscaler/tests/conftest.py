@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from counted_tasks import Fleet, NewFleet
 from launched_workers import LaunchedWorker, LaunchedWorkerFactory
 
 
@@ -23,3 +26,29 @@ def launched_worker(redis_url: str, tmp_path: Path) -> Iterator[LaunchedWorkerFa
             return worker
 
         yield launch
+
+
+@pytest.fixture
+def new_fleet(redis_url: str, tmp_path: Path) -> Iterator[NewFleet]:
+    """Return a function that makes a fleet; a failed test shows what its workers printed."""
+    counts_url = urlsplit(redis_url)._replace(path="/1").geturl()
+    with ExitStack() as stack:
+
+        def make(
+            settings: Mapping[str, Any] | None = None,
+            *,
+            broker_url: str | None = None,
+            server_url: str | None = None,
+        ) -> Fleet:
+            made = Fleet(tmp_path, broker_url or redis_url, counts_url, settings, server_url=server_url)
+            stack.enter_context(made)
+            stack.callback(lambda: print(made.tails()))  # noqa: T201  pytest shows it with a failure only
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def fleet(new_fleet: NewFleet) -> Fleet:
+    """Return a fleet on the session's Redis, whose tasks survive their worker."""
+    return new_fleet()

@@ -1,0 +1,118 @@
+"""What workers do when Redis is full, drops them, or dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+from counted_tasks import LEASE, Load, NewFleet
+from redis import Redis, RedisError
+from services import RedisServer, RedisServerFactory, wait_for
+
+
+@pytest.fixture
+def server(redis_server_factory: RedisServerFactory) -> RedisServer:
+    """Return a broker of the test's own; tasks are counted on another server."""
+    return redis_server_factory()
+
+
+def every(seconds: float, times: int, action: Callable[[], object]) -> None:
+    """Do something several times while tasks run."""
+    for _ in range(times):
+        time.sleep(seconds)
+        action()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_dropped_connections_neither_lose_nor_repeat_a_task(
+    server: RedisServer, new_fleet: NewFleet, pool: str
+) -> None:
+    fleet = new_fleet(broker_url=server.url)
+    workers = fleet.start_several(2, "-P", pool)
+    ids = fleet.tasks.send(60, 0.2)
+    fleet.tasks.wait_until_started(ids[:2])
+
+    def drop_all() -> None:
+        for kind in ("normal", "pubsub"):
+            with suppress(RedisError):
+                fleet.tasks.redis.client_kill_filter(_type=kind, skipme=True)
+
+    every(0.7, 4, drop_all)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.exactly_once, outcome
+    assert fleet.tasks.left() == {}
+    assert [worker.process.poll() for worker in workers] == [None, None]
+
+
+def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new_fleet: NewFleet) -> None:
+    fleet = new_fleet(broker_url=server.url)
+    tasks = fleet.tasks
+    workers = fleet.start_several(2)
+    running = tasks.send(4, 1.0)
+    tasks.wait_until_started(running)
+    waiting = tasks.send(200)
+
+    tasks.redis.config_set("maxmemory", "100kb")
+    for worker in workers:
+        worker.wait_for_output("Redis is full")
+    tasks.wait_until_ended(running)
+    before = tasks.started()
+    # It must be renewed even now.
+    time.sleep(LEASE + 1)
+    assert tasks.started() == before
+    assert set(waiting) - set(before)
+    assert [worker.process.poll() for worker in workers] == [None, None]
+    tasks.redis.config_set("maxmemory", "0")
+    outcome = tasks.settle(running + waiting)
+
+    assert outcome.exactly_once, outcome
+    assert tasks.left() == {}
+    assert [worker.process.poll() for worker in workers] == [None, None]
+
+
+# Away for longer than a lease, and for less.
+@pytest.mark.parametrize(("fsync", "away"), [("always", LEASE + 2), ("everysec", 2.0)])
+def test_workers_go_on_after_a_crash_of_redis(
+    redis_server_factory: RedisServerFactory, new_fleet: NewFleet, fsync: str, away: float
+) -> None:
+    server = redis_server_factory("--appendonly", "yes", "--appendfsync", fsync, "--dir", "/tmp")  # noqa: S108
+    fleet = new_fleet({"task_publish_retry": False}, broker_url=server.url)
+    tasks = fleet.tasks
+    workers = fleet.start_several(2)
+    rate = 100.0
+    with Load(tasks, rate, 0.01) as load:
+        wait_for(lambda: len(tasks.ended()) > 50, "no task runs")
+        server.crash()
+        down = time.monotonic()
+        wait_for(lambda: time.monotonic() - down > away, "time stands still")
+        server.restart()
+        back = time.monotonic()
+        before = len(tasks.ended())
+        wait_for(lambda: len(tasks.ended()) > before, "no task runs after the crash", within=15)
+        resumed = time.monotonic() - back
+        every(0.2, 5, lambda: None)
+    outcome = tasks.settle(load.ids)
+
+    print(f"{fsync}: {outcome}; {load.refused} refused; went on after {resumed:.1f} s")  # noqa: T201
+    assert len(outcome.lost) <= (0 if fsync == "always" else rate)
+    # What the server had forgotten to note it may hand out again.
+    assert len(outcome.ended_again) <= (0 if fsync == "always" else rate)
+    assert resumed < 5
+    assert tasks.left() == {}
+    assert [worker.process.poll() for worker in workers] == [None, None]
+
+
+def test_an_empty_redis_is_filled_again(server: RedisServer, new_fleet: NewFleet) -> None:
+    fleet = new_fleet(broker_url=server.url)
+    worker = fleet.start()
+    first = fleet.tasks.send(5)
+    assert fleet.tasks.settle(first).exactly_once
+
+    Redis.from_url(server.url).flushall()
+    second = fleet.tasks.send(5)
+
+    assert fleet.tasks.settle(first + second).exactly_once
+    assert worker.process.poll() is None

@@ -1,0 +1,82 @@
+"""Workers that are asked to end, or to take nothing new, lose nothing and run nothing twice.
+
+The runs are as long as the environment says: STOPS and STOP_KILLS.
+"""
+
+from __future__ import annotations
+
+import os
+
+from counted_tasks import LEASE, Fleet
+from hard_times import kill_while_stopping, stop_and_start
+from services import wait_for
+
+
+def test_every_task_runs_exactly_once_while_workers_stop_and_start(fleet: Fleet) -> None:
+    outcome = stop_and_start(fleet, cycles=int(os.environ.get("STOPS", "5")))
+
+    print(outcome)  # noqa: T201
+    assert outcome.exactly_once, outcome
+    assert outcome.sent > 0
+    assert fleet.tasks.left() == {}
+
+
+def test_a_worker_killed_while_it_stops_loses_nothing(fleet: Fleet) -> None:
+    outcome, delays = kill_while_stopping(fleet, times=int(os.environ.get("STOP_KILLS", "3")))
+
+    print(outcome, "given back after", [f"{delay:.1f} s" for delay in delays])  # noqa: T201
+    assert not outcome.lost
+    # The lease, a beat of the rescuer's; the rest is for a busy machine.
+    assert max(delays) < LEASE + 2 + 5
+    assert fleet.tasks.left() == {}
+
+
+def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fleet) -> None:
+    worker = fleet.start(concurrency=1, settings={"worker_prefetch_multiplier": 4})
+    ids = fleet.tasks.send(4, 2.0)
+    fleet.tasks.wait_until_started(ids[:1])
+
+    assert worker.stop() == 0
+
+    assert fleet.tasks.outcome(ids[:1]).exactly_once
+    assert fleet.tasks.waiting("celery") == ids[1:]
+    assert fleet.tasks.left() == {"celery": 3}
+
+
+def test_eta_tasks_are_given_back_when_their_worker_stops(fleet: Fleet) -> None:
+    worker = fleet.start()
+    ids = fleet.tasks.send(3, countdown=600)
+    wait_for(lambda: sorted(fleet.tasks.held("w1")) == ids, "the worker has not taken the tasks")
+
+    assert worker.stop() == 0
+
+    assert fleet.tasks.left() == {"celery": 3}
+    assert fleet.tasks.waiting("celery") == ids
+
+
+def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) -> None:
+    worker = fleet.start(name="drained", concurrency=1)
+    running = fleet.tasks.send(1, 1.5)
+    fleet.tasks.wait_until_started(running)
+
+    fleet.tasks.redis.sadd("fleet:drain", "drained@here")
+    worker.wait_for_output("Draining: nothing new is taken")
+    waiting = fleet.tasks.send(3)
+    fleet.tasks.wait_until_ended(running)
+    state = wait_for(
+        lambda: next(
+            (
+                fleet.tasks.redis.hget(key, "state")
+                for key in fleet.tasks.redis.scan_iter(match="fleet:worker:drained@here:*")
+                if fleet.tasks.redis.hget(key, "state") == "drained"
+            ),
+            None,
+        ),
+        "the worker does not say that it is drained",
+    )
+
+    assert state == "drained"
+    assert fleet.tasks.waiting("celery") == waiting
+
+    fleet.tasks.redis.srem("fleet:drain", "drained@here")
+    assert fleet.tasks.settle(running + waiting).exactly_once
