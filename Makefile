@@ -40,6 +40,11 @@ roles: venv docker ## Run the tests of the roles that need no host
 $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
+.PHONY: bench
+bench: venv docker ## Measure our workers beside plain Celery's
+	@scripts/images services:bookworm
+	@PYTHONPATH=tests/plugins python benchmarks/workers.py
+
 .PHONY: venv
 venv:
 	@scripts/venv
