@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 from celery_autoscaler.systemd import notify
 from launched_workers import LaunchedWorkerFactory
+from services import wait_for
 
 
 class Manager:
@@ -39,11 +40,10 @@ def test_a_worker_is_ready_when_it_consumes(
     launched_worker("worker", "-Q", "first,second", "-c", "1", notify_socket=manager.address)
 
     assert manager.next_message() == ["READY=1", "STATUS=consuming first, second"]
-    queues = Celery(broker=redis_url).control.inspect(timeout=5, limit=1).active_queues() or {}
-    assert sorted(queue["name"] for (queues_of_one,) in [queues.values()] for queue in queues_of_one) == [
-        "first",
-        "second",
-    ]
+    inspect = Celery(broker=redis_url).control.inspect(timeout=1, limit=1)
+    # A worker listens to remote control a moment after it consumes.
+    ((queues,),) = [wait_for(inspect.active_queues, "no worker answers").values()]
+    assert sorted(queue["name"] for queue in queues) == ["first", "second"]
 
 
 def test_a_worker_says_that_it_stops(launched_worker: LaunchedWorkerFactory, manager: Manager) -> None:
