@@ -19,7 +19,7 @@ from celery.result import AsyncResult
 
 TASK = "celery.accumulate"
 BATCH = 20
-INSPECT_TIMEOUT = 5.0
+INSPECT_TIMEOUT = 3.0
 
 
 @dataclass
@@ -32,12 +32,16 @@ class QueueReport:
     workers: list[str] = field(default_factory=list)
 
 
-def workers_by_queue(app: Celery, expected: int) -> dict[str, list[str]]:
+def workers_by_queue(app: Celery, expected: int, deadline: float) -> dict[str, list[str]]:
     """Return the names of the workers that consume each queue, as they answer themselves.
 
-    Waits no longer than until the expected number of workers has answered.
+    Asks until the expected number has answered, as far as the deadline allows: a worker that has just started
+    does not hear the first call.
     """
-    answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=expected).active_queues() or {}
+    while True:
+        answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=expected).active_queues() or {}
+        if len(answers) >= expected or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
+            break
     found = defaultdict(list)
     for worker, queues in answers.items():
         for queue in queues:
@@ -74,7 +78,7 @@ def probe(app: Celery, queues: list[str], expected: int, timeout: float) -> dict
         timeout: Seconds for everything.
     """
     deadline = time.monotonic() + timeout
-    consumers = workers_by_queue(app, expected)
+    consumers = workers_by_queue(app, expected, deadline)
     reports = {queue: QueueReport(workers=sorted(consumers.get(queue, []))) for queue in queues}
     workers = {worker for report in reports.values() for worker in report.workers}
     before = executed_by_worker(app, workers) if workers else Counter()
