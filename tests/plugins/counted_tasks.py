@@ -69,7 +69,9 @@ class Tasks:
     def __init__(
         self, broker_url: str, server_url: str, counts_url: str, settings: Mapping[str, Any]
     ) -> None:
-        self.app = Celery("single", broker=broker_url, backend=server_url)
+        # Who asks for no result shall not listen for it.
+        backend = "disabled://" if settings["task_ignore_result"] else server_url
+        self.app = Celery("single", broker=broker_url, backend=backend, set_as_current=False)
         self.app.conf.update(settings)
         self.broker_url = broker_url
         self.redis = Redis.from_url(server_url, decode_responses=True)

@@ -181,8 +181,19 @@ class LaunchedWorker:
         self.process.terminate()
 
     def wait(self, within: float = STOP_WITHIN) -> int:
-        """Wait until the process has ended; return its exit status."""
-        return self.process.wait(within)
+        """Wait until the process has ended; return its exit status.
+
+        Raises:
+            ServiceError: It has not ended in time; its log says what each of its threads does.
+        """
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired as error:
+            # Celery answers with the stacks of all threads.
+            self.process.send_signal(signal.SIGUSR1)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+            raise ServiceError(f"has not ended after {within:g} s: {self.tail(200)}") from error
 
     def freeze(self) -> None:
         """Stop the whole process group, as a suspended machine does."""
