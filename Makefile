@@ -33,7 +33,7 @@ unit: venv docker ## Run the tests of app/tasks and app/autoscaler on real serve
 
 .PHONY: roles
 roles: venv docker ## Run the tests of the roles that need no host
-	@scripts/images host:trixie
+	@scripts/images host:trixie services:bookworm
 	@pytest tests
 
 .PHONY: $(SCENARIOS)
