@@ -130,8 +130,11 @@ def waits(seconds: float, count: int = 1, **kwargs: Any) -> Batch:
 
 
 @contextmanager
-def load(trace: str, *, rate: float = 40.0, seconds: float = 0.05) -> Iterator[list[str]]:
-    """Send tasks at a steady rate until the block ends; the list grows by the id of each."""
+def load(trace: str, *, rate: float = 40.0, seconds: float = 0.08) -> Iterator[list[str]]:
+    """Send tasks at a steady rate until the block ends; the list grows by the id of each.
+
+    The default keeps four processes busy.
+    """
     ids: list[str] = []
     enough = threading.Event()
 
