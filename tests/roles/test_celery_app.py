@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+import re
 import subprocess
+import tomllib
+import zipfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from role_files import CHECKOUT, load_module, render
@@ -36,10 +41,13 @@ tzdata==2026.1 ; sys_platform == 'win32' \\
     --hash=sha256:cc
 backports==1.0 ; python_full_version < '3.13' --hash=sha256:dd
 """
-    assert bundle.lock_for_target(lock, "lock", "3.13", "x86_64") == [
-        "celery==5.7.0 --hash=sha256:aa --hash=sha256:bb"
-    ]
-    assert "backports==1.0 --hash=sha256:dd" in bundle.lock_for_target(lock, "lock", "3.11", "x86_64")
+    assert bundle.lock_for_target(lock, "lock", "3.13", "x86_64") == {
+        "celery": ("5.7.0", "celery==5.7.0 --hash=sha256:aa --hash=sha256:bb")
+    }
+    assert bundle.lock_for_target(lock, "lock", "3.11", "x86_64")["backports"] == (
+        "1.0",
+        "backports==1.0 --hash=sha256:dd",
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,6 +63,56 @@ def test_a_lock_that_locks_nothing_is_refused(line: str, problem: str) -> None:
         bundle.lock_for_target(line, "lock", "3.13", "x86_64")
 
 
+@pytest.fixture
+def locks(tmp_path: Path) -> Any:
+    """What goes into the bundle of a project that has some requirements in common with its companion."""
+    (tmp_path / "own").write_text("Celery==5.7.1 --hash=sha256:aa\nsix==1.16.0 --hash=sha256:bb\n")
+    (tmp_path / "companion").write_text("celery==5.7.0 --hash=sha256:cc\nrich==15.0.0 --hash=sha256:dd\n")
+    return bundle.read_locks(tmp_path / "own", tmp_path / "companion", "3.13", "x86_64")
+
+
+def test_the_companion_adds_what_the_project_lacks_and_overrides_nothing(locks: Any) -> None:
+    assert {name: pin.version for name, pin in locks.pins.items()} == {
+        "celery": "5.7.1",
+        "six": "1.16.0",
+        "rich": "15.0.0",
+    }
+    assert locks.added == {"rich"}
+    assert locks.pins["celery"].line == "Celery==5.7.1 --hash=sha256:aa"
+
+
+@pytest.mark.parametrize(
+    ("needed", "problem"),
+    [
+        ("celery[redis]>=5.7,<5.8", None),
+        ("six>=1.17", "the lock file pins six==1.16.0, but it needs six>=1.17"),
+        ("Six!=1.16.0", "the lock file pins Six==1.16.0, but it needs Six!=1.16.0"),
+        ("psutil>=5.9", "it needs psutil>=5.9, which is in no lock file"),
+        ("psutil>=5.9 ; sys_platform == 'win32'", None),
+        ("psutil>=5.9 ; extra == 'processes'", None),
+    ],
+)
+def test_a_version_that_the_companion_cannot_work_with_is_refused(
+    locks: Any, needed: str, problem: str | None
+) -> None:
+    refuse = partial(bundle.refuse_unmet, "it", [needed], locks.pins, bundle.environment_of("3.13", "x86_64"))
+
+    if problem is None:
+        refuse()
+    else:
+        with pytest.raises(bundle.BundleError, match=re.escape(problem)):
+            refuse()
+
+
+def test_what_the_companion_needs_must_work_with_the_project_as_well(tmp_path: Path, locks: Any) -> None:
+    for name in ("rich-15.0.0", "celery-5.7.1"):
+        with zipfile.ZipFile(tmp_path / f"{name}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}.dist-info/METADATA", f"Name: {name}\nRequires-Dist: six>=1.17\n\nText\n")
+
+    with pytest.raises(bundle.BundleError, match=r"six==1\.16\.0, but rich 15\.0\.0 needs six>=1\.17"):
+        bundle.refuse_conflicts(tmp_path, locks, bundle.environment_of("3.13", "x86_64"))
+
+
 def test_wheels_for_an_older_glibc_are_good_and_for_a_newer_one_are_not() -> None:
     platforms = bundle.platforms("x86_64", "2.36")
 
@@ -65,17 +123,19 @@ def test_wheels_for_an_older_glibc_are_good_and_for_a_newer_one_are_not() -> Non
 
 
 def test_the_release_id_follows_sources_and_lock_and_nothing_else(tmp_path: Path) -> None:
-    def checkout(place: str, code: str = "x = 1", lock: str = "a") -> str:
+    def checkout(place: str, code: str = "x = 1", lock: str = "a", companion: str = "b") -> str:
         source = tmp_path / place / "proj"
         (source / "__pycache__").mkdir(parents=True)
         (source / "__pycache__/tasks.pyc").write_text(place)
         (source / "tasks.py").write_text(code)
         (source / "lock").write_text(lock)
-        return str(bundle.release_id([source], source / "lock"))
+        (tmp_path / place / "companion").write_text(companion)
+        return str(bundle.release_id([source], [source / "lock", tmp_path / place / "companion"]))
 
     assert checkout("here") == checkout("elsewhere")
     assert checkout("here2") != checkout("changed", code="x = 2")
     assert checkout("here3") != checkout("relocked", lock="b")
+    assert checkout("here4") != checkout("companion", companion="c")
 
 
 def test_the_same_input_makes_the_same_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +146,7 @@ def test_the_same_input_makes_the_same_bundle(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(bundle, "collect_wheels", collect)
     params = {"python": "3.13", "machine": "x86_64"}
     for name in ("one.tar", "two.tar"):
-        bundle.write_bundle(tmp_path / name, "id", params, [], [])
+        bundle.write_bundle(tmp_path / name, "id", params, [], bundle.Content({}, set()))
 
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
 
@@ -169,8 +229,12 @@ def test_the_units_expose_at_most_2_5(unit: str, tmp_path: Path) -> None:
     assert "Overall exposure level" in score.stdout
 
 
-def test_the_examples_bundle_is_locked() -> None:
-    lock = CHECKOUT / "app/tasks/requirements.txt"
+@pytest.mark.parametrize("python", ["3.11", "3.13"])
+def test_the_examples_bundle_has_what_the_autoscaler_needs(python: str) -> None:
+    own, companion = (CHECKOUT / f"app/{project}/requirements.txt" for project in ("tasks", "autoscaler"))
+    metadata = tomllib.loads((CHECKOUT / "app/autoscaler/pyproject.toml").read_text())["project"]
 
-    for python in ("3.11", "3.13"):
-        assert len(bundle.lock_for_target(lock.read_text(), lock.name, python, "x86_64")) > 10
+    content = bundle.read_locks(own, companion, python, "x86_64")
+
+    assert content.added
+    bundle.refuse_unmet("it", metadata["dependencies"], content.pins, bundle.environment_of(python, "x86_64"))
