@@ -178,17 +178,32 @@ def test_settings_mean_the_same_to_a_shell_and_to_the_module(tmp_path: Path) -> 
     assert units.parse_environment(text) == AWKWARD
 
 
+def unit(state: str = "active", enabled: bool = True, main_pid: int = 1) -> Any:
+    """A unit as systemd sees it."""
+    return units.Unit(state, enabled, main_pid)
+
+
+def plan(
+    seen: dict[str, Any],
+    wanted: dict[str, Any],
+    adopted: dict[str, list[str]] | None = None,
+    running: dict[str, str] | None = None,
+    release_id: str = "r1",
+) -> Any:
+    """What has to happen when all processes run in the same environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "running_environment", lambda _pid: running or {"CELERY_APP_RELEASE": "r1"})
+        return units.plan(seen, wanted, adopted or {}, release_id)
+
+
 def test_a_unit_is_restarted_when_its_process_has_other_settings(tmp_path: Path) -> None:
     settings = tmp_path / "app.env"
     settings.write_text('COLOUR="red"\n')
-    seen = {"a.service": units.Unit(active=True, enabled=True, main_pid=1)}
-    wanted = {"a.service": [str(settings)]}
     running = {"COLOUR": "red", "CELERY_APP_RELEASE": "r1", "PATH": "/bin"}
 
     def restarts(environment: dict[str, str], release_id: str) -> list[str]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(units, "running_environment", lambda _pid: environment)
-            return list(units.plan(seen, wanted, release_id).restart)
+        wanted = {"a.service": units.Wanted([str(settings)], {})}
+        return list(plan({"a.service": unit()}, wanted, None, environment, release_id).restart)
 
     assert restarts(running, "r1") == []
     assert restarts(running, "r2") == ["a.service"]
@@ -197,16 +212,74 @@ def test_a_unit_is_restarted_when_its_process_has_other_settings(tmp_path: Path)
 
 def test_units_that_nobody_wants_are_stopped_and_missing_ones_started() -> None:
     seen = {
-        "worker@old-1.service": units.Unit(active=True, enabled=True, main_pid=1),
-        "worker@off-1.service": units.Unit(active=False, enabled=False, main_pid=0),
-        "worker@dead-1.service": units.Unit(active=False, enabled=True, main_pid=0),
+        "worker@old-1.service": unit(),
+        "worker@off-1.service": unit("inactive", enabled=False, main_pid=0),
+        "worker@dead-1.service": unit("inactive", main_pid=0),
     }
 
-    todo = units.plan(seen, {"worker@dead-1.service": [], "worker@new-1.service": []}, "r1")
+    todo = plan(seen, dict.fromkeys(["worker@dead-1.service", "worker@new-1.service"], units.Wanted([], {})))
 
     assert todo.stop == ["worker@old-1.service"]
     assert todo.start == ["worker@dead-1.service", "worker@new-1.service"]
     assert todo.restart == []
+
+
+ADOPTED: dict[str, list[str]] = {r"worker@a-[0-9]+\.service": []}
+
+
+def test_adopted_units_are_neither_started_nor_stopped_and_no_longer_start_at_boot() -> None:
+    seen = {
+        "worker@a-1.service": unit(),
+        "worker@a-2.service": unit("inactive", main_pid=0),
+        "worker@a-3.service": unit(enabled=False),
+        "worker@a-4.service": unit("failed", enabled=False, main_pid=0),
+        "worker@a-b-1.service": unit(),
+    }
+
+    todo = plan(seen, {}, ADOPTED)
+
+    assert todo.disable == ["worker@a-1.service", "worker@a-2.service"]
+    assert todo.stop == ["worker@a-b-1.service"]
+    assert todo.start == todo.restart == []
+
+
+def test_adopted_units_that_are_outdated_are_restarted_once_their_process_has_begun() -> None:
+    def restarts(state: str, running: dict[str, str]) -> bool:
+        return bool(plan({"worker@a-1.service": unit(state)}, {}, ADOPTED, running, "r2").restart)
+
+    assert restarts("active", {"CELERY_APP_RELEASE": "r1"})
+    assert restarts("activating", {"CELERY_APP_RELEASE": "r1"})
+    assert restarts("active", {"PATH": "/bin"})
+    assert not restarts("activating", {"PATH": "/bin"})
+    assert not restarts("deactivating", {"CELERY_APP_RELEASE": "r1"})
+    assert not restarts("active", {"CELERY_APP_RELEASE": "r2"})
+
+
+def test_units_that_are_handed_back_go_on() -> None:
+    seen = {"worker@a-1.service": unit(enabled=False), "worker@a-2.service": unit(enabled=False)}
+
+    todo = plan(seen, {"worker@a-1.service": units.Wanted([], {})})
+
+    assert todo.start == ["worker@a-1.service"]  # enabled; a start of what runs does nothing
+    assert todo.stop == ["worker@a-2.service"]
+    assert todo.restart == []
+
+
+def test_a_unit_is_reloaded_when_its_file_differs_from_what_it_has_read(tmp_path: Path) -> None:
+    file, copy = tmp_path / "file", tmp_path / "copy"
+
+    def todo(release_id: str = "r1") -> Any:
+        wanted = {"a.service": units.Wanted([], {str(file): str(copy)})}
+        return plan({"a.service": unit()}, wanted, release_id=release_id)
+
+    assert todo().reload == []  # neither is there, as in check mode on a bare host
+    file.write_text("new")
+    assert todo().reload == ["a.service"]
+    copy.write_text("old")
+    assert todo().reload == ["a.service"]
+    assert (todo("r2").reload, todo("r2").restart) == ([], ["a.service"])
+    copy.write_text("new")
+    assert not any(todo())
 
 
 @pytest.mark.parametrize("unit", ["celery-worker@.service", "celery-beat.service"])

@@ -17,6 +17,8 @@ short_description: Have exactly these units running, on this release and with th
 description:
   - Starts and enables the units that are missing, stops and disables those that are not wanted, and restarts
     those whose process runs another release or has other settings than its files say.
+  - Units that a supervisor starts and stops are left to it; they are restarted as the others are, and do not
+    start by themselves when the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
 options:
@@ -35,12 +37,33 @@ options:
         type: list
         elements: path
         required: true
+      reloads:
+        description: Files that the unit reads when it is reloaded, each with the copy that it keeps of what
+          it read last. It is reloaded when they differ.
+        type: dict
+        default: {}
+  adopted:
+    description: Units that somebody else starts and stops.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      pattern:
+        description: Regular expression for the whole name.
+        type: str
+        required: true
+      environment_files:
+        description: As of the wanted units.
+        type: list
+        elements: path
+        required: true
   release:
     description: The release id that the units must run.
     type: str
     required: true
   owned:
-    description: Shell patterns of the units that this list owns. Those that are not wanted are stopped.
+    description: Shell patterns of the units that are looked after. Those that are neither wanted nor adopted
+      are stopped.
     type: list
     elements: str
     required: true
@@ -54,9 +77,14 @@ PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
 class Unit(NamedTuple):
     """A unit as systemd sees it."""
 
-    active: bool
+    state: str
     enabled: bool
     main_pid: int
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs or is about to."""
+        return self.state in {"active", "activating", "reloading"}
 
 
 def parse_environment(text: str) -> dict[str, str]:
@@ -75,7 +103,7 @@ def parse_units(show: str) -> dict[str, Unit]:
         properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if properties.get("LoadState") == "loaded":
             units[properties["Id"]] = Unit(
-                active=properties["ActiveState"] in {"active", "activating", "reloading"},
+                state=properties["ActiveState"],
                 enabled=properties["UnitFileState"] == "enabled",
                 main_pid=int(properties["MainPID"]),
             )
@@ -104,28 +132,62 @@ def is_outdated(running: dict[str, str], wanted: dict[str, str]) -> bool:
     return any(running.get(name) != value for name, value in wanted.items())
 
 
+def is_stale(reloads: dict[str, str]) -> bool:
+    """Tell whether a file differs from the copy of what was read."""
+    pairs = [(Path(file), Path(copy)) for file, copy in reloads.items()]
+    return any(f.exists() and not (c.exists() and f.read_bytes() == c.read_bytes()) for f, c in pairs)
+
+
+class Wanted(NamedTuple):
+    """What a unit should be."""
+
+    environment_files: list[str]
+    reloads: dict[str, str]
+
+
 class Plan(NamedTuple):
     """What has to happen to which units."""
 
     stop: list[str]
     restart: list[str]
+    reload: list[str]
     start: list[str]
+    disable: list[str]
 
 
-def plan(seen: dict[str, Unit], wanted: dict[str, list[str]], release: str) -> Plan:
+def plan(
+    seen: dict[str, Unit], wanted: dict[str, Wanted], adopted: dict[str, list[str]], release: str
+) -> Plan:
     """Compare the units that systemd knows with the wanted ones and the files of their environment."""
-    running = {name: unit for name, unit in seen.items() if unit.active}
+    others = {
+        name: files
+        for name in seen
+        for pattern, files in adopted.items()
+        if name not in wanted and re.fullmatch(pattern, name)
+    }
+    restart, reload = [], []
+    for name, files in {**others, **{name: unit.environment_files for name, unit in wanted.items()}}.items():
+        if name not in seen or not seen[name].active:
+            continue
+        running = running_environment(seen[name].main_pid)
+        if name in others and seen[name].state == "activating" and RELEASE_VARIABLE not in running:
+            continue  # its process has not begun, and will begin with what is there now
+        if is_outdated(running, settings(files, release)):
+            restart.append(name)
+        elif name in wanted and is_stale(wanted[name].reloads):
+            reload.append(name)
     return Plan(
         stop=sorted(
-            name for name, unit in seen.items() if name not in wanted and (unit.active or unit.enabled)
-        ),
-        restart=sorted(
             name
-            for name, files in wanted.items()
-            if name in running
-            and is_outdated(running_environment(running[name].main_pid), settings(files, release))
+            for name, unit in seen.items()
+            if name not in wanted and name not in others and (unit.active or unit.enabled)
         ),
-        start=sorted(name for name in wanted if name not in running or not running[name].enabled),
+        restart=sorted(restart),
+        reload=sorted(reload),
+        start=sorted(
+            name for name in wanted if not (name in seen and seen[name].active and seen[name].enabled)
+        ),
+        disable=sorted(name for name in others if seen[name].enabled),
     )
 
 
@@ -145,6 +207,16 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "environment_files": {"type": "list", "elements": "path", "required": True},
+                    "reloads": {"type": "dict", "default": {}},
+                },
+            },
+            "adopted": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "pattern": {"type": "str", "required": True},
+                    "environment_files": {"type": "list", "elements": "path", "required": True},
                 },
             },
             "release": {"type": "str", "required": True},
@@ -162,29 +234,38 @@ def main() -> None:
             module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=last_words)
         return str(output)
 
-    wanted = {unit["name"]: unit["environment_files"] for unit in module.params["units"]}
+    wanted = {
+        unit["name"]: Wanted(unit["environment_files"], unit["reloads"]) for unit in module.params["units"]
+    }
+    adopted = {unit["pattern"]: unit["environment_files"] for unit in module.params["adopted"]}
     listed = json.loads(systemctl("list-units", "--all", "--output=json", *module.params["owned"]))
     names = sorted({unit["unit"] for unit in listed} | set(wanted))
     shown = systemctl("show", f"--property={PROPERTIES}", *names) if names else ""
     seen = parse_units(shown)
-    todo = plan(seen, wanted, module.params["release"])
+    todo = plan(seen, wanted, adopted, module.params["release"])
 
     if not module.check_mode:
         if "NeedDaemonReload=yes" in shown:
             systemctl("daemon-reload")
         if todo.stop:
             systemctl("disable", "--now", *todo.stop)
+        if todo.disable:
+            systemctl("disable", *todo.disable)
         if todo.restart:
             systemctl("restart", *todo.restart)
+        if todo.reload:
+            systemctl("reload", *todo.reload)
         if todo.start:
             systemctl("enable", "--now", *todo.start)
 
     active = [name for name, unit in seen.items() if unit.active]
-    before = {name: "outdated" if name in todo.restart else "running" for name in active}
+    outdated = {*todo.restart, *todo.reload}
+    before = {name: "outdated" if name in outdated else "running" for name in active}
+    after = {name for name in active if name not in todo.stop} | set(wanted)
     module.exit_json(
         changed=any(todo),
         **todo._asdict(),
-        diff={"before": lines(before), "after": lines(dict.fromkeys(wanted, "running"))},
+        diff={"before": lines(before), "after": lines(dict.fromkeys(after, "running"))},
     )
 
 

@@ -1,0 +1,177 @@
+"""The role celery_autoscaler without a host: its settings, its rights, its unit."""
+
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from role_files import evaluate, render
+
+TOML = "etc/celery/autoscaler.toml.j2"
+ENVIRONMENT = "etc/celery/autoscaler.env.j2"
+RULES = "etc/polkit-1/rules.d/50-celery-autoscaler.rules.j2"
+UNIT = "etc/systemd/system/celery-autoscaler.service.j2"
+
+GENERAL: dict[str, Any] = {
+    "name": "general",
+    "queues": ["default", 'with "quotes"', "größer"],
+    "pool": "prefork",
+    "concurrency": 2,
+    "workers": 3,
+    "options": {"max_tasks_per_child": 100},
+}
+CPU: dict[str, Any] = {
+    "name": "cpu-bound",
+    "queues": ["cpu"],
+    "pool": "solo",
+    "concurrency": 1,
+    "workers": 1,
+    "minimum": 0,
+    "maximum": "4",
+    "promise": 2.5,
+    "drain_timeout": 30,
+}
+APP: dict[str, Any] = {
+    "celery_app_name": "proj",
+    "celery_app_root": "/opt/celery",
+    "celery_app_user": "celery",
+    "celery_app_stop_timeout": 900,
+    "celery_app_environment": {"CELERY_BROKER_URL": "redis://app:secret@data1:6379/0"},
+    "celery_app_supervised": True,
+    "celery_app_worker_groups": [GENERAL, CPU],
+}
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    """The rendered files."""
+    return render("celery_autoscaler", [TOML, ENVIRONMENT, RULES, UNIT], APP)
+
+
+def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
+    settings = tomllib.loads(files[TOML])
+
+    assert settings["launcher"] == "systemd"
+    assert settings["groups"] == {
+        "general": {
+            "queues": GENERAL["queues"],
+            "pool": "prefork",
+            "concurrency": 2,
+            "drain_timeout": 900.0,
+        },
+        "cpu-bound": {
+            "queues": ["cpu"],
+            "pool": "solo",
+            "concurrency": 1,
+            "min_workers": 0,
+            "max_workers": 4,
+            "promise": 2.5,
+            "drain_timeout": 30.0,
+        },
+    }
+
+
+def test_only_the_environment_holds_the_broker_url() -> None:
+    own = "redis://supervisor:another-secret@data1:6379/0"
+    rendered = render(
+        "celery_autoscaler", [TOML, ENVIRONMENT, UNIT], {**APP, "celery_autoscaler_broker_url": own}
+    )
+
+    assert f'CELERY_BROKER_URL="{own}"' in rendered[ENVIRONMENT].splitlines()
+    assert "another-secret" not in rendered[TOML] + rendered[UNIT]
+
+
+def test_without_one_of_its_own_the_apps_url_counts(files: dict[str, str]) -> None:
+    assert "CELERY_BROKER_URL" not in files[ENVIRONMENT]
+
+
+def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """Inputs in which one group has other values."""
+    return {
+        "celery_app_worker_groups": [other | (values if other is group else {}) for other in (GENERAL, CPU)]
+    }
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    (changed(CPU, minimum=5), "'cpu-bound': from minimum 5 to maximum 4 there is no number of workers"),
+    (changed(GENERAL, minimum=11), "'general': from minimum 11 to maximum 10 there is no number"),
+    (changed(CPU, minimum=-1), "from minimum -1 to maximum 4"),
+    (changed(CPU, maximum=0), "from minimum 0 to maximum 0"),
+    (changed(CPU, promise=0), "'cpu-bound': promise is 0 (allowed: more than 0)"),
+    (changed(CPU, drain_timeout=-3), "drain_timeout is -3"),
+    (changed(CPU, queues=["cpu", "default"]), "queue 'default' belongs to general and cpu-bound"),
+    (
+        {"celery_autoscaler_groups": [{**CPU, "name": "gpu"}]},
+        "'gpu': no such group in celery_app_worker_groups (general, cpu-bound)",
+    ),
+    ({"celery_app_worker_groups": []}, "there is nothing to supervise"),
+    (
+        {"celery_autoscaler_cpu_threshold": 101},
+        "celery_autoscaler_cpu_threshold is 101 (allowed: from 1 to 100)",
+    ),
+    ({"celery_autoscaler_memory_threshold": 0}, "celery_autoscaler_memory_threshold is 0"),
+    ({"celery_autoscaler_queue_threshold": 0}, "celery_autoscaler_queue_threshold is 0"),
+    ({"celery_autoscaler_tick": 0}, "celery_autoscaler_tick is 0 (allowed: from 0.1 to 60)"),
+    ({"celery_autoscaler_stabilisation": -1}, "celery_autoscaler_stabilisation is -1"),
+    ({"celery_autoscaler_http": "0.0.0.0:9541"}, "celery_autoscaler_http is open to other hosts"),
+    (
+        {"celery_autoscaler_http": "127.example:9541", "celery_autoscaler_http_token": "short"},
+        "16 characters or more",
+    ),
+    ({"celery_autoscaler_enabled": False}, "is false, but celery_app_supervised is true"),
+    (
+        {"celery_app_supervised": False, "celery_autoscaler_enabled": True},
+        "is true, but celery_app_supervised is false",
+    ),
+]
+RIGHT: list[dict[str, Any]] = [
+    {},
+    {"celery_app_supervised": False, "celery_app_worker_groups": []},
+    {"celery_autoscaler_cpu_threshold": 100, "celery_autoscaler_stabilisation": 0},
+    {"celery_autoscaler_http": ""},
+    {"celery_autoscaler_http": "unix:/run/celery-autoscaler/http"},
+    {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_token": "x" * 16},
+]
+
+
+def test_wrong_input_is_named_in_one_line_and_right_input_passes() -> None:
+    here = {**APP, "ansible_play_hosts_all": ["localhost"]}
+
+    found = evaluate(
+        "celery_autoscaler",
+        "__celery_autoscaler_errors",
+        [{**here, **inputs} for inputs in [*(inputs for inputs, _ in WRONG), *RIGHT]],
+    )
+
+    for (inputs, message), errors in zip(WRONG, found, strict=False):
+        assert len(errors) == 1, inputs
+        assert message in errors[0]
+        assert "\n" not in errors[0]
+    assert found[len(WRONG) :] == [[]] * len(RIGHT)
+
+
+def test_the_unit_exposes_at_most_2_5(files: dict[str, str], tmp_path: Path) -> None:
+    unit = "celery-autoscaler.service"
+    (tmp_path / unit).write_text(files[UNIT])
+
+    score = subprocess.run(
+        [
+            *("docker", "run", "--rm", "--label=celery-fleet=test", f"--volume={tmp_path}:/units:ro"),
+            *("celery-fleet/host:trixie", "systemd-analyze", "security", "--offline=yes", "--threshold=25"),
+            f"/units/{unit}",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert score.returncode == 0, score.stdout + score.stderr
+    assert "Overall exposure level" in score.stdout
+
+
+def test_a_token_is_read_from_a_file_that_others_cannot_read() -> None:
+    rendered = render("celery_autoscaler", [TOML, UNIT], {**APP, "celery_autoscaler_http_token": "t" * 16})
+
+    assert 'token_file = "/etc/celery/autoscaler.token"' in rendered[TOML].splitlines()
+    assert "t" * 16 not in rendered[TOML] + rendered[UNIT]
