@@ -4,6 +4,8 @@ import pytest
 import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
+from celery_autoscaler.keys import Keys
+from celery_autoscaler.recovery import MOVE
 from kombu import Connection
 from scenario import Scenario, address
 from secrets_scan import assert_no_secrets, find_secrets
@@ -181,7 +183,25 @@ def test_neither_the_app_nor_the_supervisor_administers(app, supervisor, command
             client.execute_command(*command.split())
 
 
-def test_the_supervisor_writes_its_own_keys_only(app, supervisor):
+@pytest.mark.parametrize("end", ["LPUSH", "RPUSH"])
+def test_the_supervisor_gives_back_what_a_dead_worker_held(app, supervisor, end):
+    keys = Keys()
+    app.hset(keys.unacked("dead@host:1"), "token", "test:queue\nmessage")
+    app.hset(keys.unacked("dead@host:1"), "again", "test:queue\nanother")
+
+    moved = supervisor.register_script(MOVE)(
+        keys=[keys.unacked("dead@host:1"), "test:queue", "dead_letter:test"],
+        args=[end, "token", "message", "again", "another"],
+    )
+
+    assert moved == 2
+    assert app.lrange("test:queue", 0, -1) == ["message"]
+    assert app.lrange("dead_letter:test", 0, -1) == ["another"]
+    assert app.delete("test:queue", "dead_letter:test") == 2
+    assert not app.exists(keys.unacked("dead@host:1"))
+
+
+def test_the_supervisor_puts_messages_into_queues_and_takes_none_out(app, supervisor):
     app.rpush("test:queue", "message")
     assert supervisor.llen("test:queue") == 1
     assert supervisor.info("clients")
@@ -190,14 +210,17 @@ def test_the_supervisor_writes_its_own_keys_only(app, supervisor):
     supervisor.xadd("fleet:decisions", {"reason": "test"}, maxlen=10)
     for write in (
         lambda: supervisor.lpop("test:queue"),
+        lambda: supervisor.lrem("test:queue", 1, "message"),
+        lambda: supervisor.lmove("test:queue", "fleet:queue"),
         lambda: supervisor.set("test:other", 1),
         lambda: supervisor.rename("test:queue", "fleet:queue"),
         lambda: supervisor.delete("test:queue"),
     ):
         with pytest.raises(redis.exceptions.NoPermissionError):
             write()
-    with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission"):
-        supervisor.eval("return redis.call('DEL', KEYS[1])", 1, "test:queue")
+    for write in ("'DEL', KEYS[1]", "'RPOP', KEYS[1]", "'SET', KEYS[1], 1"):
+        with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
+            supervisor.eval(f"return redis.call({write})", 1, "test:queue")
     assert app.llen("test:queue") == 1
     app.delete("test:queue")
 
