@@ -18,10 +18,11 @@ description:
 """
 
 WORKER_PREFIX = "celery-worker@"
+SUPERVISOR = "celery-autoscaler.service"
 
 
 def services(units: list[dict[str, str]], missing: list[str]) -> str:
-    """Return the services of a host other than workers, those that should be there and are not in red."""
+    """Return the services of a host other than workers; in red those that should be there and are not."""
     active = {unit["unit"] for unit in units if unit["active"] == "active"}
     names = {
         unit.split("@")[0].removesuffix(".service") for unit in active if not unit.startswith(WORKER_PREFIX)
@@ -45,7 +46,11 @@ def hosts_table(hosts: dict[str, dict[str, Any]], executed: dict[str, int]) -> T
         workers = [unit for unit in seen["units"] if unit["unit"].startswith(WORKER_PREFIX)]
         active = sum(unit["active"] == "active" for unit in workers)
         count = sum(tasks for worker, tasks in executed.items() if worker.endswith(f"@{host}"))
-        ready = _state(f"{active} of {len(workers)}", active == len(workers)) if workers else "-"
+        # A supervisor's workers come and go; those that have failed are too many.
+        supervised = any(unit["unit"] == SUPERVISOR for unit in seen["units"])
+        failed = sum(unit["active"] == "failed" for unit in workers)
+        wanted = active + failed if supervised else len(workers)
+        ready = _state(f"{active} of {wanted}", active == wanted) if workers else "-"
         table.add_row(host, services(seen["units"], seen["missing"]), ready, str(count) if workers else "-")
     return table
 

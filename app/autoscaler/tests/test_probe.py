@@ -61,6 +61,19 @@ def test_a_queue_without_a_worker_fails_the_probe(
     assert report["queues"]["served"]["executed"] == report["queues"]["served"]["sent"]
 
 
+def test_more_workers_than_asked_for_may_answer_and_all_do_their_share(
+    launched_worker: LaunchedWorkerFactory, run_probe: Any
+) -> None:
+    for name in ("one", "two"):
+        launched_worker("worker", "-n", f"{name}@here", "-Q", "shared", "-c", "1")
+
+    status, report = run_probe("--workers", "1", "--at-least", "--queue", "shared")
+
+    assert status == 0
+    assert sorted(report["workers"]) == ["one@here", "two@here"]
+    assert all(report["workers"].values())
+
+
 def test_a_missing_worker_fails_the_probe(launched_worker: LaunchedWorkerFactory, run_probe: Any) -> None:
     launched_worker("worker", "-Q", "served", "-c", "1")
 

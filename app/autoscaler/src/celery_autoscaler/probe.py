@@ -32,14 +32,15 @@ class QueueReport:
     workers: list[str] = field(default_factory=list)
 
 
-def workers_by_queue(app: Celery, expected: int, deadline: float) -> dict[str, list[str]]:
+def workers_by_queue(app: Celery, expected: int, at_least: bool, deadline: float) -> dict[str, list[str]]:
     """Return the names of the workers that consume each queue, as they answer themselves.
 
     Asks until the expected number has answered, as far as the deadline allows: a worker that has just started
     does not hear the first call.
     """
+    limit = None if at_least else expected
     while True:
-        answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=expected).active_queues() or {}
+        answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=limit).active_queues() or {}
         if len(answers) >= expected or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
             break
     found = defaultdict(list)
@@ -50,7 +51,7 @@ def workers_by_queue(app: Celery, expected: int, deadline: float) -> dict[str, l
 
 
 def executed_by_worker(app: Celery, workers: set[str]) -> Counter[str]:
-    """Return how many tasks each worker has executed since it started."""
+    """Return how many tasks each worker that answers has executed since it started."""
     inspect = app.control.inspect(destination=sorted(workers), timeout=INSPECT_TIMEOUT, limit=len(workers))
     stats = inspect.stats() or {}
     return Counter({worker: sum(answer["total"].values()) for worker, answer in stats.items()})
@@ -68,17 +69,18 @@ def wait_for(results: list[AsyncResult[Any]], deadline: float) -> None:
         time.sleep(0.05)
 
 
-def probe(app: Celery, queues: list[str], expected: int, timeout: float) -> dict[str, Any]:
-    """Send tasks to the queues until each of their workers has executed one.
+def probe(app: Celery, queues: list[str], expected: int, at_least: bool, timeout: float) -> dict[str, Any]:
+    """Send tasks to the queues until each of their workers has executed one, unless it ended meanwhile.
 
     Args:
         app: The Celery app.
         queues: The queues to send to.
         expected: How many workers should answer.
+        at_least: Whether more may answer.
         timeout: Seconds for everything.
     """
     deadline = time.monotonic() + timeout
-    consumers = workers_by_queue(app, expected, deadline)
+    consumers = workers_by_queue(app, expected, at_least, deadline)
     reports = {queue: QueueReport(workers=sorted(consumers.get(queue, []))) for queue in queues}
     workers = {worker for report in reports.values() for worker in report.workers}
     before = executed_by_worker(app, workers) if workers else Counter()
@@ -91,8 +93,11 @@ def probe(app: Celery, queues: list[str], expected: int, timeout: float) -> dict
                 results[queue] += send_batch(app, queue, deadline)
         wait_for([result for sent in results.values() for result in sent], deadline)
         if workers:
-            executed = executed_by_worker(app, workers) - before
+            answered = executed_by_worker(app, workers)
+            executed |= answered - before
             idle = workers - set(executed)
+            if at_least:  # who does not answer has been stopped
+                idle &= set(answered)
         if not idle or time.monotonic() >= deadline:
             break
     for queue, report in reports.items():
@@ -113,13 +118,15 @@ def main() -> int:
     parser.add_argument("-A", "--app", required=True, help="the Celery app, as for `celery -A`")
     parser.add_argument("--queue", action="append", required=True, help="a queue to send to; may be repeated")
     parser.add_argument("--workers", type=int, required=True, help="how many workers should answer")
+    parser.add_argument("--at-least", action="store_true", help="more may answer, for their number changes")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds for everything (default: 30)")
     options = parser.parse_args()
-    report = probe(find_app(options.app), options.queue, options.workers, options.timeout)
+    report = probe(find_app(options.app), options.queue, options.workers, options.at_least, options.timeout)
     json.dump(report, sys.stdout)
     whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
     busy = [worker for worker, count in report["workers"].items() if count]
-    return 0 if whole and len(busy) == options.workers else 1
+    enough = len(busy) >= options.workers if options.at_least else len(busy) == options.workers
+    return 0 if whole and enough else 1
 
 
 if __name__ == "__main__":
