@@ -1,9 +1,12 @@
 """The agent inside a worker: its lease, its counters, its drain, its fence; and the rescue of others."""
 
+import json
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from celery import bootsteps
@@ -19,7 +22,10 @@ from celery_autoscaler.systemd import notify
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0
+FIRST_BEAT = 0.05
 LEASE = 5.0
+# Tasks that the heartbeat shows at most.
+RUNNING_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
 RESCUE = 5000
 
@@ -52,12 +58,12 @@ class Heartbeat(threading.Thread):
         self.fence_obeyed = False
         self.heard = 0.0
         self.heard_since = 0.0
-        self.beating = threading.Lock()
-        ledger.renew = self.beat
 
     def run(self) -> None:
         """Beat until stopped; a server that does not answer is tried again."""
-        while not self.stopped.wait(BEAT):
+        beat = min(BEAT, self.ledger.lease / 5)
+        # The first beat shows that the worker consumes.
+        while not self.stopped.wait(beat if self.ledger.sessions else FIRST_BEAT):
             try:
                 self.beat()
             except RedisError as error:
@@ -67,20 +73,28 @@ class Heartbeat(threading.Thread):
     def counters(self) -> dict[str, Any]:
         """Return the heartbeat: what the worker is and does."""
         now = time.monotonic()
-        active = len(state.active_requests)
-        self.busy_seconds += active * (now - self.last_beat)
+        active, scheduled = snapshot(state.active_requests), snapshot(state.scheduled_requests)
+        self.busy_seconds += len(active) * (now - self.last_beat)
         self.last_beat = now
         name, _, host = worker_name(self.ledger.worker_id).partition("@")
+        etas = [request.eta.timestamp() for request in scheduled if request.eta is not None]
         return {
             "host": host,
             "group": name.rpartition("-")[0] or name,
             "pid": os.getpid(),
             "state": self.state,
-            "active": active,
-            "reserved": len(state.reserved_requests) - active,
-            "scheduled": len(state.scheduled_requests),
+            "concurrency": self.consumer.controller.concurrency,
+            "active": len(active),
+            "reserved": len(state.reserved_requests) - len(active),
+            "scheduled": len(scheduled),
+            "next_eta": min(etas, default=""),
             "processed": state.all_total_count[0],
             "busy_seconds": f"{self.busy_seconds:.3f}",
+            # Lists by name, and how many messages were taken from each.
+            "taken": json.dumps(self.ledger.taken),
+            # What runs: the task's name, and since when.
+            "running": json.dumps([(request.name, request.time_start) for request in active[:RUNNING_SHOWN]]),
+            "memory": memory_used(self.consumer.pool.info.get("processes", [])),
             "release": os.environ.get("CELERY_APP_RELEASE", ""),
         }
 
@@ -98,8 +112,7 @@ class Heartbeat(threading.Thread):
         ledger = self.ledger
         if not ledger.fenced and ledger.sessions > 0:
             try:
-                with self.beating:
-                    self.renew()
+                self.renew()
             except ResponseError as error:
                 ledger.fenced = isinstance(fenced_or(error), Fenced)
                 if not ledger.fenced:
@@ -116,17 +129,17 @@ class Heartbeat(threading.Thread):
         sent = time.monotonic()
         drain, dead, late = client.register_script(HEARTBEAT)(
             keys=[keys.worker(ledger.worker_id), keys.rescued(ledger.worker_id), keys.workers, keys.drain],
-            args=[ledger.worker_id, worker_name(ledger.worker_id), int(LEASE * 1000), *heartbeat],
+            args=[ledger.worker_id, worker_name(ledger.worker_id), int(ledger.lease * 1000), *heartbeat],
         )
         if bool(drain) != ledger.draining:
             ledger.draining = bool(drain)
             logger.info("Draining: nothing new is taken" if drain else "No longer draining")
         ledger.renewed = sent
         # Who did not hear the server may not be the only one: the others get a lease's time to come back.
-        if late or sent - self.heard > LEASE / 2:
+        if late or sent - self.heard > ledger.lease / 2:
             self.heard_since = sent
         self.heard = sent
-        if sent - self.heard_since < LEASE:
+        if sent - self.heard_since < ledger.lease:
             return
         for worker_id in map(bytes.decode, dead):
             if worker_id != ledger.worker_id:
@@ -137,6 +150,27 @@ class Heartbeat(threading.Thread):
         logger.error("Fenced: the lease ran out and the messages were given to others; this worker ends")
         self.consumer.on_close()
         state.should_stop = os.EX_TEMPFAIL
+
+
+def snapshot(requests: Any) -> list[Any]:
+    """Return what is in a set of requests that other threads change."""
+    while True:
+        try:
+            return list(requests)
+        except RuntimeError:
+            continue
+
+
+def memory_used(children: Iterable[int]) -> int:
+    """Return the bytes that a worker takes: its main process, and what its children do not share with it."""
+    used = 0
+    for pid in (os.getpid(), *children):
+        try:
+            _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+        except (OSError, ValueError):
+            continue
+        used += resident if pid == os.getpid() else resident - shared
+    return used * os.sysconf("SC_PAGE_SIZE")
 
 
 class Agent(bootsteps.StartStopStep):

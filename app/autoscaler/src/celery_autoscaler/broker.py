@@ -1,5 +1,6 @@
-"""The broker as the command line sees it: the app's own connection, the fleet's keys behind its prefix."""
+"""The broker as the supervisor and the command line see it: the app's own connection, the fleet's keys."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,9 @@ from redis import Redis
 
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import Client
+
+# Seconds after which a server that does not answer is given up, unless the app says otherwise.
+ANSWER = {"socket_timeout": 3.0, "socket_connect_timeout": 3.0}
 
 
 class NotRedis(Exception):  # noqa: N818 - says what is the case
@@ -22,6 +26,11 @@ class Broker:
     keys: Keys
     separator: str
     """What stands between a queue and its priority step in the name of a list."""
+    priority_steps: Sequence[int]
+
+    def lists(self, queue: str) -> list[str]:
+        """Return the names of a queue's lists without prefix, the most urgent first."""
+        return [f"{queue}{self.separator}{step}" if step else queue for step in self.priority_steps]
 
 
 def connect(app: Celery) -> Broker:
@@ -29,8 +38,17 @@ def connect(app: Celery) -> Broker:
 
     Raises:
         NotRedis: The app's broker is not Redis.
+        redis.RedisError: It cannot be reached.
     """
-    channel: Any = app.connection_for_write().default_channel
-    if getattr(channel.connection, "driver_type", None) != "redis":
+    options = ANSWER | app.conf.broker_transport_options
+    connection = app.connection_for_write(transport_options=options)
+    if connection.transport.driver_type != "redis":
         raise NotRedis(f"the broker of {app.main or 'the app'} is not Redis")
-    return Broker(Redis(connection_pool=channel.pool), Keys(channel.global_keyprefix), channel.sep)
+    # Asking the transport itself: kombu's connection would try again for minutes.
+    channel: Any = connection.transport.create_channel(connection.transport)
+    return Broker(
+        client=Redis(connection_pool=channel.pool),
+        keys=Keys(channel.global_keyprefix),
+        separator=channel.sep,
+        priority_steps=channel.priority_steps,
+    )

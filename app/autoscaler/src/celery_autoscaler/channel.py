@@ -23,7 +23,7 @@ A lost connection drops nothing: the process keeps its messages, the hash keeps 
 import contextlib
 import logging
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from queue import Empty
 from time import monotonic
@@ -63,7 +63,7 @@ return redis.call('HKEYS', KEYS[3])
 
 # KEYS: the worker's hash, its record, the lists by priority step and, within it, by queue.
 # ARGV: session, number of messages wanted, number of queues, whether queues take turns, prefix of the tokens.
-# Returns for each message the number of its queue, its token, itself; or FENCED.
+# Returns for each message the number of its list, its token, itself; or FENCED.
 # Invariant: who has no lease, or an older session, takes nothing: a late command of a broken connection does
 # no harm.
 # Invariant: a message is recorded before it leaves its list. A full server refuses the record, and the step
@@ -89,7 +89,7 @@ for first = 2, #KEYS - queues, queues do
                 return taken
             end
             redis.call('RPOP', list)
-            taken[#taken + 1] = queue
+            taken[#taken + 1] = first + queue - 2
             taken[#taken + 1] = token
             taken[#taken + 1] = message
             if turns then
@@ -128,13 +128,16 @@ class Ledger:
         self.unsent: set[str] = set()
         self.unreturned: dict[str, str | None] = {}
         self.fetches = 0
+        # How many messages were taken from each list, by its name without prefix.
+        self.taken: Counter[str] = Counter()
         self.sessions = 0
         self.draining = False
         self.fenced = False
         self.closing = False
-        # When the lease was last renewed, by the process's clock, and how to renew it now.
+        # When the lease was last renewed, by the process's clock.
         self.renewed = 0.0
-        self.renew: Callable[[], None] = _turn
+        # Tries a request again soon, where there is an event loop that must not wait for it.
+        self.postpone: Callable[[Any], Any] | None = None
         # virtual.QoS looks for it.
         self.delivered.restored = False  # type: ignore[attr-defined]
 
@@ -151,6 +154,11 @@ class Ledger:
         if self._client is None:
             raise RuntimeError("the worker has not connected yet")
         return self._client
+
+    @property
+    def silent(self) -> bool:
+        """Whether the server has not confirmed the lease for so long that it may be over."""
+        return monotonic() - self.renewed > self.lease
 
     def held(self) -> list[str]:
         """Return the tokens of the messages that are not settled."""
@@ -182,7 +190,9 @@ class Ledger:
     def settle(self, token: str) -> None:
         """Delete the record of a message. If the server does not hear it, that is tried again later."""
         self.unsent.add(token)
-        self.flush()
+        # Else the event loop would wait in vain for each of them; the heartbeat tries it.
+        if not self.silent:
+            self.flush()
 
     def put_back_last(self, token: str, died: str | None) -> None:
         """Put a message back at the end of its list. If the server does not hear it, that is tried again."""
@@ -206,16 +216,19 @@ class Ledger:
         """Put back what is left and give up the lease, at the end of the worker."""
         if self.fenced or self.pid != os.getpid() or self._client is None:
             return
-        if held := self.held():
-            logger.info("Giving back %d messages that were not finished", len(held))
-            self.give_back(held)
-            self.delivered.clear()
-        self.flush()
-        if not self.unsent:
-            with self.client.pipeline() as pipe:
-                pipe.zrem(self.keys.workers, self.worker_id).delete(
-                    self.keys.worker(self.worker_id)
-                ).execute()
+        try:
+            if held := self.held():
+                logger.info("Giving back %d messages that were not finished", len(held))
+                self.give_back(held)
+                self.delivered.clear()
+            self.flush()
+            if not self.unsent:
+                with self.client.pipeline() as pipe:
+                    pipe.zrem(self.keys.workers, self.worker_id).delete(
+                        self.keys.worker(self.worker_id)
+                    ).execute()
+        except redis.get_redis_error_classes().connection_errors as error:
+            logger.warning("The broker is away (%s): others give back what is left", error)
 
     def give_back(self, tokens: Iterable[str], **circumstances: Any) -> None:
         """Put messages back into their lists; see :func:`celery_autoscaler.recovery.give_back`."""
@@ -272,6 +285,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._session: str | None = None
         self._next_fetch = 0.0
         self._poll_interval = POLL[0]
+        self._queues: list[str] = []
         self._lists: list[str] = []
         self._tracked: Any = None
         self._tracking_known = True
@@ -308,10 +322,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._fetch_sha = ledger.client.script_load(FETCH)
         self._track(connection)
         ledger.fetches += 1
-        self._lists = queues
+        self._queues = queues
         keys = ledger.keys
-        steps = self.priority_steps
-        lists = [keys.prefix + self._q_for_pri(queue, step) for step in steps for queue in queues]
+        self._lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        lists = [keys.prefix + name for name in self._lists]
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
         connection.send_command(
@@ -349,7 +363,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
             raise Empty
         undeliverable = []
         for number, token, raw in messages:
-            queue = self._lists[int(number) - 1]
+            position = int(number) - 1
+            self.ledger.taken[self._lists[position]] += 1
+            queue = self._queues[position % len(self._queues)]
             if queue in self.connection._callbacks:
                 self._queue_cycle.rotate(queue)
                 self._deliver_one(queue, token.decode(), raw)
@@ -520,9 +536,13 @@ class SentinelTransport(Transport, redis.SentinelTransport):  # type: ignore[mis
     Channel = SentinelChannel
 
 
+# By the scheme of the broker's URL.
+TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
+
+
 def transport_for(scheme: str, ledger: Ledger) -> type[Transport] | None:
     """Return the transport for a worker's connection, or nothing where the broker is not Redis."""
-    base = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}.get(scheme)
+    base = TRANSPORTS.get(scheme)
     return type(base.__name__, (base,), {"ledger": ledger}) if base else None
 
 

@@ -1,33 +1,252 @@
-"""The command ``celery-autoscaler``."""
+"""The command ``celery-autoscaler``, also ``celery -A proj autoscaler``."""
 
+import getpass
+import json
+import logging
+import signal
 import sys
+import time
+from functools import cached_property
+from types import FrameType
+from typing import Any
 
 import click
+from celery import Celery
 from celery.app.utils import find_app
 from redis.exceptions import RedisError
+from rich.console import Console
+from rich.live import Live
 
-from celery_autoscaler import dead_letters, recovery
-from celery_autoscaler.broker import Broker, NotRedis, connect
+from celery_autoscaler import broker as brokers
+from celery_autoscaler import check as checks
+from celery_autoscaler import dead_letters, fleet_status, http, overrides, recovery, settings, terminal
 from celery_autoscaler.keys import worker_name
+from celery_autoscaler.supervisor import Supervisor
+from celery_autoscaler.systemd import notify
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two pictures of `status --watch`.
+WATCH = 1.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Context:
+    """The app that a command is about."""
+
+    def __init__(self, app: Celery, name: str) -> None:
+        self.app = app
+        self.name = name
+
+    @cached_property
+    def broker(self) -> brokers.Broker:
+        """The app's broker."""
+        try:
+            return brokers.connect(self.app)
+        except (brokers.NotRedis, RedisError) as error:
+            raise click.ClickException(f"-A {self.name}: {error}") from error
+
+
+class Commands(click.Group):
+    """Commands whose broker may be gone at any moment."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; say in one line that Redis does not answer."""
+        try:
+            return super().invoke(ctx)
+        except RedisError as error:
+            raise click.ClickException(f"Redis: {error}") from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-A", "--app", required=True, envvar="CELERY_APP", help="The Celery app, as for `celery -A`.")
 @click.pass_context
 def main(context: click.Context, app: str) -> None:
-    """Look after the workers of a Celery app."""
+    """Supervise the workers of a Celery app, and look after them."""
     try:
-        context.obj = connect(find_app(app))
-    except (NotRedis, ImportError, AttributeError, RedisError) as error:
+        context.obj = Context(find_app(app), app)
+    except (ImportError, AttributeError) as error:
         raise click.ClickException(f"-A {app}: {error}") from error
 
 
-@main.command()
+@click.group(cls=Commands)
+@click.pass_context
+def autoscaler(context: click.Context, /, **_: Any) -> None:
+    """Supervise the workers of the app, and look after them."""
+    name = context.find_root().params["app"]
+    context.obj = Context(context.obj.app, name if isinstance(name, str) else context.obj.app.main)
+
+
+# --- The supervisor ------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
+@click.option("-l", "--loglevel", default="INFO", help="Level of the log (default: INFO).")
+@click.pass_obj
+def run(context: Context, config: str, loglevel: str) -> None:
+    """Supervise the workers of this host until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+    logging.basicConfig(
+        level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
+    )
+    supervisor = Supervisor(context.app, context.name, settings.load(context.app, config))
+    server = http.serve(supervisor, supervisor.settings)
+
+    def end(number: int, _: FrameType | None) -> None:
+        logger.info("%s: ending", signal.Signals(number).name)
+        notify("STOPPING=1")
+        supervisor.stop()
+
+    def read_again(*_: Any) -> None:
+        try:
+            supervisor.reload(settings.load(context.app, config))
+        except settings.SettingsError as error:
+            logger.error("The settings stay as they were: %s", error.message)  # noqa: TRY400
+
+    def tell() -> None:
+        workers, state = len(supervisor.local), supervisor.status["state"]
+        notify("READY=1", "WATCHDOG=1", f"STATUS={state}, {workers} workers here")
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGHUP, read_again)
+    supervisor.on_tick = tell
+    supervisor.run()
+    if server is not None:
+        server.shutdown()
+
+
+@click.command("check")
+@click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
+@click.pass_obj
+def check_settings(context: Context, config: str) -> None:
+    """Look for settings that cost tasks or time; exit 1 if any can lose or double a task."""
+    found = checks.check(context.app, settings.load(context.app, config), context.broker)
+    for finding in found:
+        click.echo(str(finding))
+    if not found:
+        click.echo("nothing to say against these settings")
+    sys.exit(any(finding.is_error for finding in found))
+
+
+@click.command()
+@click.option("-w", "--watch", is_flag=True, help="Show it again every second.")
+@click.option("--json", "as_json", is_flag=True, help="Print it for other programs.")
+@click.pass_obj
+def status(context: Context, watch: bool, as_json: bool) -> None:
+    """Show whether the workers keep up, and what each group, queue, host and worker does."""
+    if as_json:
+        click.echo(json.dumps(fleet_status.fleet_status(context.broker).as_dict()))
+        return
+    if not watch:
+        Console().print(terminal.status_view(fleet_status.fleet_status(context.broker)))
+        return
+    with Live(screen=True, auto_refresh=False) as live:
+        while True:
+            view = terminal.status_view(fleet_status.fleet_status(context.broker))
+            live.update(view, refresh=True)
+            time.sleep(WATCH)
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.option("-n", "--number", default=10, help="How many decisions (default: 10).")
+@click.pass_obj
+def explain(context: Context, group: str | None, number: int) -> None:
+    """Say in words what was decided last, for GROUP or for all, and why."""
+    found = list(fleet_status.records(context.broker, number, group))
+    console = Console()
+    for record in reversed(found):
+        console.print(terminal.record_view(record))
+    if not found:
+        click.echo("nothing was decided yet")
+
+
+# --- What operators want -------------------------------------------------------------------------------
+
+
+def known_group(context: Context, group: str | None) -> str:
+    """Return a group's name for the overrides.
+
+    Raises:
+        click.ClickException: No living supervisor has such a group.
+    """
+    if group is None:
+        return overrides.ALL
+    groups = fleet_status.fleet_status(context.broker).groups
+    if groups and group not in groups:
+        raise click.ClickException(f"no group '{group}'; there are: {', '.join(sorted(groups))}")
+    return group
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.pass_obj
+def pause(context: Context, group: str | None) -> None:
+    """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
+    overrides.change(context.broker, known_group(context, group), getpass.getuser(), paused=True)
+    click.echo(f"{group or 'all groups'}: paused")
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.pass_obj
+def resume(context: Context, group: str | None) -> None:
+    """Take a pause back."""
+    overrides.change(context.broker, known_group(context, group), getpass.getuser(), paused=None)
+    click.echo(f"{group or 'all groups'}: no longer paused")
+
+
+@click.command()
+@click.argument("group")
+@click.option("--min", "minimum", type=click.IntRange(0), help="Workers of the fleet that always run.")
+@click.option("--max", "maximum", type=click.IntRange(1), help="Workers that the fleet never exceeds.")
+@click.option("--reset", is_flag=True, help="Back to the settings.")
+@click.pass_obj
+def scale(context: Context, group: str, minimum: int | None, maximum: int | None, reset: bool) -> None:
+    """Change the bounds of GROUP until they are reset."""
+    if not reset and minimum is None and maximum is None:
+        raise click.UsageError("give --min, --max or --reset")
+    if None not in (minimum, maximum) and minimum > maximum:  # type: ignore[operator]
+        raise click.UsageError(f"--min {minimum} is more than --max {maximum}")
+    name = known_group(context, group)
+    if reset:
+        wishes: dict[str, int | None] = {"minimum": None, "maximum": None}
+    else:
+        given = {"minimum": minimum, "maximum": maximum}
+        wishes = {bound: value for bound, value in given.items() if value is not None}
+    now = overrides.change(context.broker, name, getpass.getuser(), **wishes)
+    bounds = [f"{bound} {now[bound]}" for bound in ("minimum", "maximum") if bound in now]
+    click.echo(f"{group}: {', '.join(bounds) or 'the bounds of its settings'}")
+
+
+@click.command()
+@click.argument("worker")
+@click.option("--undo", is_flag=True, help="Let it take messages again.")
+@click.pass_obj
+def drain(context: Context, worker: str, undo: bool) -> None:
+    """Let WORKER take nothing new and finish what it holds; a supervisor then ends and replaces it."""
+    broker = context.broker
+    if worker not in {worker_name(name) for name in workers(broker)}:
+        raise click.ClickException(f"no worker '{worker}' has a lease")
+    if undo:
+        broker.client.srem(broker.keys.drain, worker)
+    else:
+        broker.client.sadd(broker.keys.drain, worker)
+    click.echo(f"{worker}: {'takes messages again' if undo else 'takes nothing new'}")
+
+
+def workers(broker: brokers.Broker) -> list[str]:
+    """Return the ids of the workers that have a lease, or had one and were not given up."""
+    return [member.decode() for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+
+
+@click.command()
 @click.argument("worker", required=False)
 @click.pass_obj
-def recover(broker: Broker, worker: str | None) -> None:
+def recover(context: Context, worker: str | None) -> None:
     """Give back the messages of WORKER, if it is dead; of all dead workers if none is named."""
-    ids = [member.decode() for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+    broker = context.broker
+    ids = workers(broker)
     if worker is not None:
         ids = [worker_id for worker_id in ids if worker in (worker_id, worker_name(worker_id))]
         if not ids:
@@ -44,24 +263,10 @@ def recover(broker: Broker, worker: str | None) -> None:
         click.echo(f"no worker is dead; {len(ids)} have a lease")
 
 
-@main.command()
-@click.argument("worker")
-@click.option("--undo", is_flag=True, help="Let it take messages again.")
-@click.pass_obj
-def drain(broker: Broker, worker: str, undo: bool) -> None:
-    """Let WORKER take nothing new and finish what it holds."""
-    if worker not in {
-        worker_name(member.decode()) for member in broker.client.zrange(broker.keys.workers, 0, -1)
-    }:
-        raise click.ClickException(f"no worker '{worker}' has a lease")
-    if undo:
-        broker.client.srem(broker.keys.drain, worker)
-    else:
-        broker.client.sadd(broker.keys.drain, worker)
-    click.echo(f"{worker}: {'takes messages again' if undo else 'takes nothing new'}")
+# --- Dead letters --------------------------------------------------------------------------------------
 
 
-@main.group("dead-letter")
+@click.group("dead-letter")
 def dead_letter() -> None:
     """Look at the messages that came back too often."""
 
@@ -69,8 +274,9 @@ def dead_letter() -> None:
 @dead_letter.command("list")
 @click.argument("queue", required=False)
 @click.pass_obj
-def list_letters(broker: Broker, queue: str | None) -> None:
+def list_letters(context: Context, queue: str | None) -> None:
     """List the dead letters of QUEUE, or of all queues."""
+    broker = context.broker
     for name in [queue] if queue else dead_letters.queues(broker):
         for _, letter in dead_letters.letters(broker, name):
             click.echo(
@@ -82,18 +288,25 @@ def list_letters(broker: Broker, queue: str | None) -> None:
 @dead_letter.command()
 @click.argument("queue")
 @click.pass_obj
-def replay(broker: Broker, queue: str) -> None:
+def replay(context: Context, queue: str) -> None:
     """Send the dead letters of QUEUE to their lists again."""
-    click.echo(f"{queue}: {dead_letters.replay(broker, queue)} messages sent again")
+    click.echo(f"{queue}: {dead_letters.replay(context.broker, queue)} messages sent again")
 
 
 @dead_letter.command()
 @click.argument("queue")
 @click.confirmation_option(prompt="Delete them for good?")
 @click.pass_obj
-def purge(broker: Broker, queue: str) -> None:
+def purge(context: Context, queue: str) -> None:
     """Delete the dead letters of QUEUE."""
-    click.echo(f"{queue}: {dead_letters.purge(broker, queue)} messages deleted")
+    click.echo(f"{queue}: {dead_letters.purge(context.broker, queue)} messages deleted")
+
+
+for group in (main, autoscaler):
+    for command in (
+        run, status, explain, pause, resume, scale, drain, check_settings, recover, dead_letter
+    ):  # fmt: skip
+        group.add_command(command)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,29 @@ class Keys:
         """Set of the names of workers that shall take nothing new."""
         return f"{self.prefix}fleet:drain"
 
+    @property
+    def supervisors(self) -> str:
+        """Sorted set: host of a supervisor → end of its lease, in milliseconds of the server's clock."""
+        return f"{self.prefix}fleet:supervisors"
+
+    def supervisor(self, host: str) -> str:
+        """Hash that lives as long as the supervisor's lease: what its host offers, what it sees and does."""
+        return f"{self.prefix}fleet:supervisor:{host}"
+
+    def claims(self, group: str) -> str:
+        """Sorted set: name of a worker that is starting → end of the claim, in milliseconds."""
+        return f"{self.prefix}fleet:claims:{group}"
+
+    @property
+    def decisions(self) -> str:
+        """Stream of decisions, the oldest of which are dropped."""
+        return f"{self.prefix}fleet:decisions"
+
+    @property
+    def overrides(self) -> str:
+        """Hash: group, or ``*`` for all → what an operator has set for it, as JSON."""
+        return f"{self.prefix}fleet:overrides"
+
     def dead_letter(self, queue: str) -> str:
         """List of the messages of a queue that came back too often, the newest first."""
         return f"{self.prefix}dead_letter:{queue}"

@@ -9,35 +9,21 @@ the environment the worker is plain Celery's.
 import importlib
 import os
 import sys
-from typing import Any
 
-from celery.bin.celery import main as celery_main
-from celery.signals import beat_init, worker_ready, worker_shutting_down
+from celery import maybe_patch_concurrency
 
-from celery_autoscaler.systemd import notify
-
-
-@worker_ready.connect
-def _worker_consumes(sender: Any, **_: Any) -> None:
-    queues = ", ".join(sorted(sender.app.amqp.queues.consume_from))
-    notify("READY=1", f"STATUS=consuming {queues}")
-
-
-@worker_shutting_down.connect
-def _worker_stops(how: str, **_: Any) -> None:
-    notify("STOPPING=1", f"STATUS={how.lower()} shutdown: running tasks are finished first")
-
-
-@beat_init.connect
-def _beat_begins(**_: Any) -> None:
-    notify("READY=1", "STATUS=sending due tasks, or waiting for the schedule's lock")
+from celery_autoscaler.parent import end_with_supervisor
 
 
 def main() -> int:
     """Run the Celery command line given in ``sys.argv``; return its exit status."""
+    end_with_supervisor()
+    # A pool of greenlets needs it before the rest is imported.
+    maybe_patch_concurrency()
+    importlib.import_module("celery_autoscaler.readiness")
     if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
         importlib.import_module("celery_autoscaler.worker")
-    return int(celery_main() or 0)
+    return int(importlib.import_module("celery.bin.celery").main() or 0)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ DAY = 86_400
 # The counter beside kombu's own mark `redelivered`.
 COUNT = "redelivery_count"
 
-# KEYS: the worker's hash, its fence.  ARGV: seconds for which the fence stands.
+# KEYS: the worker's hash, its fence.  ARGV: seconds for which the fence stands, whether its death is certain.
 # Invariant: nobody is rescued while his lease lives, and whoever is being rescued can never renew it.
 BEGIN = """
+if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('SET', KEYS[2], '1', 'EX', ARGV[1])
 return 1
@@ -171,6 +172,7 @@ def recover(
     *,
     separator: str,
     limit: int | None = None,
+    certain: bool = False,
     max_redeliveries: int = MAX_REDELIVERIES,
 ) -> int | None:
     """Give back what a dead worker held, and forget the worker once that is all.
@@ -182,13 +184,14 @@ def recover(
         separator: What stands between a queue and its priority step in the name of a list.
         limit: How many messages to give back at most, for those who have other duties; the rest is left for
             the next call.
+        certain: Whether the caller has seen the worker's processes end: then its lease ends as well.
         max_redeliveries: How often a message may come back before it goes to the dead letters.
 
     Returns:
         How many messages this call moved, or nothing if the worker's lease lives.
     """
     begin = client.register_script(BEGIN)
-    if not begin(keys=[keys.worker(worker_id), keys.rescued(worker_id)], args=[DAY]):
+    if not begin(keys=[keys.worker(worker_id), keys.rescued(worker_id)], args=[DAY, int(certain)]):
         return None
     tokens = sorted((token.decode() for token in client.hkeys(keys.unacked(worker_id))), reverse=True)
     moved = give_back(

@@ -1,0 +1,134 @@
+"""Look for settings that cost tasks or time: those of the app, of the supervisor and of the Redis server."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from celery import Celery
+
+from celery_autoscaler.broker import Broker
+from celery_autoscaler.fleet_status import fleet_status
+from celery_autoscaler.settings import Group, Settings
+
+# Connections that a worker opens, besides those of its tasks.
+CONNECTIONS = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that should be otherwise."""
+
+    is_error: bool
+    """Whether tasks can be lost or run twice by it."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'error' if self.is_error else 'warning'}: {self.text}"
+
+
+def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
+    """Return what is found, errors first.
+
+    Raises:
+        redis.RedisError: The server does not answer.
+    """
+    found = [*check_app(app), *check_queues(app, settings), *check_server(settings, broker)]
+    for group in settings.groups.values():
+        found += check_group(app, group, broker)
+    return sorted(found, key=lambda finding: not finding.is_error)
+
+
+def check_app(app: Celery) -> Iterator[Finding]:
+    """Look at the settings of the app."""
+    conf = app.conf
+    if not conf.task_acks_late:
+        yield Finding(True, "task_acks_late is off: a worker that is killed loses the tasks it runs")
+    elif not conf.task_reject_on_worker_lost:
+        yield Finding(
+            True,
+            "task_reject_on_worker_lost is off: a task whose process is killed for want of memory is lost",
+        )
+    if conf.worker_prefetch_multiplier != 1:
+        yield Finding(
+            False,
+            f"worker_prefetch_multiplier={conf.worker_prefetch_multiplier}: tasks wait behind long ones in a "
+            "worker while others are idle; 1 is right unless tasks take a few milliseconds",
+        )
+    if "visibility_timeout" in conf.broker_transport_options:
+        seconds = conf.broker_transport_options["visibility_timeout"]
+        yield Finding(
+            False,
+            f"visibility_timeout={seconds}: the workers of this fleet need none; in plain workers beside "
+            "them, tasks that run or wait for longer run twice",
+        )
+    if os.environ.get("REMAP_SIGTERM"):
+        yield Finding(
+            True, f"REMAP_SIGTERM={os.environ['REMAP_SIGTERM']}: stopping a worker interrupts its tasks"
+        )
+
+
+def check_queues(app: Celery, settings: Settings) -> Iterator[Finding]:
+    """Compare the queues of the app with those of the groups."""
+    served = {queue for group in settings.groups.values() for queue in group.queues}
+    for queue in sorted(set(app.amqp.queues) - served):
+        yield Finding(True, f"queue {queue} of the app belongs to no group: its tasks wait for ever")
+    for queue in sorted(served - set(app.amqp.queues)):
+        yield Finding(False, f"queue {queue} is none of the app's (task_queues): is the name right?")
+
+
+def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
+    """Look at the settings of a group, and at what its workers were seen to do."""
+    if autoscale := group.options.get("autoscale"):
+        most, _, least = str(autoscale).partition(",")
+        if least and int(least) > int(most):
+            yield Finding(True, f"{group.name}: autoscale={autoscale} is the wrong way round: it is max,min")
+        else:
+            yield Finding(
+                False,
+                f"{group.name}: autoscale={autoscale}: the supervisor counts on {group.concurrency} slots",
+            )
+    limit = app.conf.task_time_limit
+    if limit and limit > group.drain_timeout:
+        yield Finding(
+            False,
+            f"{group.name}: drain_timeout={group.drain_timeout:g} is shorter than task_time_limit={limit}: "
+            "a stop gives running tasks back",
+        )
+    seen = fleet_status(broker).groups.get(group.name)
+    if seen is None:
+        return
+    takes, startup = seen["service_time"], seen["startup"]
+    if takes and takes > group.drain_timeout:
+        yield Finding(
+            False,
+            f"{group.name}: its tasks take {takes:.0f} s in the mean, longer than drain_timeout="
+            f"{group.drain_timeout:g}: a stop gives them back",
+        )
+    if group.min_workers == 0 and startup > group.promise:
+        yield Finding(
+            False,
+            f"{group.name}: a start takes {startup:.0f} s, so that with min_workers=0 the promise of "
+            f"{group.promise:g} s cannot be kept",
+        )
+    if startup > app.conf.worker_proc_alive_timeout:
+        yield Finding(
+            False,
+            f"{group.name}: worker_proc_alive_timeout={app.conf.worker_proc_alive_timeout} is shorter than "
+            f"the {startup:.0f} s that a start takes: children are killed while they start",
+        )
+
+
+def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
+    """Look at the Redis server."""
+    info = broker.client.info()
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield Finding(True, f"Redis has maxmemory-policy {policy}: when it is full it drops tasks")
+    if not info.get("aof_enabled"):
+        yield Finding(False, "Redis has no append-only file: when it is killed, tasks are lost")
+    most = int(info.get("maxclients", 0))
+    needed = CONNECTIONS * sum(group.max_workers for group in settings.groups.values())
+    if most and needed > most:
+        yield Finding(
+            False, f"Redis allows {most} clients; so many workers at their maximum need about {needed}"
+        )

@@ -1,0 +1,175 @@
+"""What cannot be read off but follows from what can: arrival rate, service time, age, start-up time.
+
+Pure: no I/O, no clock of its own. Times are seconds of any steady clock.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Time constants of the arrival rate, in seconds: a quick one to follow a burst, a slow one to keep from it.
+FAST = 3.0
+SLOW = 30.0
+# Seconds after which an observation of the service time has lost most of its weight.
+MEMORY = 120.0
+# Tasks for which all that was done before the first look counts.
+HISTORY = 10
+# Start-up times that are remembered.
+STARTS = 10
+# Seconds that a start is taken to last before one was measured.
+FIRST_START = 3.0
+
+
+@dataclass
+class Average:
+    """An exponentially weighted moving average over uneven steps."""
+
+    constant: float
+    value: float = 0.0
+
+    def update(self, value: float, seconds: float) -> None:
+        """Take in a value that held for so many seconds."""
+        self.value += (1.0 - math.exp(-seconds / self.constant)) * (value - self.value)
+
+
+class Age:
+    """Age of the oldest message of a list, from its length and from how many were taken out of it.
+
+    In a FIFO list the message next to be taken came when the number of arrivals reached the present number
+    of departures plus one; arrivals are departures plus length. Between two looks arrivals are taken to be
+    even. Messages need no time stamp.
+    """
+
+    def __init__(self) -> None:
+        self._departed = 0
+        self._taken = 0
+        # Time, number of arrivals by then; the first one has arrivals of which all but some have departed.
+        self._arrivals: deque[tuple[float, int]] = deque()
+
+    def update(self, now: float, length: int, taken: int) -> float:
+        """Take in a look.
+
+        Args:
+            now: When it was.
+            length: Messages in the list.
+            taken: Messages taken from the list until now, in all.
+
+        Returns:
+            Seconds for which the oldest message has waited; at most since the first look.
+        """
+        self._departed += max(0, taken - self._taken)
+        self._taken = taken
+        arrived = self._departed + length
+        if not self._arrivals:
+            # What was there at the first look came just then, as far as can be known.
+            self._arrivals.append((now, self._departed))
+        last = self._arrivals[-1][1]
+        if arrived < last:
+            # Somebody else took messages.
+            self._departed += last - arrived
+            arrived = last
+        if length == 0:
+            self._arrivals.clear()
+            self._arrivals.append((now, arrived))
+            return 0.0
+        if arrived > last:
+            self._arrivals.append((now, arrived))
+        while len(self._arrivals) > 1 and self._arrivals[1][1] <= self._departed:
+            self._arrivals.popleft()
+        return now - self._arrival_of(self._departed + 1)
+
+    def _arrival_of(self, number: int) -> float:
+        begin, before = self._arrivals[0]
+        if len(self._arrivals) == 1:
+            return begin
+        end, after = self._arrivals[1]
+        return begin + (end - begin) * (number - before) / (after - before)
+
+
+@dataclass(frozen=True)
+class WorkerCounters:
+    """What a worker has done since it started, and what it holds."""
+
+    processed: int
+    """Tasks that it has begun."""
+    held: int
+    """Messages that it has taken and not begun."""
+    busy_seconds: float
+    """Seconds of work of all its slots together."""
+
+
+@dataclass
+class Meter:
+    """Arrival rate and service time of a group."""
+
+    fast: Average = field(default_factory=lambda: Average(FAST))
+    slow: Average = field(default_factory=lambda: Average(SLOW))
+    busy: float = 0.0
+    begun: float = 0.0
+    recent_busy: float = 0.0
+    recent_begun: float = 0.0
+    _at: float | None = None
+    _waiting: int = 0
+    _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
+
+    def update(self, now: float, waiting: int, counters: Mapping[str, WorkerCounters]) -> None:
+        """Take in a look.
+
+        Args:
+            now: When it was.
+            waiting: Messages in the lists of the group, those for the future among them.
+            counters: Of each living worker of the group, by its id.
+        """
+        before, begun, busy = self._counters, 0, 0.0
+        for worker, seen in counters.items():
+            known = before.get(worker, WorkerCounters(0, 0, 0.0))
+            begun += max(0, seen.processed - known.processed)
+            busy += max(0.0, seen.busy_seconds - known.busy_seconds)
+        if self._at is not None and now > self._at:
+            seconds = now - self._at
+            held = sum(seen.held for seen in counters.values()) - sum(seen.held for seen in before.values())
+            arrived = max(0, waiting - self._waiting + held + begun)
+            self.fast.update(arrived / seconds, seconds)
+            self.slow.update(arrived / seconds, seconds)
+            fade, recent_fade = math.exp(-seconds / MEMORY), math.exp(-seconds / SLOW)
+            self.busy = self.busy * fade + busy
+            self.begun = self.begun * fade + begun
+            self.recent_busy = self.recent_busy * recent_fade + busy
+            self.recent_begun = self.recent_begun * recent_fade + begun
+        elif begun:
+            # What the workers did before this process came tells how long tasks take, not when they arrived.
+            weight = min(1.0, HISTORY / begun)
+            self.busy, self.begun = busy * weight, begun * weight
+        self._at, self._waiting, self._counters = now, waiting, dict(counters)
+
+    @property
+    def service_time(self) -> float | None:
+        """Mean seconds of work a task (Little's law): work done over tasks begun; none before the first."""
+        return self.busy / self.begun if self.begun >= 0.5 and self.busy > 0 else None
+
+    @property
+    def is_slowing(self) -> bool:
+        """Whether tasks take distinctly longer lately than before: more of them at once would not help."""
+        if self.recent_begun < 1 or self.begun < 1 or self.busy <= 0:
+            return False
+        return self.recent_busy / self.recent_begun > 1.25 * self.busy / self.begun
+
+
+class StartUp:
+    """How long workers take from their start until they consume."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=STARTS)
+
+    def add(self, seconds: float) -> None:
+        """Take in a start."""
+        self._seconds.append(seconds)
+
+    @property
+    def seconds(self) -> float:
+        """What nine of ten starts stay below."""
+        if not self._seconds:
+            return FIRST_START
+        ordered = sorted(self._seconds)
+        return ordered[math.ceil(0.9 * len(ordered)) - 1]

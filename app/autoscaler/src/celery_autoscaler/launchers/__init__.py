@@ -1,0 +1,64 @@
+"""How workers are started and stopped."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from celery_autoscaler.settings import Group
+
+
+class State(Enum):
+    """What a launcher knows of a worker; whether it consumes only its heartbeat tells."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """Asked to end."""
+    FAILED = "failed"
+    """Ended without having been asked to."""
+
+
+class Push(Enum):
+    """How a worker is made to end, the milder ways first."""
+
+    TERM = "SIGTERM: finish what runs"
+    QUIT = "SIGQUIT: give back what runs"
+    KILL = "SIGKILL"
+
+
+class Launcher(Protocol):
+    """Starts and stops the workers of this host. No call waits for a worker."""
+
+    outlived: bool
+    """Whether the workers go on when the supervisor ends."""
+
+    def start(self, group: Group, worker: str) -> None:
+        """Start a worker, ``<group>-<n>``."""
+
+    def workers(self) -> dict[str, State]:
+        """Return the workers that there are, by name; one that has ended when asked to is gone."""
+
+    def push(self, worker: str, how: Push) -> None:
+        """Make a worker end."""
+
+    def bury(self, worker: str) -> None:
+        """Forget a worker that has failed, so that its name can be used again."""
+
+    def last_words(self, worker: str) -> list[str]:
+        """Return the last lines that a worker printed."""
+
+    def close(self) -> None:
+        """Let go of what the launcher holds; it starts and stops nothing any more."""
+
+
+@dataclass(frozen=True)
+class LaunchError(Exception):
+    """A worker could not be started or stopped: one line that says why."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+# Lines of a worker's output that are worth showing when it has failed.
+LAST_WORDS = 5

@@ -1,0 +1,130 @@
+"""The workers of this host: what they do between their start and their end, and how they are stopped."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from celery_autoscaler.launchers import Push
+from celery_autoscaler.observation import WorkerSeen
+from celery_autoscaler.policy import Candidate
+
+logger = logging.getLogger(__name__)
+
+# Seconds for the signals of a stop: from SIGTERM to SIGQUIT when the time to drain is over, from SIGTERM to
+# SIGQUIT for one that has nothing left to do and hangs, and from SIGQUIT, after which what runs gets some
+# seconds to end before it is given back, to SIGKILL.
+TERM_TO_QUIT = 1.0
+HANGING = 20.0
+QUIT_TO_KILL = 20.0
+# Seconds for which a worker with free slots may take nothing while messages wait for it.
+CATATONIC = 15.0
+# Seconds that a start may take.
+START_TIMEOUT = 120.0
+# A worker that ends sooner after its start has failed to start.
+SHORT_LIFE = 30.0
+
+
+@dataclass
+class LocalWorker:
+    """One worker of this host."""
+
+    name: str
+    """``<group>-<n>``."""
+    group: str
+    since: float
+    """When it was started, or first seen."""
+    adopted: bool = False
+    """Whether it was there before this supervisor."""
+    ready_at: float | None = None
+    lasted: bool = False
+    seen: WorkerSeen | None = None
+    """Its last heartbeat, while its lease lives."""
+    stop_since: float | None = None
+    stop_why: str = ""
+    may_return: bool = False
+    """Whether it is stopped for want of work only."""
+    drain_timeout: float = 600.0
+    pushed: dict[Push, float] = field(default_factory=dict)
+    _progress: tuple[int, int] = (0, 0)
+    _progress_at: float = 0.0
+
+    @property
+    def state(self) -> str:
+        """What it does: starting, ready, draining or stopping."""
+        if self.pushed:
+            return "stopping"
+        if self.stop_since is not None:
+            return "draining"
+        return "starting" if self.ready_at is None else "ready"
+
+    def look(self, now: float, seen: WorkerSeen | None) -> float | None:
+        """Take in its heartbeat; return how long its start took, the first time that it consumes."""
+        self.seen = seen
+        if seen is None or seen.state != "running" or self.ready_at is not None:
+            return None
+        self.ready_at = self._progress_at = now
+        return now - self.since
+
+    def is_catatonic(self, now: float, waiting: int) -> bool:
+        """Whether it lives, has room, and takes nothing although messages wait for it."""
+        if self.seen is None or self.state != "ready":
+            return False
+        progress = (self.seen.processed, sum(self.seen.taken.values()))
+        has_room = self.seen.active < self.seen.concurrency and not self.seen.reserved
+        if progress != self._progress or not waiting or not has_room:
+            self._progress, self._progress_at = progress, now
+        return now - self._progress_at > CATATONIC
+
+    def candidate(self, now_epoch: float, version: str, service_times: Mapping[str, float]) -> Candidate:
+        """Return what it would cost to stop it."""
+        if self.seen is None:
+            return Candidate(outdated=False, busy=0, remaining=0.0)
+        typical = service_times.get("", 0.0)
+        left = [
+            max(0.0, service_times.get(task, typical) - (now_epoch - (begun or now_epoch)))
+            for task, begun in self.seen.running
+        ]
+        waiting = self.seen.reserved * typical / self.seen.concurrency
+        return Candidate(
+            outdated=self.is_outdated(version),
+            busy=self.seen.active + self.seen.reserved,
+            remaining=max(left, default=0.0) + waiting,
+        )
+
+    def is_outdated(self, version: str) -> bool:
+        """Whether it runs something else than it should."""
+        return bool(version and self.seen and self.seen.release and self.seen.release != version)
+
+    def stop(self, now: float, why: str, drain_timeout: float, *, may_return: bool = False) -> None:
+        """Begin to stop it: from now on it takes nothing new."""
+        self.stop_since, self.stop_why, self.drain_timeout = now, why, drain_timeout
+        self.may_return = may_return
+        logger.info("%s drains: %s", self.name, why)
+
+    def undo_stop(self) -> None:
+        """Let it take messages again."""
+        logger.info("%s is needed again and drains no longer", self.name)
+        self.stop_since, self.stop_why = None, ""
+
+    def next_push(self, now: float) -> Push | None:
+        """Return the signal that is due in a stop, if one is."""
+        if self.stop_since is None:
+            return None
+        drained = self.seen is None or self.seen.state in {"drained", "fenced"}
+        late = now - self.stop_since >= self.drain_timeout
+        if Push.TERM not in self.pushed:
+            return Push.TERM if drained or late or self.ready_at is None else None
+        since_term = now - self.pushed[Push.TERM]
+        if Push.QUIT not in self.pushed:
+            hangs = since_term >= HANGING and not (self.seen and self.seen.active)
+            return Push.QUIT if hangs or (late and since_term >= TERM_TO_QUIT) else None
+        if now - self.pushed[Push.QUIT] >= QUIT_TO_KILL and now - self.pushed.get(Push.KILL, 0.0) >= 1.0:
+            return Push.KILL
+        return None
+
+    def push(self, now: float, how: Push, send: Callable[[str, Push], None]) -> None:
+        """Send a signal and say so."""
+        send(self.name, how)
+        self.pushed[how] = now
+        held = f"running {self.seen.active}, reserved {self.seen.reserved}" if self.seen else "no lease"
+        logger.info("%s after %.1f s: %s; %s", self.name, now - (self.stop_since or now), held, how.value)

@@ -1,0 +1,96 @@
+"""Metrics of a supervisor for Prometheus, made from its status when they are asked for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from celery_autoscaler.supervisor import Supervisor
+
+PREFIX = "celery_autoscaler_"
+# Metric, its help, the field of a group's status.
+GROUP_GAUGES = (
+    ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
+    ("workers_minimum", "Workers of the fleet that always run.", "minimum"),
+    ("workers_maximum", "Workers that the fleet never exceeds.", "maximum"),
+    ("tasks_running", "Tasks that run.", "busy"),
+    ("tasks_reserved", "Tasks that workers hold and have not begun.", "held"),
+    ("oldest_task_wait_seconds", "Seconds for which the oldest task has waited.", "age"),
+    ("promised_wait_seconds", "Seconds within which tasks are promised to start.", "promise"),
+    ("task_arrivals_per_second", "Tasks that arrive.", "arrivals"),
+    ("task_service_seconds", "Seconds that a task takes in the mean.", "service_time"),
+    ("worker_startup_seconds", "Seconds from a worker's start until it consumes.", "startup"),
+)
+QUEUE_GAUGES = (
+    ("queue_messages", "Messages in a queue, those for the future among them.", "messages"),
+    ("queue_future_messages", "Messages in a queue whose ETA has not come.", "future"),
+    ("queue_oldest_message_seconds", "Seconds for which the oldest message of a queue has waited.", "age"),
+)
+WORKER_STATES = ("ready", "starting", "draining")
+
+
+class Collector:
+    """Reads the supervisor at each scrape; nothing is counted twice."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        supervisor, status = self.supervisor, self.supervisor.status
+        groups: dict[str, dict[str, Any]] = status.get("groups", {})
+        for name, text, field in GROUP_GAUGES:
+            gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group"])
+            for group, found in groups.items():
+                if found[field] is not None:
+                    gauge.add_metric([group], found[field])
+            yield gauge
+        workers = GaugeMetricFamily(PREFIX + "workers", "Workers of the fleet.", labels=["group", "state"])
+        for group, found in groups.items():
+            for state in WORKER_STATES:
+                workers.add_metric([group, state], found[state])
+        yield workers
+        for name, text, field in QUEUE_GAUGES:
+            gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group", "queue"])
+            for group, found in groups.items():
+                for queue, figures in found["queues"].items():
+                    gauge.add_metric([group, queue], figures[field])
+            yield gauge
+        yield from self._counters()
+        yield from self._host(status)
+        blind = float(status.get("state") == "blind")
+        yield GaugeMetricFamily(PREFIX + "blind", "Whether the broker does not answer.", value=blind)
+        yield GaugeMetricFamily(
+            PREFIX + "tick_seconds", "Seconds that the last tick took.", value=supervisor.tick_seconds
+        )
+
+    def _counters(self) -> Iterator[Metric]:
+        counts = self.supervisor.counts
+        for name, text, found in (
+            ("workers_started", "Workers that were started on this host.", counts.started),
+            ("workers_stopped", "Workers of this host that ended when told to.", counts.stopped),
+            ("workers_died", "Workers of this host that ended without being told to.", counts.died),
+        ):
+            counter = CounterMetricFamily(PREFIX + name, text, labels=["group"])
+            for group in self.supervisor.groups:
+                counter.add_metric([group], found.get(group, 0))
+            yield counter
+        yield CounterMetricFamily(
+            PREFIX + "messages_recovered", "Messages of dead workers given back.", value=counts.recovered
+        )
+
+    def _host(self, status: dict[str, Any]) -> Iterator[Metric]:
+        for name, text, field in (
+            ("host_cpu_ratio", "CPUs in use of those that there are.", "cpu"),
+            ("host_memory_ratio", "Memory in use of what there is.", "memory"),
+        ):
+            if field in status:
+                yield GaugeMetricFamily(PREFIX + name, text, value=status[field] / 100)
+
+
+def registry(supervisor: Supervisor) -> CollectorRegistry:
+    """Return a registry that holds the metrics of one supervisor."""
+    made = CollectorRegistry()
+    made.register(Collector(supervisor))
+    return made

@@ -1,0 +1,38 @@
+"""A worker that is the child of a supervisor ends when the supervisor has died: no orphan goes on unseen."""
+
+import logging
+import os
+import signal
+import threading
+
+logger = logging.getLogger(__name__)
+
+# Process id of the supervisor that a worker belongs to.
+SUPERVISOR_VARIABLE = "CELERY_AUTOSCALER_SUPERVISOR"
+# Seconds that it then has to finish what it runs.
+DRAIN_VARIABLE = "CELERY_AUTOSCALER_DRAIN_TIMEOUT"
+# Seconds between two looks at who the parent is.
+LOOK = 0.5
+# Seconds from giving back what runs until the end is forced.
+GRACE = 30.0
+
+
+def end_with_supervisor() -> None:
+    """Begin to watch the parent, if this process is the child of a supervisor."""
+    supervisor = os.environ.pop(SUPERVISOR_VARIABLE, "")
+    drain_timeout = float(os.environ.pop(DRAIN_VARIABLE, "600"))
+    if supervisor:
+        watch = threading.Thread(target=_watch, args=(int(supervisor), drain_timeout), daemon=True)
+        watch.start()
+
+
+def _watch(supervisor: int, drain_timeout: float) -> None:
+    never = threading.Event()
+    while os.getppid() == supervisor:
+        never.wait(LOOK)
+    logger.warning("The supervisor has died: this worker finishes what it runs and ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+    never.wait(drain_timeout)
+    os.kill(os.getpid(), signal.SIGQUIT)
+    never.wait(GRACE)
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,0 +1,247 @@
+"""Settings of the supervisor: the environment for one group, a TOML file for more.
+
+What stands here lives in the user's own virtual environment, so it asks for no validation library whose
+version the user's project may have pinned.
+"""
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+from celery import Celery
+
+CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
+POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
+LAUNCHERS = ("process", "systemd")
+
+
+class SettingsError(click.ClickException):
+    """A setting is wrong: one line that names it, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting may hold."""
+
+    allowed: str
+    fits: Callable[[Any], bool]
+
+
+def number(low: float, high: float, unit: str = "") -> Rule:
+    """Allow a number within bounds."""
+    return Rule(
+        f"a number from {low:g} to {high:g}{unit and ' ' + unit}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def whole(low: int, high: int) -> Rule:
+    """Allow a whole number within bounds."""
+    return Rule(
+        f"a whole number from {low} to {high}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def one_of(*words: str) -> Rule:
+    """Allow one of some words."""
+    return Rule(" or ".join(words), lambda value: value in words)
+
+
+def text(pattern: str, allowed: str) -> Rule:
+    """Allow what matches a pattern."""
+    return Rule(allowed, lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None)
+
+
+QUEUES = Rule(
+    "a list of queue names, at least one",
+    lambda value: (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(queue, str) and queue and "," not in queue for queue in value)
+    ),
+)
+OPTIONS = Rule(
+    "a table of options of `celery worker`, such as max_tasks_per_child = 100",
+    lambda value: (
+        isinstance(value, Mapping) and all(isinstance(option, str | int | float) for option in value.values())
+    ),
+)
+SECONDS = number(0.1, 86_400, "seconds")
+PERCENT = number(1, 100, "percent")
+ADDRESS = text(r"|unix:/\S+|\S+:\d{1,5}", "host:port, unix:/path, or nothing")
+ANY_TEXT = text(r"[^\n]*", "text in one line")
+
+
+def setting(default: Any, rule: Rule, variable: str = "") -> Any:
+    """Describe a setting; the environment variable, if it has one, gives its default."""
+    return field(default=default, metadata={"rule": rule, "variable": variable})
+
+
+@dataclass(frozen=True)
+class Group:
+    """A worker group: identical workers that consume the same queues."""
+
+    name: str
+    queues: tuple[str, ...] = setting((), QUEUES)
+    pool: str = setting("prefork", one_of(*POOLS))
+    """Celery's execution pool."""
+    concurrency: int = setting(1, whole(1, 10_000))
+    """Tasks that one worker runs at a time."""
+    promise: float = setting(10.0, SECONDS)
+    """Seconds within which 95 % of the tasks start."""
+    min_workers: int = setting(1, whole(0, 10_000), "MIN_WORKERS")
+    """Workers of the whole fleet that always run."""
+    max_workers: int = setting(10, whole(1, 10_000), "MAX_WORKERS")
+    """Workers that the whole fleet never exceeds."""
+    drain_timeout: float = setting(600.0, SECONDS)
+    """Seconds that a worker may take to finish its tasks before it gives them back."""
+    version: str = setting("", ANY_TEXT)
+    """What the heartbeats of workers that are up to date carry; nothing means that all are."""
+    options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": OPTIONS, "variable": ""})
+    """Further options of ``celery worker`` for the process launcher."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one supervisor."""
+
+    groups: Mapping[str, Group]
+    launcher: str = setting("process", one_of(*LAUNCHERS))
+    tick: float = setting(1.0, number(0.1, 60, "seconds"))
+    """Seconds between two looks."""
+    stabilisation: float = setting(60.0, number(0, 86_400, "seconds"))
+    """Seconds for which fewer workers must have sufficed before one is stopped."""
+    cpu_threshold: float = setting(90.0, PERCENT, "CPU_THRESHOLD")
+    memory_threshold: float = setting(85.0, PERCENT, "MEMORY_THRESHOLD")
+    queue_threshold: int = setting(1000, whole(1, 1_000_000_000), "QUEUE_THRESHOLD")
+    """Messages in one queue over which its group grows whatever its promise; twice that is an emergency."""
+    hostname: str = setting("", text(r"[A-Za-z0-9_.-]*", "letters, digits, '_', '.' and '-'"))
+    """Name of this host in the names of its workers; by default the machine's own."""
+    capacity: float = setting(0.0, number(0, 100_000))
+    """Share of the work that this host offers in relation to the others; 0 means its number of CPUs."""
+    http: str = setting("127.0.0.1:9541", ADDRESS)
+    token_file: str = setting("", ANY_TEXT)
+    """File with the token that HTTP clients must send, where `http` is open to more than this host."""
+
+    @property
+    def host(self) -> str:
+        """The name of this host, as Celery's ``%h``."""
+        return self.hostname or socket.gethostname()
+
+
+def load(app: Celery, path: str = "") -> Settings:
+    """Read the settings: from a TOML file if one is named, and for all else from the environment.
+
+    Args:
+        app: The Celery app; without any group in a file, one group serves all its queues.
+        path: The file; by default the one that ``CELERY_AUTOSCALER_CONFIG`` names.
+
+    Raises:
+        SettingsError: Something is wrong; says what, where, and what is allowed.
+    """
+    path = path or os.environ.get(CONFIG_VARIABLE, "")
+    content = read_toml(path) if path else {}
+    tables = content.pop("groups", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise SettingsError(f"{path}: groups must be tables, such as [groups.general]")
+    if not tables:
+        tables = {"default": {"queues": sorted(app.amqp.queues)}}
+    defaults = {
+        "concurrency": app.conf.worker_concurrency or 1,
+        "pool": app.conf.worker_pool if app.conf.worker_pool in POOLS else "prefork",
+    }
+    groups = {name: read_group(name, defaults | table, path) for name, table in tables.items()}
+    refuse_shared_queues(groups.values(), path)
+    return Settings(groups=groups, **checked(Settings, content, path, skip={"groups"}))
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        SettingsError: It cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{path}: {reason}") from error
+
+
+def read_group(name: str, table: Mapping[str, Any], path: str) -> Group:
+    """Return a group from its table.
+
+    Raises:
+        SettingsError: A setting of it is wrong.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
+        raise SettingsError(
+            f"{path}: '{name}' cannot be the name of a group; allowed are lower case letters, digits, '_' "
+            "and inner '-', a letter first"
+        )
+    where = f"{path}: groups.{name}." if path else ""
+    group = Group(name=name, **checked(Group, table, where, skip={"name"}))
+    if group.min_workers > group.max_workers:
+        raise SettingsError(
+            f"{where}min_workers={group.min_workers} is wrong: allowed is at most "
+            f"max_workers={group.max_workers}"
+        )
+    return group
+
+
+def refuse_shared_queues(groups: Iterable[Group], path: str) -> None:
+    """See to it that each queue belongs to one group: two would both start workers for the same tasks.
+
+    Raises:
+        SettingsError: One belongs to two.
+    """
+    owner: dict[str, str] = {}
+    for group in groups:
+        for queue in group.queues:
+            if owner.setdefault(queue, group.name) != group.name:
+                raise SettingsError(
+                    f"{path}: queue '{queue}' belongs to the groups {owner[queue]} and {group.name}; "
+                    "allowed is one group a queue"
+                )
+
+
+def checked(kind: type, given: Mapping[str, Any], where: str, skip: set[str]) -> dict[str, Any]:
+    """Return what is given for the settings of a kind, or stands in the environment for them.
+
+    Raises:
+        SettingsError: A name is unknown, or a value is not allowed.
+    """
+    described = {item.name: item for item in fields(kind) if item.name not in skip}
+    prefix = where if where.endswith(".") or not where else f"{where}: "
+    if unknown := sorted(given.keys() - described.keys()):
+        raise SettingsError(f"{prefix}{unknown[0]} is no setting; there are: {', '.join(sorted(described))}")
+    values = {}
+    for name, item in described.items():
+        rule, variable = item.metadata["rule"], item.metadata["variable"]
+        if name in given:
+            value, called = given[name], f"{prefix}{name}"
+        elif variable and variable in os.environ:
+            value, called = parse_number(os.environ[variable]), variable
+        else:
+            continue
+        if not rule.fits(value):
+            raise SettingsError(f"{called}={value!r} is wrong: allowed is {rule.allowed}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return values
+
+
+def parse_number(value: str) -> Any:
+    """Return a variable's value as a number if it is one."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value

@@ -1,0 +1,835 @@
+"""The supervisor of a host: looks, decides and acts once a second.
+
+A tick never waits for a worker: a start or a drain takes many ticks. Without the broker it holds: it starts
+and stops nothing.
+"""
+
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from celery import Celery
+from redis.exceptions import RedisError
+
+from celery_autoscaler import policy, recovery
+from celery_autoscaler.broker import Broker, connect
+from celery_autoscaler.crashes import Backoff
+from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.host import Host
+from celery_autoscaler.launchers import Launcher, LaunchError, Push, State
+from celery_autoscaler.launchers.process import ProcessLauncher
+from celery_autoscaler.launchers.systemd import SystemdLauncher
+from celery_autoscaler.local import SHORT_LIFE, START_TIMEOUT, LocalWorker
+from celery_autoscaler.observation import Observer, Seen, WorkerSeen
+from celery_autoscaler.settings import Group, Settings
+
+logger = logging.getLogger(__name__)
+
+# Seconds that a supervisor's heartbeat stands: then the others take over its share.
+LEASE = 5.0
+# Ticks before the first act.
+FIRST_LOOKS = 2
+# Decisions that are kept.
+DECISIONS = 10_000
+# Messages of dead workers that one tick gives back.
+RESCUE = 10_000
+# Seconds between two looks while workers are stopped at the end.
+CLOSING = 0.2
+
+# KEYS: the set of workers, the claims of the group.
+# ARGV: group, name of the worker, the group's maximum, milliseconds for which the claim stands.
+# Returns whether the worker may be started.
+# Invariant: living workers and claims of a group are together never more than its maximum.
+CLAIM = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+local names, count = {}, 0
+local function add(name)
+    if name and not names[name] then names[name] = true; count = count + 1 end
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+    local name = string.match(id, '^(.*):')
+    if name and string.match(name, '^(.*)%-%d+@') == ARGV[1] then add(name) end
+end
+for _, name in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do add(name) end
+if names[ARGV[2]] or count >= tonumber(ARGV[3]) then return 0 end
+redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
+return 1
+"""
+
+
+@dataclass
+class GroupState:
+    """What a supervisor remembers of a group, and what it last saw and decided."""
+
+    group: Group
+    law: policy.GroupPolicy
+    meter: Meter = field(default_factory=Meter)
+    startup: StartUp = field(default_factory=StartUp)
+    backoff: Backoff = field(default_factory=Backoff)
+    ages: dict[str, Age] = field(default_factory=dict)
+    seen: policy.Seen = field(default_factory=lambda: policy.Seen(now=0.0))
+    decision: policy.Decision = field(default_factory=lambda: policy.Decision(0, "nothing was seen yet"))
+    draining: int = 0
+    held_back: str = ""
+    """What keeps this host from running as many workers as it should."""
+    limit: int | None = None
+    short_until: float = -math.inf
+    quiet_since: float = 0.0
+    """Since when this host has started and stopped none."""
+    queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    published: tuple[Any, ...] = ()
+
+
+@dataclass
+class Counts:
+    """What has happened since the supervisor started, for the metrics."""
+
+    started: dict[str, int] = field(default_factory=dict)
+    stopped: dict[str, int] = field(default_factory=dict)
+    died: dict[str, int] = field(default_factory=dict)
+    recovered: int = 0
+
+
+class Supervisor:
+    """Keeps the workers of this host in step with the load of the fleet."""
+
+    def __init__(self, app: Celery, app_name: str, settings: Settings) -> None:
+        """Make the supervisor of an app that stands behind ``-A`` under a name."""
+        self.app = app
+        self.app_name = app_name
+        self.settings = settings
+        self.host = settings.host
+        self.launcher = self._make_launcher()
+        self.counts = Counts()
+        self.local: dict[str, LocalWorker] = {}
+        self.groups: dict[str, GroupState] = {}
+        self.seen: Seen | None = None
+        self.host_seen = policy.HostSeen()
+        self.last_tick = time.monotonic()
+        self.tick_seconds = 0.0
+        self.status: dict[str, Any] = {"host": self.host, "state": "starting"}
+        self.on_tick: Callable[[], None] = _nothing
+        self._host = Host()
+        self._brakes = policy.Brakes(settings.cpu_threshold, settings.memory_threshold)
+        self._broker: Broker | None = None
+        self._observer: Observer | None = None
+        self._blind_since: float | None = None
+        self._sees_since = self.last_tick
+        # Supervisors that start together see each other before any of them acts.
+        self._acts_from = self.last_tick + FIRST_LOOKS * settings.tick
+        self._stopping = threading.Event()
+        self._reload: Settings | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._set_groups(settings)
+
+    # --- Monitoring ------------------------------------------------------------------------------------
+
+    def start_monitoring(self) -> None:
+        """Begin to supervise, in a thread."""
+        self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop_monitoring(self) -> None:
+        """End supervising; wait until that is done."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def run(self) -> None:
+        """Supervise until :meth:`stop_monitoring` is called."""
+        logger.info("Supervising %s on %s", ", ".join(self.groups), self.host)
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            if self._reload is not None:
+                self._apply(self._reload)
+            self.tick()
+            self.on_tick()
+            due = max(due + self.settings.tick, time.monotonic())
+            self._stopping.wait(due - time.monotonic())
+        self._leave()
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to end; may be called by a signal handler."""
+        self._stopping.set()
+
+    def reload(self, settings: Settings) -> None:
+        """Use other settings from the next tick on; estimates and running workers are kept."""
+        self._reload = settings
+
+    def tick(self) -> None:
+        """Look, decide and act once."""
+        begin = time.monotonic()
+        try:
+            with self._lock:
+                self._tick(begin)
+        except (RedisError, LaunchError) as error:
+            self._hold(begin, str(error))
+        self.last_tick = time.monotonic()
+        self.tick_seconds = self.last_tick - begin
+
+    def _tick(self, now: float) -> None:
+        self.host_seen = self._host.look()
+        states = self.launcher.workers()
+        seen = self.seen = self._look()
+        self._see_workers(now, states, seen)
+        if now - self._sees_since >= LEASE:
+            self._recover(seen)
+        self._end_workers(now)
+        for state in self.groups.values():
+            self._decide(now, state, seen)
+        if now >= self._acts_from:
+            for state in self.groups.values():
+                self._act(now, state, seen)
+            self._relieve(now)
+            self._recycle(now)
+        self._publish(seen)
+
+    # --- Looking ---------------------------------------------------------------------------------------
+
+    def _look(self) -> Seen:
+        if self._observer is None:
+            self._broker = connect(self.app)
+            self._observer = Observer(self._broker, [state.group for state in self.groups.values()])
+        seen = self._observer.look()
+        now = time.monotonic()
+        if self._blind_since is not None:
+            logger.warning("Sees again after %.0f s", now - self._blind_since)
+            self._blind_since = None
+            # Workers that could not renew their lease get the time to do so.
+            self._sees_since, self._acts_from = now, now + LEASE
+        elif now - self.last_tick > LEASE / 2:
+            # Was frozen itself: what looks dead may only be waking up as well.
+            self._sees_since = now
+        return seen
+
+    def _hold(self, now: float, why: str) -> None:
+        """Start and stop nothing while the broker or the launcher does not answer, and say so."""
+        if self._blind_since is None:
+            self._blind_since = now
+            logger.warning("Blind, holds: %s", why)
+        self.status = self.status | {"state": "blind", "why": why, "tick": self._tick_status()}
+
+    @property
+    def broker(self) -> Broker:
+        """The connection to the broker."""
+        if self._broker is None:
+            self._broker = connect(self.app)
+        return self._broker
+
+    def _see_workers(self, now: float, states: dict[str, State], seen: Seen) -> None:
+        """Bring what is known of this host's workers up to date."""
+        alive = {
+            worker.instance: worker for worker in seen.workers if worker.alive and worker.host == self.host
+        }
+        for name in states.keys() - self.local.keys():
+            if states[name] is not State.FAILED:
+                self._adopt(now, name)
+        for name, worker in list(self.local.items()):
+            state = states.get(name)
+            if state is State.RUNNING or state is State.STOPPING:
+                self._see_worker(now, worker, alive.get(name), state, seen)
+            else:
+                self._see_end(now, worker, seen, failed=state is State.FAILED)
+        for name in [
+            name for name, state in states.items() if state is State.FAILED and name not in self.local
+        ]:
+            self.launcher.bury(name)
+
+    def _adopt(self, now: float, name: str) -> None:
+        group = name.rpartition("-")[0]
+        timeout = self.groups[group].group.drain_timeout if group in self.groups else 600.0
+        self.local[name] = LocalWorker(name, group, now, adopted=True, drain_timeout=timeout)
+        logger.info("%s was there before: adopted", name)
+
+    def _see_worker(
+        self, now: float, worker: LocalWorker, heartbeat: WorkerSeen | None, state: State, seen: Seen
+    ) -> None:
+        group = self.groups.get(worker.group)
+        started_in = worker.look(now, heartbeat)
+        if started_in is not None:
+            self._unclaim(worker)
+            if not worker.adopted and group is not None:
+                group.startup.add(started_in)
+                logger.info("%s consumes, %.1f s after its start", worker.name, started_in)
+        if worker.ready_at is not None and not worker.lasted and now - worker.ready_at > SHORT_LIFE:
+            worker.lasted = True
+            if group is not None:
+                group.backoff.lasted()
+        if worker.stop_since is not None:
+            return
+        if state is State.STOPPING:
+            worker.stop(now, "stopped by somebody else", worker.drain_timeout)
+            worker.pushed[Push.TERM] = now
+        elif f"{worker.name}@{self.host}" in seen.draining:
+            worker.stop(now, "an operator wants it drained", worker.drain_timeout)
+        elif group is None:
+            self._stop(now, worker, "its group is gone")
+        elif worker.ready_at is None and now - worker.since > START_TIMEOUT:
+            group.backoff.failed(now)
+            self._stop(now, worker, f"it does not consume {START_TIMEOUT:g} s after its start", 0.0)
+
+    def _see_end(self, now: float, worker: LocalWorker, seen: Seen, *, failed: bool) -> None:
+        """Take in that a worker has ended."""
+        del self.local[worker.name]
+        group = self.groups.get(worker.group)
+        asked = worker.stop_since is not None
+        if failed and not asked:
+            words = self.launcher.last_words(worker.name)
+            logger.error("%s died%s", worker.name, f"; it printed last: {' / '.join(words)}" if words else "")
+            self.counts.died[worker.group] = self.counts.died.get(worker.group, 0) + 1
+            if group is not None and (worker.ready_at is None or now - worker.ready_at < SHORT_LIFE):
+                group.backoff.failed(now)
+        elif asked:
+            seconds = now - (worker.stop_since or now)
+            logger.info("%s has ended, %.1f s after it was told to", worker.name, seconds)
+            self.counts.stopped[worker.group] = self.counts.stopped.get(worker.group, 0) + 1
+        if failed:
+            self.launcher.bury(worker.name)
+        self._unclaim(worker)
+        self._recover_ended(worker, seen)
+
+    def _unclaim(self, worker: LocalWorker) -> None:
+        keys = self.broker.keys
+        name = f"{worker.name}@{self.host}"
+        with self.broker.client.pipeline() as pipe:
+            pipe.zrem(keys.claims(worker.group), name)
+            if worker.name not in self.local:
+                pipe.srem(keys.drain, name)
+            pipe.execute()
+
+    # --- Recovery --------------------------------------------------------------------------------------
+
+    def _recover_ended(self, worker: LocalWorker, seen: Seen) -> None:
+        """Give back at once what a worker of this host held, whose processes are seen to be gone."""
+        name = f"{worker.name}@{self.host}"
+        for found in seen.workers:
+            if found.name == name and not process_exists(found.pid):
+                self._give_back(found.id, certain=True)
+
+    def _recover(self, seen: Seen) -> None:
+        """Give back what workers held whose lease has run out, wherever they were."""
+        for worker_id in seen.expired:
+            self._give_back(worker_id, certain=False)
+
+    def _give_back(self, worker_id: str, *, certain: bool) -> None:
+        moved = recovery.recover(
+            self.broker.client,
+            self.broker.keys,
+            worker_id,
+            separator=self.broker.separator,
+            limit=RESCUE,
+            certain=certain,
+        )
+        self.counts.recovered += moved or 0
+
+    # --- Deciding --------------------------------------------------------------------------------------
+
+    def _decide(self, now: float, state: GroupState, seen: Seen) -> None:
+        group = state.group
+        workers = [w for w in seen.workers if w.alive and w.group == group.name]
+        state.seen = self._see_group(now, state, workers, seen)
+        state.decision = state.law.decide(group, state.seen, self._override(group.name))
+
+    def _override(self, group: str) -> policy.Override:
+        """Return what operators have set for a group; what is set for all pauses it too."""
+        overrides = self.seen.overrides if self.seen else {}
+        own, every = overrides.get(group, policy.Override()), overrides.get("*", policy.Override())
+        return replace(own, paused=True, by=every.by) if every.paused else own
+
+    def _see_group(self, now: float, state: GroupState, workers: list[WorkerSeen], seen: Seen) -> policy.Seen:
+        group = state.group
+        lists = [item for item in seen.lists if item.queue in group.queues]
+        here = [w for w in workers if w.name not in seen.draining]
+        ready = [w for w in here if w.state == "running"]
+        state.draining = len(workers) - len(here) + sum(w.state in {"draining", "drained"} for w in here)
+        # Claimed and without a lease yet, or with one and without a heartbeat.
+        starting = {*seen.claims.get(group.name, ()), *(w.name for w in here if not w.state)}
+        starting -= {w.name for w in workers if w.state}
+        state.meter.update(
+            now,
+            sum(item.length for item in lists),
+            {
+                w.id: WorkerCounters(w.processed, w.reserved + w.scheduled, w.busy_seconds)
+                for w in workers
+                if w.state
+            },
+        )
+        taken: dict[str, int] = {}
+        for worker in workers:
+            for name, count in worker.taken.items():
+                taken[name] = taken.get(name, 0) + count
+        state.queues = {queue: {"messages": 0, "future": 0, "age": 0.0, "taken": 0} for queue in group.queues}
+        for item in lists:
+            age = state.ages.setdefault(item.name, Age()).update(now, item.length, taken.get(item.name, 0))
+            queue = state.queues[item.queue]
+            queue["messages"] += item.length
+            queue["future"] += item.future
+            queue["taken"] += taken.get(item.name, 0)
+            if item.length > item.future:
+                queue["age"] = max(queue["age"], age)
+        waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
+        longest = max(waiting, key=lambda queue: waiting[queue])
+        etas = [
+            eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None
+        ]
+        return policy.Seen(
+            now=now,
+            backlog=sum(waiting.values()),
+            future=int(sum(found["future"] for found in state.queues.values())),
+            held=sum(w.reserved for w in workers),
+            busy=sum(w.active for w in workers),
+            next_eta=min(etas) - seen.time if etas else None,
+            age=max(found["age"] for found in state.queues.values()),
+            longest=waiting[longest],
+            longest_queue=longest,
+            ready=len(ready),
+            starting=len(starting),
+            arrival_fast=state.meter.fast.value,
+            arrival_slow=state.meter.slow.value,
+            service_time=state.meter.service_time,
+            startup=state.startup.seconds,
+        )
+
+    # --- Acting ----------------------------------------------------------------------------------------
+
+    def _act(self, now: float, state: GroupState, seen: Seen) -> None:
+        """Start or stop as many workers of a group as are this host's part."""
+        group, decision = state.group, state.decision
+        if decision.limit == "paused":
+            state.held_back, state.limit = "", None
+            return
+        shortage = state.held_back = self._shortage(now, state, seen)
+        if shortage:
+            state.short_until = now + policy.SETTLE
+        mine = self._count(group.name, "starting", "ready")
+        state.limit = mine if now < state.short_until else None
+        _, high = self._override(group.name).bounds(group)
+        offers = [
+            policy.Offer(peer.host, peer.weight, peer.limits[group.name])
+            for peer in seen.peers
+            if group.name in peer.limits
+        ]
+        delta = policy.moves(
+            decision.want,
+            high,
+            self._by_host(group.name, seen) | {self.host: mine},
+            offers,
+            rebalance=now - state.quiet_since > self.settings.stabilisation,
+        ).get(self.host, 0)
+        why = decision.reason
+        if delta == 0 and (outdated := self._outdated(state)):
+            delta = 1 if state.seen.ready + state.seen.starting < high else -1
+            why = f"{outdated} runs another release than {group.version}"
+        if delta > 0:
+            self._grow(now, state, delta, shortage)
+        elif delta < 0 and not state.seen.starting:
+            self._shrink(now, state, -delta, why)
+        self._record(state, delta, why, seen)
+
+    def _outdated(self, state: GroupState) -> str:
+        """Return a worker of this host to be replaced by one of the present release, one at a time."""
+        if self._count(state.group.name, "starting", "draining", "stopping"):
+            return ""
+        mine = (worker for worker in self.local.values() if worker.group == state.group.name)
+        return next((worker.name for worker in mine if worker.is_outdated(state.group.version)), "")
+
+    def _relieve(self, now: float) -> None:
+        """Give up one worker while the host is short of memory, or of CPUs to no avail."""
+        slowing = any(state.meter.is_slowing for state in self.groups.values())
+        why = self._brakes.for_a_stop(now, self.host_seen, slowing=slowing)
+        spare = [
+            state
+            for state in self.groups.values()
+            if self._count(state.group.name, "ready")
+            and state.seen.ready + state.seen.starting > state.group.min_workers
+        ]
+        if why and spare:
+            most = max(spare, key=lambda state: self._count(state.group.name, "ready"))
+            self._shrink(now, most, 1, why)
+
+    def _by_host(self, group: str, seen: Seen) -> dict[str, int]:
+        """Return how many workers of a group consume or start, by host."""
+        names = set(seen.claims[group])
+        for worker in seen.workers:
+            if worker.alive and worker.group == group and worker.state in {"running", ""}:
+                names.add(worker.name)
+        counts: dict[str, int] = {}
+        for name in names - seen.draining:
+            host = name.partition("@")[2]
+            counts[host] = counts.get(host, 0) + 1
+        return counts
+
+    def _shortage(self, now: float, state: GroupState, seen: Seen) -> str:
+        """Return what keeps this host from starting a worker of a group, in words."""
+        starting = self._count(None, "starting")
+        memory = [w.memory for w in seen.workers if w.alive and w.group == state.group.name and w.memory]
+        return (
+            seen.short
+            or self._brakes.against_starts(
+                self.host_seen,
+                slowing=state.meter.is_slowing,
+                worker_memory=max(memory, default=0),
+                starting=starting,
+            )
+            or state.backoff.explain(now)
+        )
+
+    def _count(self, group: str | None, *states: str) -> int:
+        """Return how many workers of this host are in one of some states."""
+        return sum(w.state in states and group in (None, w.group) for w in self.local.values())
+
+    def _grow(self, now: float, state: GroupState, count: int, shortage: str) -> None:
+        """Let draining workers take messages again, and start others."""
+        keys, client = self.broker.keys, self.broker.client
+        draining = [w for w in self.local.values() if w.group == state.group.name and w.state == "draining"]
+        again = [w for w in draining if w.may_return and not w.is_outdated(state.group.version)][:count]
+        for worker in again:
+            client.srem(keys.drain, f"{worker.name}@{self.host}")
+            worker.undo_stop()
+            state.quiet_since = now
+        if shortage:
+            return
+        count -= len(again)
+        if not state.decision.emergency:
+            at_once = policy.Brakes.starts_at_once(self.host_seen)
+            count = min(count, at_once - self._count(None, "starting"))
+        count = min(count, state.backoff.allowed(now, self._count(state.group.name, "starting")))
+        while count > 0 and self._start(now, state):
+            count -= 1
+
+    def _start(self, now: float, state: GroupState) -> bool:
+        """Start a worker, if the fleet's maximum allows another one."""
+        group, keys, client = state.group, self.broker.keys, self.broker.client
+        name = self._free_name(group.name)
+        full_name = f"{name}@{self.host}"
+        _, high = self._override(group.name).bounds(group)
+        claimed = client.register_script(CLAIM)(
+            keys=[keys.workers, keys.claims(group.name)],
+            args=[group.name, full_name, high, int(START_TIMEOUT * 1000)],
+        )
+        if not claimed:
+            return False
+        client.srem(keys.drain, full_name)
+        try:
+            self.launcher.start(group, name)
+        except LaunchError as error:
+            client.zrem(keys.claims(group.name), full_name)
+            state.backoff.failed(now)
+            logger.error("%s cannot be started: %s", name, error)  # noqa: TRY400  one line says it all
+            return False
+        self.local[name] = LocalWorker(name, group.name, now, drain_timeout=group.drain_timeout)
+        self.counts.started[group.name] = self.counts.started.get(group.name, 0) + 1
+        state.quiet_since = now
+        logger.info("%s starts", name)
+        return True
+
+    def _free_name(self, group: str) -> str:
+        """Return the first name of a group that nothing on this host has, dead or alive."""
+        taken = set(self.local)
+        if self.seen is not None:
+            taken |= {
+                worker.instance for worker in self.seen.workers if worker.name.endswith(f"@{self.host}")
+            }
+        number = 1
+        while f"{group}-{number}" in taken:
+            number += 1
+        return f"{group}-{number}"
+
+    def _shrink(self, now: float, state: GroupState, count: int, why: str) -> None:
+        """Begin to stop the workers of a group that cost the least to stop."""
+        epoch = self.seen.time if self.seen else 0.0
+        times = {"": state.meter.service_time or 0.0}
+        candidates = {
+            worker.name: worker.candidate(epoch, state.group.version, times)
+            for worker in self.local.values()
+            if worker.group == state.group.name and worker.state == "ready"
+        }
+        for name in policy.victims(count, candidates):
+            self._stop(now, self.local[name], why, may_return=True)
+        state.quiet_since = now
+
+    def _stop(
+        self,
+        now: float,
+        worker: LocalWorker,
+        why: str,
+        drain_timeout: float | None = None,
+        *,
+        may_return: bool = False,
+    ) -> None:
+        """Begin to stop a worker: tell it to take nothing new."""
+        timeout = worker.drain_timeout if drain_timeout is None else drain_timeout
+        self.broker.client.sadd(self.broker.keys.drain, f"{worker.name}@{self.host}")
+        worker.stop(now, why, timeout, may_return=may_return)
+
+    def _end_workers(self, now: float) -> None:
+        """Send the signals that are due to workers that stop."""
+        for worker in self.local.values():
+            how = worker.next_push(now)
+            if how is not None:
+                worker.push(now, how, self.launcher.push)
+
+    def _recycle(self, now: float) -> None:
+        """Stop workers that live but take nothing although messages wait for them."""
+        for worker in self.local.values():
+            group = self.groups.get(worker.group)
+            if group is not None and worker.is_catatonic(now, group.seen.backlog):
+                logger.error(
+                    "%s lives, has room, and takes none of %d messages", worker.name, group.seen.backlog
+                )
+                self._stop(now, worker, "it takes nothing although messages wait", 0.0)
+
+    # --- Telling ---------------------------------------------------------------------------------------
+
+    def _record(self, state: GroupState, delta: int, why: str, seen: Seen) -> None:
+        """Write a decision down when it is another one than before, or when it moves something here."""
+        decision, group = state.decision, state.group
+        have = state.seen.ready + state.seen.starting
+        held = state.held_back if delta > 0 else ""
+        now = (decision.want, decision.limit, decision.emergency, held.partition(" ")[0], delta)
+        first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.host
+        before, state.published = state.published, now
+        if now == before or not (delta or held or (first and (decision.want != have or not before))):
+            return
+        if decision.emergency and (not before or not before[2]):
+            logger.warning("%s: %s", group.name, decision.reason)
+        elif delta or held:
+            logger.info(
+                "%s %d → %d%s: %s%s",
+                group.name,
+                have,
+                decision.want,
+                f", here {delta:+d}" if delta else "",
+                why,
+                f"; held back: {held}" if held else "",
+            )
+        entry = {
+            "at": f"{seen.time:.3f}",
+            "host": self.host,
+            "group": group.name,
+            "have": have,
+            "want": decision.want,
+            "here": delta,
+            "reason": why,
+            "limit": decision.limit,
+            "emergency": int(decision.emergency),
+            "held_back": held,
+            "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
+        }
+        keys = self.broker.keys
+        self.broker.client.xadd(keys.decisions, entry, maxlen=DECISIONS, approximate=True)
+
+    def _publish(self, seen: Seen) -> None:
+        """Renew this supervisor's heartbeat."""
+        keys = self.broker.keys
+        self.status = self._status(seen)
+        key = keys.supervisor(self.host)
+        fields = {
+            "weight": self.settings.capacity or self.host_seen.cpus,
+            "limits": json.dumps({name: state.limit for name, state in self.groups.items()}),
+            "status": json.dumps(self.status),
+        }
+        with self.broker.client.pipeline(transaction=False) as pipe:
+            pipe.hset(key, mapping=fields)
+            pipe.pexpire(key, int(LEASE * 1000))
+            pipe.zadd(keys.supervisors, {self.host: int((seen.time + LEASE) * 1000)})
+            pipe.execute()
+
+    def _status(self, seen: Seen) -> dict[str, Any]:
+        """Return what is seen and done, for people and other programs."""
+        host = self.host_seen
+        paused = all(state.decision.limit == "paused" for state in self.groups.values())
+        return {
+            "host": self.host,
+            "at": seen.time,
+            "state": "paused" if paused else "supervising",
+            "why": "",
+            "pid": os.getpid(),
+            "tick": self._tick_status(),
+            "peers": [peer.host for peer in seen.peers],
+            "redis": seen.short,
+            "cpus": host.cpus,
+            "cpu": round(host.cpu, 1),
+            "memory": round(host.memory, 1),
+            "memory_limit": host.memory_limit,
+            "groups": {name: self._group_status(state) for name, state in self.groups.items()},
+            "workers": [self._worker_status(worker, seen) for worker in self.local.values()],
+        }
+
+    def _tick_status(self) -> dict[str, float]:
+        return {"every": self.settings.tick, "took": round(self.tick_seconds, 4)}
+
+    def _group_status(self, state: GroupState) -> dict[str, Any]:
+        group, seen = state.group, state.seen
+        low, high = self._override(group.name).bounds(group)
+        return {
+            "promise": group.promise,
+            "minimum": low,
+            "maximum": high,
+            "concurrency": group.concurrency,
+            "want": state.decision.want,
+            "reason": state.decision.reason,
+            "limit": state.decision.limit,
+            "emergency": state.decision.emergency,
+            "held_back": state.held_back,
+            "ready": seen.ready,
+            "starting": seen.starting,
+            "draining": state.draining,
+            "busy": seen.busy,
+            "held": seen.held,
+            "waiting": seen.backlog,
+            "future": seen.future,
+            "age": round(seen.age, 2),
+            "arrivals": round(seen.arrival_slow, 2),
+            "service_time": seen.service_time and round(seen.service_time, 4),
+            "startup": round(seen.startup, 2),
+            "queues": state.queues,
+        }
+
+    def _worker_status(self, worker: LocalWorker, seen: Seen) -> dict[str, Any]:
+        heartbeat = worker.seen
+        return {
+            "name": f"{worker.name}@{self.host}",
+            "group": worker.group,
+            "state": worker.state,
+            "why": worker.stop_why,
+            "pid": heartbeat.pid if heartbeat else 0,
+            "active": heartbeat.active if heartbeat else 0,
+            "reserved": heartbeat.reserved if heartbeat else 0,
+            "processed": heartbeat.processed if heartbeat else 0,
+            "memory": heartbeat.memory if heartbeat else 0,
+            "release": heartbeat.release if heartbeat else "",
+            "running": [
+                {"task": task, "seconds": round(seen.time - begun, 1) if begun else 0.0}
+                for task, begun in (heartbeat.running if heartbeat else ())
+            ],
+        }
+
+    # --- Settings --------------------------------------------------------------------------------------
+
+    def _make_launcher(self) -> Launcher:
+        if self.settings.launcher == "systemd":
+            return SystemdLauncher()
+        return ProcessLauncher(self.app_name, self.host)
+
+    def _set_groups(self, settings: Settings) -> None:
+        self.settings = settings
+        self._brakes.cpu_threshold = settings.cpu_threshold
+        self._brakes.memory_threshold = settings.memory_threshold
+        kept = self.groups
+        self.groups = {}
+        for name, group in settings.groups.items():
+            state = kept.get(name) or GroupState(group, policy.GroupPolicy(), quiet_since=time.monotonic())
+            state.group = group
+            state.law.stabilisation = settings.stabilisation
+            state.law.queue_threshold = settings.queue_threshold
+            self.groups[name] = state
+
+    def _apply(self, settings: Settings) -> None:
+        self._reload = None
+        self._set_groups(settings)
+        self._observer = None
+        for worker in self.local.values():
+            if worker.group in self.groups:
+                worker.drain_timeout = self.groups[worker.group].group.drain_timeout
+        logger.info("Settings read again: %s", ", ".join(self.groups))
+
+    # --- By hand ---------------------------------------------------------------------------------------
+
+    def start_worker(self, group: str) -> str | None:
+        """Start a worker of a group; return its name, or nothing if the maximum is reached.
+
+        Raises:
+            KeyError: There is no such group.
+            LaunchError: It cannot be started.
+        """
+        with self._lock:
+            before = set(self.local)
+            self._start(time.monotonic(), self.groups[group])
+            return next(iter(set(self.local) - before), None)
+
+    def stop_worker(self, name: str) -> None:
+        """Begin to stop a worker of this host, ``<group>-<n>``: it finishes what it holds.
+
+        Raises:
+            KeyError: There is no such worker.
+        """
+        with self._lock:
+            self._stop(time.monotonic(), self.local[name], "stopped by hand")
+
+    def stop_all_workers(self) -> None:
+        """Stop all workers of this host and wait until they have ended; each finishes what it runs."""
+        with self._lock:
+            now = time.monotonic()
+            for worker in self.local.values():
+                if not worker.pushed:
+                    worker.stop(now, "all are stopped", worker.drain_timeout)
+                    worker.push(now, Push.TERM, self.launcher.push)
+        while self.local:
+            time.sleep(CLOSING)
+            with self._lock:
+                self._see_ends()
+                self._end_workers(time.monotonic())
+
+    def _see_ends(self) -> None:
+        """See which workers have ended, also while the broker does not answer."""
+        states = self.launcher.workers()
+        try:
+            self._see_workers(time.monotonic(), states, self._look())
+        except RedisError:
+            living = {name for name, state in states.items() if state is not State.FAILED}
+            self.local = {name: worker for name, worker in self.local.items() if name in living}
+
+    def get_worker_stats(self) -> dict[str, Any]:
+        """Return the counts of this host's workers, the use of the host, and the lengths of the queues."""
+        states = [worker.state for worker in self.local.values()]
+        return {
+            "total": len(states),
+            "active": states.count("ready"),
+            "starting": states.count("starting"),
+            "draining": states.count("draining") + states.count("stopping"),
+            "dead": sum(self.counts.died.values()),
+            "cpu": self.host_seen.cpu,
+            "memory": self.host_seen.memory,
+            "queues": {
+                queue: int(found["messages"])
+                for state in self.groups.values()
+                for queue, found in state.queues.items()
+            },
+        }
+
+    def _leave(self) -> None:
+        """End: workers that would not outlive the supervisor are stopped first."""
+        if not self.launcher.outlived:
+            self.stop_all_workers()
+        with suppress(RedisError):
+            keys = self.broker.keys
+            self.broker.client.zrem(keys.supervisors, self.host)
+            self.broker.client.delete(keys.supervisor(self.host))
+        self.launcher.close()
+        logger.info("The supervisor has ended%s", "; the workers go on" if self.launcher.outlived else "")
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether there is a process of this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,146 @@
+"""What the command line shows: the state of the fleet, and its decisions in words."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from celery_autoscaler.fleet_status import FleetStatus, Record
+
+COLOURS = {
+    "keeping up": "bold green",
+    "falling behind": "bold red",
+    "paused": "bold yellow",
+    "no supervisor": "bold red",
+    "ready": "green",
+    "starting": "cyan",
+    "draining": "yellow",
+    "stopping": "yellow",
+}
+
+
+def status_view(status: FleetStatus) -> RenderableType:
+    """Return the state of the fleet: whether it keeps up, and what groups, queues, hosts and workers do."""
+    word, why = status.verdict
+    parts: list[RenderableType] = [Text.assemble((word.upper(), COLOURS[word]), f"  {why}")]
+    if status.supervisors:
+        parts += [
+            groups_table(status.groups),
+            *(Text(f"{name}: {group['reason']}", style="dim") for name, group in status.groups.items()),
+            queues_table(status.groups),
+            hosts_table(status.supervisors),
+            workers_table(status.workers),
+        ]
+    return Group(*parts)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return a table whose first column is a name and whose others are figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+    return table
+
+
+def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each group."""
+    table = new_table(
+        "\nGroups", "group", "ready", "starting", "draining", "wanted", "min-max", "waiting", "running",
+        "oldest", "promised", "arriving", "a task takes",
+    )  # fmt: skip
+    for name, group in groups.items():
+        late = group["age"] > group["promise"]
+        takes = group["service_time"]
+        table.add_row(
+            name,
+            Text(str(group["ready"]), style="bold"),
+            str(group["starting"]),
+            str(group["draining"]),
+            str(group["want"]),
+            f"{group['minimum']}-{group['maximum']}",
+            str(group["waiting"]) + (f" +{group['future']} later" if group["future"] else ""),
+            str(group["busy"]),
+            Text(f"{group['age']:.1f} s", style="bold red" if late else ""),
+            f"{group['promise']:g} s",
+            f"{group['arrivals']:.1f}/s",
+            f"{takes:.3g} s" if takes else "-",
+        )
+    return table
+
+
+def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each queue that is not empty; those that are stand in one line."""
+    table = new_table("\nQueues", "queue", "group", "waiting", "later", "oldest")
+    empty = []
+    for name, group in groups.items():
+        for queue, found in group["queues"].items():
+            if not found["messages"]:
+                empty.append(queue)
+                continue
+            waiting = int(found["messages"] - found["future"])
+            table.add_row(queue, name, str(waiting), str(int(found["future"])), f"{found['age']:.1f} s")
+    if empty:
+        table.add_row(Text("empty: " + ", ".join(sorted(empty)), style="dim"))
+    return table
+
+
+def hosts_table(supervisors: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each host with a supervisor."""
+    table = new_table("\nHosts", "host", "state", "CPU", "memory", "workers", "tick", "held back")
+    for host, status in sorted(supervisors.items()):
+        held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
+        table.add_row(
+            host,
+            status["state"],
+            f"{status['cpu']:.0f} % of {status['cpus']:g}",
+            f"{status['memory']:.0f} %",
+            str(len(status["workers"])),
+            f"{1000 * status['tick']['took']:.0f} ms",
+            Text("; ".join(sorted(held)) or "-", style="yellow" if held else ""),
+        )
+    return table
+
+
+def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a row for each worker."""
+    table = Table(title="\nWorkers", title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for column, justify in (
+        ("worker", "left"), ("state", "left"), ("done", "right"), ("runs", "right"), ("holds", "right"),
+        ("memory", "right"), ("now", "left"),
+    ):  # fmt: skip
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for worker in workers:
+        running = [f"{task['task']} for {task['seconds']:.0f} s" for task in worker["running"]]
+        shown = ", ".join(running[:2]) + (f" and {len(running) - 2} more" if len(running) > 2 else "")
+        why = f" ({worker['why']})" if worker["why"] else ""
+        table.add_row(
+            worker["name"],
+            Text(worker["state"] + why, style=COLOURS[worker["state"]]),
+            str(worker["processed"]),
+            str(worker["active"]),
+            str(worker["reserved"]),
+            f"{worker['memory'] / 2**20:.0f} MiB",
+            shown,
+        )
+    return table
+
+
+def record_view(record: Record) -> Text:
+    """Return a decision in words."""
+    when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
+    here = (
+        f", {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
+        if record.here
+        else ""
+    )
+    return Text.assemble(
+        (f"{when} UTC  ", "dim"),
+        (f"{record.group}  ", "bold"),
+        (change, "bold red" if record.emergency else "bold"),
+        f"{here}: {record.reason}",
+        (f"; held back on {record.host}: {record.held_back}" if record.held_back else "", "yellow"),
+    )
