@@ -32,6 +32,8 @@ SETTINGS: dict[str, Any] = {
 }
 # Seconds after which a silent worker is given up, as celery_autoscaler has it.
 LEASE = 5.0
+# The same for the workers of tests, which would else do nothing but wait.
+SHORT_LEASE = 2.5
 # Seconds without any progress after which what is missing is missing for good.
 NO_PROGRESS = 3 * LEASE
 # What stands between a queue and its priority step in the name of a list, as kombu has it.
@@ -200,6 +202,7 @@ class Fleet:
         *,
         plain: bool = False,
         server_url: str | None = None,
+        lease: float = LEASE,
     ) -> None:
         """Make a fleet.
 
@@ -212,6 +215,7 @@ class Fleet:
         self.counts_url = counts_url or urlsplit(broker_url)._replace(path="/1").geturl()
         self.settings = SETTINGS | dict(settings or {})
         self.plain = plain
+        self.lease = lease
         self.workers: list[LaunchedWorker] = []
         self.tasks = Tasks(broker_url, server_url or broker_url, self.counts_url, self.settings)
         self._names = count(1)
@@ -248,7 +252,8 @@ class Fleet:
             "--without-mingle",
             "--without-gossip",
             *arguments,
-            environment=settings_variable(self.settings | dict(settings or {})) | {"COUNTS": self.counts_url},
+            environment=settings_variable(self.settings | dict(settings or {}))
+            | {"COUNTS": self.counts_url, "CELERY_APP_LEASE": str(self.lease)},
             plain=self.plain if plain is None else plain,
         )
         self.workers.append(worker)

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from counted_tasks import Fleet, NewFleet
+from counted_tasks import SHORT_LEASE, Fleet, NewFleet
 from launched_workers import LaunchedWorker, LaunchedWorkerFactory
 
 
@@ -40,7 +40,14 @@ def new_fleet(redis_url: str, tmp_path: Path) -> Iterator[NewFleet]:
             broker_url: str | None = None,
             server_url: str | None = None,
         ) -> Fleet:
-            made = Fleet(tmp_path, broker_url or redis_url, counts_url, settings, server_url=server_url)
+            made = Fleet(
+                tmp_path,
+                broker_url or redis_url,
+                counts_url,
+                settings,
+                server_url=server_url,
+                lease=SHORT_LEASE,
+            )
             stack.enter_context(made)
             stack.callback(lambda: print(made.tails()))  # noqa: T201  pytest shows it with a failure only
             return made

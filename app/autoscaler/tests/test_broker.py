@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
-from counted_tasks import LEASE, Load, NewFleet
+from counted_tasks import SHORT_LEASE, Load, NewFleet
 from redis import Redis, RedisError
 from services import RedisServer, RedisServerFactory, wait_for
 
@@ -25,7 +25,17 @@ def every(seconds: float, times: int, action: Callable[[], object]) -> None:
         action()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@contextmanager
+def gone_without_a_word(server: RedisServer) -> Iterator[None]:
+    """Stop the server for the block; its connections stay as they are, as when a cable is pulled."""
+    server.container.pause()
+    try:
+        yield
+    finally:
+        server.container.unpause()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 def test_dropped_connections_neither_lose_nor_repeat_a_task(
     server: RedisServer, new_fleet: NewFleet, pool: str
 ) -> None:
@@ -47,6 +57,46 @@ def test_dropped_connections_neither_lose_nor_repeat_a_task(
     assert [worker.process.poll() for worker in workers] == [None, None]
 
 
+def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
+    server: RedisServer, new_fleet: NewFleet
+) -> None:
+    fleet = new_fleet({"worker_prefetch_multiplier": 3}, broker_url=server.url)
+    tasks = fleet.tasks
+    worker = fleet.start()
+    ending = tasks.send(1, SHORT_LEASE + 2)
+    limited = tasks.send(1, 60.0, time_limit=SHORT_LEASE + 4)
+    tasks.wait_until_started(ending + limited)
+    waiting = tasks.send(4)
+    wait_for(lambda: len(tasks.held("w1")) == 6, "the worker has not reserved the tasks")
+
+    with gone_without_a_word(server):
+        worker.wait_for_output("Hard time limit", within=SHORT_LEASE + 4 + 5)
+        # Nobody can tell whether they are still this worker's.
+        assert not tasks.started().keys() & set(waiting)
+
+    outcome = tasks.settle(ending + waiting)
+    assert outcome.exactly_once, outcome
+    assert tasks.left() == {}
+    assert worker.process.poll() is None
+
+
+def test_a_worker_can_be_stopped_while_its_broker_is_gone(server: RedisServer, new_fleet: NewFleet) -> None:
+    fleet = new_fleet({"worker_prefetch_multiplier": 3}, broker_url=server.url)
+    tasks = fleet.tasks
+    worker = fleet.start(concurrency=1)
+    ids = tasks.send(1, 1.0)
+    tasks.wait_until_started(ids)
+    ids += tasks.send(2)
+    wait_for(lambda: len(tasks.held("w1")) == 3, "the worker has not reserved the tasks")
+
+    with gone_without_a_word(server):
+        assert worker.stop() == 0
+    fleet.start()
+
+    assert not tasks.settle(ids).lost
+    assert tasks.left() == {}
+
+
 def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new_fleet: NewFleet) -> None:
     fleet = new_fleet(broker_url=server.url)
     tasks = fleet.tasks
@@ -61,7 +111,7 @@ def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new
     tasks.wait_until_ended(running)
     before = tasks.started()
     # It must be renewed even now.
-    time.sleep(LEASE + 1)
+    time.sleep(SHORT_LEASE + 1)
     assert tasks.started() == before
     assert set(waiting) - set(before)
     assert [worker.process.poll() for worker in workers] == [None, None]
@@ -74,7 +124,7 @@ def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new
 
 
 # Away for longer than a lease, and for less.
-@pytest.mark.parametrize(("fsync", "away"), [("always", LEASE + 2), ("everysec", 2.0)])
+@pytest.mark.parametrize(("fsync", "away"), [("always", SHORT_LEASE + 2), ("everysec", 2.0)])
 def test_workers_go_on_after_a_crash_of_redis(
     redis_server_factory: RedisServerFactory, new_fleet: NewFleet, fsync: str, away: float
 ) -> None:

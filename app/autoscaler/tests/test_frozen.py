@@ -5,21 +5,32 @@ from __future__ import annotations
 import os
 
 import pytest
-from counted_tasks import LEASE, Fleet
+from counted_tasks import SHORT_LEASE, Fleet
+from services import wait_for
 
 SEVERAL = {"worker_prefetch_multiplier": 4}
 
 
 @pytest.mark.parametrize(
-    ("pool", "seconds"),
-    # A task that is still at work when the worker comes back, and one that ends at that moment.
-    [("prefork", 0.5), ("prefork", 2.4 * LEASE), ("threads", 0.5), ("solo", 0.5)],
+    ("pool", "seconds", "reserve"),
+    [
+        # A task that ends when the worker comes back, and one that is still at work.
+        ("prefork", 1.0, 3),
+        ("prefork", 2.4 * SHORT_LEASE, 3),
+        ("threads", 1.0, 3),
+        # They reserve nothing, or what waits for a greenlet.
+        ("solo", 1.0, 0),
+        ("gevent", 1.0, 1),
+    ],
 )
-def test_a_worker_woken_after_its_lease_is_fenced(fleet: Fleet, pool: str, seconds: float) -> None:
+def test_a_worker_woken_after_its_lease_is_fenced(
+    fleet: Fleet, pool: str, seconds: float, reserve: int
+) -> None:
     frozen = fleet.start("-P", pool, name="frozen", concurrency=1, settings=SEVERAL)
     running = fleet.tasks.send(1, seconds)
     fleet.tasks.wait_until_started(running)
-    reserved = fleet.tasks.send(0 if pool == "solo" else 3)
+    reserved = fleet.tasks.send(reserve)
+    wait_for(lambda: len(fleet.tasks.held("frozen")) == 1 + reserve, "the tasks are not reserved")
     frozen.freeze()
     other = fleet.start(name="other", concurrency=4)
     fleet.tasks.wait_until_ended(reserved)
@@ -50,8 +61,10 @@ def test_a_short_freeze_changes_nothing(fleet: Fleet) -> None:
 
 def test_a_task_may_run_longer_than_every_time_out(fleet: Fleet) -> None:
     short = {"broker_transport_options": {"visibility_timeout": 1, "unacked_restore_interval": 1}}
-    fleet.start("-P", "solo", name="blocked", concurrency=1, settings=short)
-    fleet.start_several(2, concurrency=1, settings=short)
-    ids = fleet.tasks.send(3, LEASE + 3)
+    for pool in ("prefork", "threads", "solo", "gevent"):
+        fleet.start("-P", pool, name=pool, concurrency=1, settings=short, ready=False)
+    for worker in fleet.workers:
+        worker.wait_until_ready()
+    ids = fleet.tasks.send(4, 2 * SHORT_LEASE)
 
     assert fleet.tasks.settle(ids).exactly_once

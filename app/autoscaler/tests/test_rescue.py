@@ -20,6 +20,7 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     "prefork": ({}, {}, ()),
     "threads": ({}, {}, ("-P", "threads")),
     "solo": ({}, {}, ("-P", "solo")),
+    "gevent": ({}, {}, ("-P", "gevent")),
     "early acknowledgement": ({"task_acks_late": False}, {}, ()),
     "prefix": (options(global_keyprefix="mine:"), {}, ()),
     "priority": (options(**STEPS), {"priority": 7}, ()),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from counted_tasks import LEASE, Fleet
+import pytest
+from counted_tasks import SHORT_LEASE, Fleet
 from hard_times import kill_while_stopping, stop_and_start
 from services import wait_for
 
@@ -27,12 +28,13 @@ def test_a_worker_killed_while_it_stops_loses_nothing(fleet: Fleet) -> None:
     print(outcome, "given back after", [f"{delay:.1f} s" for delay in delays])  # noqa: T201
     assert not outcome.lost
     # The lease, a beat of the rescuer's; the rest is for a busy machine.
-    assert max(delays) < LEASE + 2 + 5
+    assert max(delays) < SHORT_LEASE + 2 + 5
     assert fleet.tasks.left() == {}
 
 
-def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fleet) -> None:
-    worker = fleet.start(concurrency=1, settings={"worker_prefetch_multiplier": 4})
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fleet, pool: str) -> None:
+    worker = fleet.start("-P", pool, concurrency=1, settings={"worker_prefetch_multiplier": 4})
     ids = fleet.tasks.send(4, 2.0)
     fleet.tasks.wait_until_started(ids[:1])
 
@@ -41,6 +43,20 @@ def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fle
     assert fleet.tasks.outcome(ids[:1]).exactly_once
     assert fleet.tasks.waiting("celery") == ids[1:]
     assert fleet.tasks.left() == {"celery": 3}
+
+
+@pytest.mark.parametrize("pool", ["solo", "gevent"])
+def test_a_worker_whose_pool_is_its_main_loop_may_end_more_but_nothing_twice(fleet: Fleet, pool: str) -> None:
+    worker = fleet.start("-P", pool, concurrency=1, settings={"worker_prefetch_multiplier": 2})
+    ids = fleet.tasks.send(6, 1.0)
+    fleet.tasks.wait_until_started(ids[:1])
+
+    assert worker.stop() == 0
+
+    waiting = fleet.tasks.waiting("celery")
+    assert waiting == ids[-len(waiting) :]
+    assert fleet.tasks.outcome(ids[: -len(waiting)]).exactly_once
+    assert fleet.tasks.left() == {"celery": len(waiting)}
 
 
 def test_eta_tasks_are_given_back_when_their_worker_stops(fleet: Fleet) -> None:

@@ -7,7 +7,7 @@ requests; :mod:`celery_autoscaler.launch` sets both.
 import os
 from collections.abc import Callable
 from functools import partial
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -15,12 +15,12 @@ from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
-from redis.exceptions import RedisError
+from kombu.utils.compat import detect_environment
 
-from celery_autoscaler.channel import Ledger, transport_for
+from celery_autoscaler.channel import TRANSPORTS, Ledger, transport_for
 
-# Seconds between tries of a worker that has to know whether its lease lives.
-UNREACHABLE = 0.5
+# Seconds between looks of a worker that has to know whether its lease lives.
+UNCERTAIN = 0.2
 # Seconds between tries to connect again.
 RECONNECT = 1.0
 
@@ -29,36 +29,47 @@ class Request(CeleryRequest):  # type: ignore[misc]
     """A request that tells the channel when its message comes back because something died."""
 
     def revoked(self) -> bool:
-        """Whether the task must not begin: revoked by somebody, or no longer this worker's."""
-        return self.is_lost() or bool(super().revoked())
+        """Whether the task must not begin now: revoked by somebody, or not surely this worker's.
+
+        Celery also asks when the message arrives; that task does not begin yet.
+        """
+        ledger = self.ledger
+        if ledger is None or self not in state.reserved_requests:
+            return bool(super().revoked())
+        if ledger.silent and not ledger.fenced and ledger.postpone is not None:
+            ledger.postpone(self)
+            return True
+        return self.is_lost(ledger) or bool(super().revoked())
 
     def on_accepted(self, pid: int, time_accepted: float) -> Any:
-        """Look once more where tasks wait within the pool: a pool of threads queues all that it is given.
+        """Look once more where tasks wait within the pool: pools of threads and greenlets queue what they get.
 
         Raises:
             TaskRevokedError: In the thread that would have begun the task.
         """
-        if pid == os.getpid() and self.is_lost():
+        ledger = self.ledger
+        in_this_process = pid == os.getpid() or detect_environment() != "default"
+        if ledger is not None and in_this_process and self.is_lost(ledger):
             raise TaskRevokedError(self.id)
         return super().on_accepted(pid, time_accepted)
 
-    def is_lost(self) -> bool:
-        """Whether the message was given to others.
+    @property
+    def ledger(self) -> Ledger | None:
+        """What the worker holds, if the message came through its channel."""
+        return getattr(self._message.channel, "ledger", None)
 
-        A worker that was silent for as long as its lease, frozen or cut off, asks before it begins anything.
-        While nobody can tell, nothing begins.
+    @staticmethod
+    def is_lost(ledger: Ledger) -> bool:
+        """Whether the worker's messages were given to others.
+
+        A worker that was silent for as long as its lease, frozen or cut off, waits for its next heartbeat
+        before it begins anything. While nobody can tell, nothing begins.
         """
-        ledger: Ledger | None = getattr(self._message.channel, "ledger", None)
-        if ledger is not None:
-            while not ledger.fenced and monotonic() - ledger.renewed > ledger.lease:
-                try:
-                    ledger.renew()
-                except RedisError:
-                    if state.should_stop is not None or state.should_terminate is not None:
-                        return True
-                    sleep(UNREACHABLE)
-            return ledger.fenced
-        return False
+        while ledger.silent and not ledger.fenced:
+            if state.should_stop is not None or state.should_terminate is not None:
+                return True
+            sleep(UNCERTAIN)
+        return ledger.fenced
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Note why the message may go back, unless the task itself asked for it."""
@@ -76,9 +87,17 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     ledger: Ledger
     _connection_lost = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.hub is not None:
+            self.ledger.postpone = lambda request: self.hub.call_later(
+                UNCERTAIN, self.on_task_request, request
+            )
+
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Connect with the channel that records what it takes."""
         connection = self.app.connection_for_read(heartbeat=heartbeat)
+        self.bound_waits(connection)
         transport = transport_for(connection.transport_cls, self.ledger)
         if transport is not None:
             # The connection goes by its own name in the logs.
@@ -88,6 +107,23 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             connection.ensure_connection, interval_start=RECONNECT, interval_step=0
         )
         return self.ensure_connected(connection)
+
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
+        """Connect for events. One that cannot be sent is kept; Celery would hold up the worker until it is."""
+        connection = self.app.connection_for_write(url=url, heartbeat=heartbeat)
+        self.bound_waits(connection)
+        connection.ensure = partial(connection.ensure, max_retries=0)
+        return self.ensure_connected(connection)
+
+    def bound_waits(self, connection: Any) -> None:
+        """Give up on a server that is gone without a word in time to renew the lease on a new connection.
+
+        Unless the app says how long to wait; and only here: a task that sends another would send it twice.
+        """
+        if connection.transport_cls in TRANSPORTS:
+            wait = self.ledger.lease / 3
+            bounds = {"socket_timeout": wait, "socket_connect_timeout": wait}
+            connection.transport_options = bounds | connection.transport_options
 
     def update_strategies(self) -> None:
         """Refuse a message of the wrong shape as Celery does other invalid ones: it would end the worker."""

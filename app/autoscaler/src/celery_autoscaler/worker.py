@@ -5,6 +5,7 @@
     import celery_autoscaler.worker
 """
 
+import os
 import time
 from typing import Any
 
@@ -21,7 +22,9 @@ SOFT_SHUTDOWN = 5.0
 @celeryd_init.connect(weak=False)
 def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
     """Give the worker its ledger before it makes its consumer."""
-    ledger = Ledger(f"{sender}:{time.time_ns():x}", LEASE)
+    # Longer where the network is bad, shorter where a second counts.
+    lease = float(os.environ.get("CELERY_APP_LEASE", LEASE))
+    ledger = Ledger(f"{sender}:{time.time_ns():x}", lease)
     conf.worker_consumer = type("Consumer", (Consumer,), {"ledger": ledger})
     # What the process holds counts against the prefetch after a lost connection, so nothing is to be reduced.
     conf.worker_enable_prefetch_count_reduction = False
