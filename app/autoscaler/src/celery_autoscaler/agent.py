@@ -68,6 +68,8 @@ class Heartbeat(threading.Thread):
                 self.beat()
             except RedisError as error:
                 logger.debug("No heartbeat: %s", error)
+            except Exception:  # whatever one beat meets: without the next the worker is given up
+                logger.exception("No heartbeat")
             notify("WATCHDOG=1")
 
     def counters(self) -> dict[str, Any]:
