@@ -14,21 +14,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import docker
 from celery import Celery
 from redis import Redis
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from services import RedisServer
 
-ROUNDS = 3
+ROUNDS = 5
 NOOP_TASKS = 4000
 SLEEP_TASKS = 1500
 WAKE_UPS = 60
 IDLE_SECONDS = 10
+# The agent's cost is a few thousandths: it takes many turns within one worker to see it.
+TURNS = 40
+TURN_SECONDS = 2.0
+# More than a worker executes in all turns.
+PLENTY = 3000 * int(2 * TURNS * TURN_SECONDS)
 
 APP = """
 import os, time
@@ -49,17 +57,27 @@ def sleep(): time.sleep(0.005)
 def mark(): Redis.from_url(os.environ["BROKER"]).set("marked", time.time())
 """
 
-QUIET = "import celery_autoscaler.agent as agent; agent.BEAT = agent.LEASE = 1e6; "
+# Beats only while the file is there; its lease outlasts the benchmark.
+SWITCHED = """
+import os, sys
+from pathlib import Path
+from celery_autoscaler import agent, launch
+
+os.environ["CELERY_APP_LEASE"] = "1e6"
+beat = agent.Heartbeat.beat
+agent.Heartbeat.beat = lambda self: beat(self) if Path("agent-on").exists() else None
+launch.main()
+"""
 LAUNCHERS = {
     "plain": "from celery.__main__ import main; main()",
     "ours": "from celery_autoscaler.launch import main; main()",
-    "ours, agent off": f"{QUIET}from celery_autoscaler.launch import main; main()",
+    "switched": SWITCHED,
 }
 
 
 @contextmanager
 def worker(kind: str, broker: str, concurrency: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a worker of a kind for as long as the block lasts."""
+    """Run a worker of a kind, in a folder of its own, for as long as the block lasts."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "bench.py").write_text(APP)
         arguments = ["-A", "bench", "worker", "-c", str(concurrency), "-l", "ERROR"]
@@ -87,19 +105,47 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def fill(redis: Redis, broker: str, task: str, count: int) -> None:
+    """Put so many messages of a task into the queue: one as Celery sends it, the others by other ids."""
+    redis.flushall()
+    task_id = str(Celery(broker=broker).send_task(task).id)
+    message: Any = redis.lindex("celery", 0)
+    with redis.pipeline(transaction=False) as pipe:
+        for number in range(count - 1):
+            pipe.lpush("celery", message.replace(task_id.encode(), str(uuid4()).encode()))
+            if number % 1000 == 0:
+                pipe.execute()
+        pipe.execute()
+
+
 def throughput(redis: Redis, broker: str, kind: str, load: tuple[int, str, int]) -> float:
     """Return the tasks a second of a worker that finds its queue full."""
     concurrency, task, count = load
-    redis.flushall()
-    app = Celery(broker=broker)
-    with app.producer_pool.acquire() as producer:
-        for _ in range(count):
-            app.send_task(task, producer=producer)
+    fill(redis, broker, task, count)
     with worker(kind, broker, concurrency):
         until(lambda: redis.llen("celery") < count * 0.9)
         begin, waiting = time.monotonic(), redis.llen("celery")
         until(lambda: redis.llen("celery") == 0)
         return float(waiting) / (time.monotonic() - begin)
+
+
+def agent_cost(redis: Redis, broker: str) -> list[tuple[float, float]]:
+    """Return the tasks a second with the agent and without it, for each pair of turns of one worker."""
+    fill(redis, broker, "noop", PLENTY)
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    with worker("switched", broker, 2) as process:
+        switch = Path(f"/proc/{process.pid}/cwd/agent-on")
+        until(lambda: redis.llen("celery") < PLENTY * 0.99)
+        for turn in range(2 * TURNS):
+            # On, off, off, on: what drifts cancels out.
+            on = turn % 4 in (0, 3)
+            switch.touch() if on else switch.unlink(missing_ok=True)
+            begin, waiting = time.monotonic(), redis.llen("celery")
+            time.sleep(TURN_SECONDS)
+            rates[on].append((waiting - redis.llen("celery")) / (time.monotonic() - begin))
+        if not redis.llen("celery"):
+            raise RuntimeError("the worker is too fast: give it more tasks")
+    return list(zip(rates[True], rates[False], strict=True))
 
 
 def wake_up(redis: Redis, broker: str, kind: str) -> float:
@@ -143,42 +189,53 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def compare(measure: Callable[[str], float], kinds: tuple[str, str]) -> tuple[float, float, float]:
-    """Measure two kinds in turn; return both medians and the median of the ratios, first to second."""
-    pairs = [(measure(kinds[0]), measure(kinds[1])) for _ in range(ROUNDS)]
-    first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
-    return first, second, statistics.median(a / b for a, b in pairs)
+def in_turn(measure: Callable[[str], float], progress: Callable[[], None]) -> list[tuple[float, float]]:
+    """Measure ours and plain Celery's several times, each first as often as second."""
+    pairs = []
+    for number in range(ROUNDS):
+        measured = {kind: measure(kind) for kind in (("ours", "plain"), ("plain", "ours"))[number % 2]}
+        pairs.append((measured["ours"], measured["plain"]))
+        progress()
+    return pairs
+
+
+def row(what: str, pairs: list[tuple[float, float]], digits: int = 0) -> list[str]:
+    """Return a row of the table: medians, the median of the ratios, and how far it can be trusted."""
+    ratios = [first / second for first, second in pairs]
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5
+    medians = [f"{statistics.median(values):.{digits}f}" for values in zip(*pairs, strict=True)]
+    return [what, *medians, f"{statistics.median(ratios):.3f}", f"± {error:.3f}"]
 
 
 def main() -> None:
     """Run everything and print one table."""
     server = RedisServer(docker.from_env())
     redis, console = Redis.from_url(server.url), Console()
-    table = Table(title="ours beside plain Celery, median of ratios", title_justify="left")
-    for column in ("what", "ours", "plain", "ratio"):
+    table = Table(title="ours beside plain Celery, medians of pairs", title_justify="left")
+    for column in ("what", "ours", "plain", "ratio", "std. error"):
         table.add_column(column, justify="left" if column == "what" else "right")
+    loads = [(n, t, c) for n in (1, 2, 4) for t, c in (("noop", NOOP_TASKS), ("sleep", SLEEP_TASKS))]
     try:
-        loads = [(n, t, c) for n in (1, 2, 4) for t, c in (("noop", NOOP_TASKS), ("sleep", SLEEP_TASKS))]
-        for children, task, count in track(loads, "throughput", console=console):
+        with Progress(console=console) as progress:
+            bar = progress.add_task("measuring", total=ROUNDS * (len(loads) + 1) + 2)
 
-            def rate(kind: str, load: tuple[int, str, int] = (children, task, count)) -> float:
-                return throughput(redis, server.url, kind, load)
+            def advance() -> None:
+                progress.advance(bar)
 
-            ours, plain, ratio = compare(rate, ("ours", "plain"))
-            name = f"{children} children, {'no-op' if task == 'noop' else '5 ms'} tasks, tasks/s"
-            table.add_row(name, f"{ours:.0f}", f"{plain:.0f}", f"{ratio:.2f}")
-        on, off, ratio = compare(
-            lambda kind: throughput(redis, server.url, kind, (2, "noop", NOOP_TASKS)),
-            ("ours", "ours, agent off"),
-        )
-        table.add_row("2 children, no-op, agent on beside off", f"{on:.0f}", f"{off:.0f}", f"{ratio:.2f}")
-        ours, plain, ratio = compare(lambda kind: 1000 * wake_up(redis, server.url, kind), ("ours", "plain"))
-        table.add_row("wake-up of an idle worker, ms", f"{ours:.1f}", f"{plain:.1f}", f"{ratio:.2f}")
-        (cpu, sent), (plain_cpu, plain_sent) = (
-            idle_cost(redis, server.url, kind) for kind in ("ours", "plain")
-        )
-        table.add_row("idle: % of a core", f"{100 * cpu:.2f}", f"{100 * plain_cpu:.2f}", "")
-        table.add_row("idle: commands/s in Redis", f"{sent:.0f}", f"{plain_sent:.0f}", "")
+            for load in loads:
+                pairs = in_turn(partial(throughput, redis, server.url, load=load), advance)
+                task = "no-op" if load[1] == "noop" else "5 ms"
+                table.add_row(*row(f"{load[0]} children, {task} tasks, tasks/s", pairs))
+            pairs = in_turn(lambda kind: 1000 * wake_up(redis, server.url, kind), advance)
+            table.add_row(*row("wake-up of an idle worker, ms", pairs, 1))
+            idle = [idle_cost(redis, server.url, kind) for kind in ("ours", "plain")]
+            table.add_row("idle: % of a core", *(f"{100 * cpu:.2f}" for cpu, _ in idle), "", "")
+            table.add_row("idle: commands/s in Redis", *(f"{sent:.0f}" for _, sent in idle), "", "")
+            advance()
+            table.add_section()
+            table.add_row("", "agent on", "agent off", "", "")
+            table.add_row(*row("2 children, no-op tasks, tasks/s", agent_cost(redis, server.url)))
+            advance()
         console.print(table)
     finally:
         server.kill()
