@@ -238,6 +238,7 @@ class Fleet:
         concurrency: int = 2,
         plain: bool | None = None,
         ready: bool = True,
+        gossip: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> LaunchedWorker:
         """Start a worker; wait until it consumes unless told otherwise."""
@@ -249,8 +250,7 @@ class Fleet:
             f"{name or f'w{next(self._names)}'}@here",
             "-c",
             str(concurrency),
-            "--without-mingle",
-            "--without-gossip",
+            *(() if gossip else ("--without-mingle", "--without-gossip")),
             *arguments,
             environment=settings_variable(self.settings | dict(settings or {}))
             | {"COUNTS": self.counts_url, "CELERY_APP_LEASE": str(self.lease)},

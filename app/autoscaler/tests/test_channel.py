@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.channel import FETCH, Ledger, transport_for
-from counted_tasks import Fleet
+from counted_tasks import LEASE, Fleet
 from kombu import Connection, Consumer, Queue
 from redis import Redis, ResponseError
 from services import wait_for
@@ -123,7 +123,24 @@ def test_who_has_no_right_to_takes_nothing(redis_url: str, client: Redis, situat
     assert client.hlen(f"fleet:unacked:{WORKER}") == 0
 
 
+def test_nothing_waits_behind_running_tasks_where_prefetching_is_disabled(fleet: Fleet) -> None:
+    fleet.start(concurrency=2, settings={"worker_disable_prefetch": True, "worker_prefetch_multiplier": 4})
+    ids = fleet.tasks.send(10, 0.2)
+    held = 0
+
+    def all_ended() -> bool:
+        nonlocal held
+        held = max(held, len(fleet.tasks.held("w1")))
+        return len(fleet.tasks.ended()) == len(ids)
+
+    wait_for(all_ended, "some tasks have not ended")
+
+    assert held == 2
+    assert fleet.tasks.outcome(ids).exactly_once
+
+
 def test_an_idle_worker_asks_little(fleet: Fleet) -> None:
+    fleet.lease = LEASE
     worker = fleet.start(concurrency=1)
     fleet.tasks.settle(fleet.tasks.send(3))
     fleet.tasks.redis.config_resetstat()

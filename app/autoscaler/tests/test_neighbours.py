@@ -1,0 +1,49 @@
+"""Workers hear of each other as plain ones do: broadcasts, mingle, gossip."""
+
+from __future__ import annotations
+
+from counted_tasks import Fleet, NewFleet
+from services import wait_for
+
+WITH_NEWS = {
+    "task_queues": {
+        "celery": {"exchange": "celery", "routing_key": "celery"},
+        "news": {"exchange": "news", "exchange_type": "fanout"},
+    }
+}
+
+
+def test_a_broadcast_task_runs_on_every_worker(new_fleet: NewFleet) -> None:
+    fleet = new_fleet(WITH_NEWS)
+    fleet.start_several(2)
+    fleet.start(plain=True)
+
+    (task_id,) = fleet.tasks.send(1, 0.0, queue="news")
+
+    wait_for(lambda: fleet.tasks.ended()[task_id] == len(fleet.workers), "not every worker has run it")
+    assert fleet.tasks.left() == {}
+
+
+def test_a_new_worker_learns_what_was_revoked(fleet: Fleet) -> None:
+    fleet.start(name="old", gossip=True)
+    control = fleet.tasks.app.control
+    control.revoke("task-000000", reply=True, timeout=30, destination=["old@here"])
+
+    new = fleet.start("-Q", "another", name="new", gossip=True)
+
+    new.wait_for_output("mingle: sync complete")
+    ids = fleet.tasks.send(2, 0.0, queue="another")
+    fleet.tasks.wait_until_ended(ids[1:])
+    assert not fleet.tasks.started()[ids[0]]
+
+
+def test_workers_that_gossip_elect_one(fleet: Fleet) -> None:
+    workers = fleet.start_several(3, gossip=True)
+    signature = fleet.tasks.app.signature("single.count", args=(0.0,), task_id="once")
+
+    def elected() -> bool:
+        fleet.tasks.app.control.election("election", "task", signature)  # type: ignore[arg-type]
+        return any("won the election" in worker.output() for worker in workers)
+
+    wait_for(elected, "nobody is elected")
+    fleet.tasks.wait_until_ended(["once"])
