@@ -25,11 +25,18 @@ APP = '''
 import json
 import os
 import signal
+import sys
 import time
 
 from celery import Celery
 from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.signals import task_received
 from redis import Redis
+
+if "CRASH" in os.environ and "worker" in sys.argv:
+    sys.exit(os.environ["CRASH"])
+if "worker" in sys.argv:
+    time.sleep(float(os.environ.get("SLOW_START", "0")))
 
 BROKER = os.environ["BROKER"]
 app = Celery("single", broker=BROKER, backend=os.environ.get("BACKEND", BROKER))
@@ -82,6 +89,17 @@ def refuse(task, times):
 
 
 @app.task
+def deafen():
+    """Does nothing; the worker that receives it first hears nothing any more, see below."""
+
+
+@task_received.connect
+def _hear(request, **_):
+    if request.name == "single.deafen" and counts.set("deaf", os.getpid(), nx=True):
+        time.sleep(3600)
+
+
+@app.task
 def add(*numbers):
     return sum(numbers[0] if isinstance(numbers[0], list) else numbers)
 
@@ -108,29 +126,24 @@ def soft(task, seconds):
 _number = count()
 
 
-class LaunchedWorker:
-    """A Celery command of the single-file app, in a session of its own, with all that it prints."""
+class LaunchedProcess:
+    """A Python module that runs with the single-file app, in a session of its own."""
 
     def __init__(
         self,
         folder: Path,
         broker: str,
-        *arguments: str,
-        notify_socket: Path | None = None,
+        *command: str,
         environment: Mapping[str, str] | None = None,
-        plain: bool = False,
     ) -> None:
-        """Start `python -m celery_autoscaler.launch -A single …`, or `python -m celery …` if `plain`."""
+        """Start `python -m COMMAND`."""
         write_app(folder)
         self.log = folder / f"{next(_number):04d}.log"
         paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = clean_environment() | {"BROKER": broker, "PYTHONPATH": os.pathsep.join(paths)}
-        if notify_socket is not None:
-            variables["NOTIFY_SOCKET"] = str(notify_socket)
-        command = "celery" if plain else "celery_autoscaler.launch"
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", command, "-A", "single", *arguments, "-l", "INFO"],
+                [sys.executable, "-m", *command],
                 env=variables | dict(environment or {}),
                 cwd=folder,
                 stdout=output,
@@ -138,24 +151,15 @@ class LaunchedWorker:
                 start_new_session=True,
             )
 
-    @property
-    def ready(self) -> bool:
-        """Whether the worker has said that it consumes."""
-        return "ready." in self.output()
-
     def output(self) -> str:
         """Return what was printed until now."""
         return self.log.read_text(errors="replace")
 
-    def wait_until_ready(self) -> None:
-        """Return when the worker consumes."""
-        self.wait_for_output(r"ready\.")
-
     def wait_for_output(self, pattern: str, within: float = 30.0) -> re.Match[str]:
-        """Return the first match of a pattern in what the worker prints.
+        """Return the first match of a pattern in what the process prints.
 
         Raises:
-            ServiceError: It has not come in time, or the worker has ended without it.
+            ServiceError: It has not come in time, or the process has ended without it.
         """
 
         def found() -> re.Match[str] | None:
@@ -177,7 +181,7 @@ class LaunchedWorker:
         return self.wait()
 
     def terminate(self) -> None:
-        """Ask the worker to end (SIGTERM)."""
+        """Ask the process to end (SIGTERM)."""
         self.process.terminate()
 
     def wait(self, within: float = STOP_WITHIN) -> int:
@@ -208,6 +212,37 @@ class LaunchedWorker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(STOP_WITHIN)
+
+
+class LaunchedWorker(LaunchedProcess):
+    """A Celery command of the single-file app."""
+
+    def __init__(
+        self,
+        folder: Path,
+        broker: str,
+        *arguments: str,
+        notify_socket: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        plain: bool = False,
+    ) -> None:
+        """Start `python -m celery_autoscaler.launch -A single …`, or `python -m celery …` if `plain`."""
+        variables = dict(environment or {})
+        if notify_socket is not None:
+            variables["NOTIFY_SOCKET"] = str(notify_socket)
+        command = "celery" if plain else "celery_autoscaler.launch"
+        super().__init__(
+            folder, broker, command, "-A", "single", *arguments, "-l", "INFO", environment=variables
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has said that it consumes."""
+        return "ready." in self.output()
+
+    def wait_until_ready(self) -> None:
+        """Return when the worker consumes."""
+        self.wait_for_output(r"ready\.")
 
 
 class LaunchedWorkerFactory(Protocol):

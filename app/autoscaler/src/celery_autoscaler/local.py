@@ -99,7 +99,8 @@ class LocalWorker:
         """Begin to stop it: from now on it takes nothing new."""
         self.stop_since, self.stop_why, self.drain_timeout = now, why, drain_timeout
         self.may_return = may_return
-        logger.info("%s drains: %s", self.name, why)
+        # A change of the load is told for the group.
+        logger.info("%s drains%s", self.name, "" if may_return else f": {why}")
 
     def undo_stop(self) -> None:
         """Let it take messages again."""

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 LEASE = 5.0
 # Ticks before the first act.
 FIRST_LOOKS = 2
+# Seconds that the claim of a starting worker stands unless it is renewed.
+CLAIM_LEASE = 15.0
 # Decisions that are kept.
 DECISIONS = 10_000
 # Messages of dead workers that one tick gives back.
@@ -515,7 +517,7 @@ class Supervisor:
         _, high = self._override(group.name).bounds(group)
         claimed = client.register_script(CLAIM)(
             keys=[keys.workers, keys.claims(group.name)],
-            args=[group.name, full_name, high, int(START_TIMEOUT * 1000)],
+            args=[group.name, full_name, high, int(CLAIM_LEASE * 1000)],
         )
         if not claimed:
             return False
@@ -643,7 +645,22 @@ class Supervisor:
             pipe.hset(key, mapping=fields)
             pipe.pexpire(key, int(LEASE * 1000))
             pipe.zadd(keys.supervisors, {self.host: int((seen.time + LEASE) * 1000)})
+            self._renew_claims(pipe, seen)
             pipe.execute()
+
+    def _renew_claims(self, pipe: Any, seen: Seen) -> None:
+        """Hold the claims of workers that still start; drop those that a former supervisor left."""
+        keys = self.broker.keys
+        end = int((seen.time + CLAIM_LEASE) * 1000)
+        for group, names in seen.claims.items():
+            for name in names:
+                worker, _, host = name.partition("@")
+                if host != self.host:
+                    continue
+                if worker in self.local and self.local[worker].ready_at is None:
+                    pipe.zadd(keys.claims(group), {name: end}, xx=True)
+                elif worker not in self.local:
+                    pipe.zrem(keys.claims(group), name)
 
     def _status(self, seen: Seen) -> dict[str, Any]:
         """Return what is seen and done, for people and other programs."""

@@ -1,0 +1,285 @@
+"""The supervisor on a real Redis with real workers as its children, each task counted by its id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+from celery_autoscaler.broker import connect
+from celery_autoscaler.overrides import change
+from counted_tasks import Load
+from services import RedisServerFactory, wait_for
+from supervisors import GROUP, Sampler, SupervisedFleet
+
+# Seconds after which the others take over the share of a supervisor that is silent.
+LEASE = 5.0
+
+
+class NewSupervisedFleet(Protocol):
+    """Makes a fleet that ends with the test."""
+
+    def __call__(
+        self,
+        app_settings: Mapping[str, Any] | None = None,
+        *,
+        broker_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> SupervisedFleet:
+        """Return a fleet on the session's Redis, or on another one."""
+
+
+@pytest.fixture
+def new_fleet(redis_url: str, tmp_path: Path) -> Iterator[NewSupervisedFleet]:
+    """Return a function that makes a fleet; a failed test shows what its supervisors printed."""
+    counts_url = urlsplit(redis_url)._replace(path="/1").geturl()
+    with ExitStack() as stack:
+
+        def make(
+            app_settings: Mapping[str, Any] | None = None,
+            *,
+            broker_url: str | None = None,
+            environment: Mapping[str, str] | None = None,
+        ) -> SupervisedFleet:
+            fleet = SupervisedFleet(tmp_path, broker_url or redis_url, counts_url, app_settings, environment)
+            stack.enter_context(fleet)
+            stack.callback(lambda: print(fleet.tails()))  # noqa: T201  pytest shows it with a failure only
+            return fleet
+
+        yield make
+
+
+@pytest.fixture
+def fleet(new_fleet: NewSupervisedFleet) -> SupervisedFleet:
+    """Return a fleet on the session's Redis."""
+    return new_fleet()
+
+
+def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(stabilisation=2)
+    fleet.wait_for_workers(1)
+
+    ids = fleet.tasks.send(150, 0.2)
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+    fleet.wait_for_workers(1)
+
+    assert outcome.exactly_once, outcome
+    assert len(fleet.by_host()) == 1
+    reasons = [entry["reason"] for entry in fleet.decisions()]
+    assert any("tasks wait" in reason and "the maximum is 3" in reason for reason in reasons), reasons
+    assert any("would have sufficed" in reason for reason in reasons), reasons
+    assert supervisor.stop() == 0
+    assert fleet.living() == []
+    assert "The supervisor has ended" in supervisor.output()
+
+
+def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 4, "promise": 1.0}, tick=0.5)
+    broker = connect(fleet.tasks.app)
+    stops = 0
+
+    with Load(fleet.tasks, 40.0, 0.05, total=2000):
+        while stops < 30:
+            change(broker, GROUP, "test", minimum=4, maximum=4)
+            fleet.wait_for_workers(4, within=60.0)
+            change(broker, GROUP, "test", minimum=1, maximum=1)
+            fleet.wait_for_workers(1, within=60.0)
+            stops = supervisor.output().count("has ended,")
+    outcome = fleet.tasks.settle([f"task-{number:06}" for number in range(2000)])
+
+    assert outcome.exactly_once, outcome
+    assert "SIGQUIT" not in supervisor.output()
+
+
+def test_a_worker_that_is_killed_gets_its_tasks_back_at_once_and_is_replaced(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"min_workers": 2, "max_workers": 2})
+    victim = fleet.wait_for_workers(2)[0]
+    ids = fleet.tasks.send(4, 3.0)
+    fleet.tasks.wait_until_started(ids)
+
+    fleet_before = fleet.tasks.left()
+    pid = fleet.pid_of(victim)
+    fleet_held = fleet.tasks.held(victim.partition("@")[0])
+    kill_group(pid)
+    killed = time.monotonic()
+    wait_for(lambda: fleet.tasks.redis.llen("celery") == len(fleet_held), "the tasks are not back")
+    delay = time.monotonic() - killed
+
+    assert len(fleet_held) == 2, fleet_before
+    assert delay < LEASE  # nobody had to wait for the lease to end
+    outcome = fleet.tasks.settle(ids)
+    assert outcome.lost == []
+    assert sorted(outcome.started_again) == sorted(fleet_held)
+    assert fleet.wait_for_workers(2)
+
+
+def test_a_supervisor_that_is_killed_leaves_no_orphan_and_loses_no_task(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(150, 0.2)
+    fleet.wait_for_workers(3)
+
+    supervisor.kill_alone()
+    wait_for(lambda: not supervisor.children(), "its workers go on", 30.0)
+    done = len(fleet.tasks.ended())
+    fleet.start()
+    outcome = fleet.tasks.settle(ids)
+
+    assert 0 < done < len(ids)
+    assert outcome.exactly_once, outcome
+
+
+def test_a_broker_that_crashes_is_waited_for_without_a_start_or_a_stop(
+    new_fleet: NewSupervisedFleet, redis_server_factory: RedisServerFactory
+) -> None:
+    server = redis_server_factory("--appendonly", "yes", "--appendfsync", "always")
+    fleet = new_fleet(broker_url=server.url)
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(150, 0.2)
+    names = fleet.wait_for_workers(3)
+    pids = {fleet.pid_of(name) for name in names}
+
+    server.crash()
+    supervisor.wait_for_output("Blind, holds")
+    server.restart()
+    supervisor.wait_for_output("Sees again")
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == []
+    assert outcome.ended_again == []
+    assert {fleet.pid_of(name) for name in names} == pids
+    assert supervisor.output().count(" starts\n") == 3
+
+
+def test_three_supervisors_share_the_work_and_keep_the_bounds_when_one_dies_and_one_freezes(
+    fleet: SupervisedFleet,
+) -> None:
+    a, b, c = (fleet.start(host, group={"max_workers": 4, "concurrency": 1}) for host in ("a", "b", "c"))
+    sampler = Sampler(fleet)
+    with Load(fleet.tasks, 30.0, 0.1) as load:
+        fleet.wait_for_workers(4)
+        sampler.watch(1.0)
+        c.children()
+        c.kill()
+        b.signal(signal.SIGSTOP)
+        sampler.watch(2 * LEASE)
+        b.signal(signal.SIGCONT)
+        sampler.watch(3.0)
+        fleet.wait_for_workers(4)
+    outcome = fleet.tasks.settle(load.ids)
+
+    assert outcome.lost == []
+    assert outcome.ended_again == []
+    assert sampler.most <= 4
+    assert set(fleet.by_host()) == {"a", "b", "c"}
+    assert a.process.poll() is None
+
+
+def test_an_idle_group_goes_to_zero_and_wakes_on_the_first_message(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"min_workers": 0}, stabilisation=2)
+    supervisor.wait_for_output("Supervising")
+    assert fleet.tasks.settle(fleet.tasks.send(1)).exactly_once
+    fleet.wait_for_workers(0)
+
+    later = fleet.tasks.send(2, countdown=12)
+    wait_for(lambda: bool(fleet.tasks.left()), "the tasks were not sent")
+    starts = supervisor.output().count(" starts\n")
+    wait_for(lambda: len(fleet.tasks.started()) == 3, "the tasks for later do not run", 30.0)
+    outcome = fleet.tasks.settle(["task-000000", *later])
+
+    assert outcome.exactly_once, outcome
+    # One start for their time, not one a tick while they wait.
+    assert supervisor.output().count(" starts\n") == starts + 1
+
+
+def test_a_program_that_crashes_at_its_start_is_tried_later_each_time_and_quoted(
+    new_fleet: NewSupervisedFleet,
+) -> None:
+    fleet = new_fleet(environment={"CRASH": "the database is on fire"})
+    supervisor = fleet.start()
+
+    supervisor.wait_for_output("crash loop: 5 workers failed", 60.0)
+
+    output = supervisor.output()
+    assert output.count("died; it printed last") == 5
+    assert "the database is on fire" in output
+    assert fleet.living() == []
+
+
+def test_a_program_that_starts_slowly_is_waited_for(new_fleet: NewSupervisedFleet) -> None:
+    fleet = new_fleet(environment={"SLOW_START": "20"})
+    supervisor = fleet.start(group={"max_workers": 1})
+    ids = fleet.tasks.send(3)
+
+    outcome = fleet.tasks.settle(ids, patience=60.0)
+
+    assert outcome.exactly_once, outcome
+    assert supervisor.output().count(" starts\n") == 1
+
+
+def test_workers_that_eat_memory_are_not_joined_by_more(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(memory_threshold=1)
+
+    ids = fleet.tasks.send(20, 0.2)
+    supervisor.wait_for_output("held back: memory is used to")
+
+    assert fleet.living() == []
+    assert fleet.tasks.redis.llen("celery") == len(ids)
+
+
+def test_a_worker_that_lives_but_takes_nothing_is_replaced(new_fleet: NewSupervisedFleet) -> None:
+    fleet = new_fleet()
+    supervisor = fleet.start(group={"max_workers": 1})
+    ids = fleet.tasks.send(1, name="deafen")
+    wait_for(lambda: fleet.tasks.counts.get("deaf") is not None, "no worker has become deaf")
+    ids += fleet.tasks.send(5)
+
+    supervisor.wait_for_output("it takes nothing although messages wait", 60.0)
+    outcome = fleet.tasks.settle(ids[1:], patience=60.0)
+
+    assert outcome.lost == []
+
+
+def test_a_paused_fleet_is_left_alone_and_still_rescued(fleet: SupervisedFleet) -> None:
+    fleet.start()
+    [worker] = fleet.wait_for_workers(1)
+    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    ids = fleet.tasks.send(30, 0.2)
+    fleet.tasks.wait_until_started(ids[:4])
+
+    kill_group(fleet.pid_of(worker))
+    wait_for(lambda: fleet.living() == [], "the worker is still alive")
+    assert fleet.tasks.left().keys() == {"celery"}
+    change(connect(fleet.tasks.app), GROUP, "test", paused=None)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == []
+
+
+def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    [worker] = fleet.wait_for_workers(1)
+    pid = fleet.pid_of(worker)
+    config = supervisor.config.read_text()
+
+    supervisor.config.write_text(config.replace("min_workers = 1", "min_workers = 2"))
+    supervisor.signal(signal.SIGHUP)
+    fleet.wait_for_workers(2)
+    supervisor.config.write_text(config.replace("min_workers = 1", "min_workers = many"))
+    supervisor.signal(signal.SIGHUP)
+    supervisor.wait_for_output("The settings stay as they were")
+
+    assert fleet.pid_of(worker) == pid
+    assert len(fleet.wait_for_workers(2)) == 2
+
+
+def kill_group(pid: int) -> None:
+    """Kill a worker with all its processes."""
+    os.killpg(pid, signal.SIGKILL)
