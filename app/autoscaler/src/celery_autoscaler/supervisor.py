@@ -6,7 +6,6 @@ and stops nothing.
 
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -36,6 +35,8 @@ logger = logging.getLogger(__name__)
 LEASE = 5.0
 # Ticks before the first act.
 FIRST_LOOKS = 2
+# Seconds for which a host must have been short of something before the others take over a part of its share.
+SHORT = 5.0
 # Seconds that the claim of a starting worker stands unless it is renewed.
 CLAIM_LEASE = 15.0
 # Decisions that are kept.
@@ -84,7 +85,7 @@ class GroupState:
     held_back: str = ""
     """What keeps this host from running as many workers as it should."""
     limit: int | None = None
-    short_until: float = -math.inf
+    short_since: float | None = None
     quiet_since: float = 0.0
     """Since when this host has started and stopped none."""
     queues: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -411,10 +412,14 @@ class Supervisor:
             state.held_back, state.limit = "", None
             return
         shortage = state.held_back = self._shortage(now, state, seen)
-        if shortage:
-            state.short_until = now + policy.SETTLE
         mine = self._count(group.name, "starting", "ready")
-        state.limit = mine if now < state.short_until else None
+        if not shortage:
+            state.short_since, state.limit = None, None
+        elif state.short_since is None:
+            state.short_since = now
+        elif now - state.short_since >= SHORT:
+            # Others take over what this host cannot run.
+            state.limit = mine
         _, high = self._override(group.name).bounds(group)
         offers = [
             policy.Offer(peer.host, peer.weight, peer.limits[group.name])
