@@ -97,6 +97,8 @@ class WorkerCounters:
     """Messages that it has taken and not begun."""
     busy_seconds: float
     """Seconds of work of all its slots together."""
+    running: int = 0
+    """Tasks that it runs."""
 
 
 @dataclass

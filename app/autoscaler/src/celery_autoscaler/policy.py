@@ -110,10 +110,6 @@ class GroupPolicy:
         """Return the decision of one tick; ticks come in the order of time."""
         override = override or Override()
         have = seen.ready + seen.starting
-        if override.paused:
-            by = f" by {override.by}" if override.by else ""
-            return Decision(have, f"paused{by}: nothing is started or stopped", "paused")
-        low, high = override.bounds(group)
         load = Load.of(group, seen)
         emergency = seen.longest > 2 * self.queue_threshold
         panic = seen.age > group.promise or (
@@ -124,7 +120,15 @@ class GroupPolicy:
             self._urgent_until = seen.now + self.stabilisation
         if load.waiting or seen.busy or seen.arrival_fast > NOTHING:
             self._last_work = seen.now
+        if not self._wanted:
+            # What there was before the first look was of use just then, as far as can be known.
+            self._last_work = seen.now
+            self._wanted.append((seen.now, have))
         window = self._remember(seen.now, self._useful(group, seen, load))
+        if override.paused:
+            by = f" by {override.by}" if override.by else ""
+            return Decision(have, f"paused{by}: nothing is started or stopped", "paused")
+        low, high = override.bounds(group)
         want, why, limit = self._unbounded(group, seen, load, window, emergency)
         if want > high:
             want, why, limit = high, f"{why}; the maximum is {high}", "maximum"
@@ -134,10 +138,12 @@ class GroupPolicy:
 
     def _useful(self, group: Group, seen: Seen, load: "Load") -> int:
         """Return the workers that have something to do now or soon: none beyond is kept for long."""
-        if seen.now - self._last_work > self.stabilisation and not load.waiting and not seen.busy:
+        if seen.now - self._last_work > self.stabilisation:
+            # The averages of the arrivals are slower than that.
+            self._wanted.clear()
             soon = seen.next_eta is not None and seen.next_eta <= max(self.stabilisation, seen.startup)
             return int(soon)
-        return workers_for(max(load.keep, load.grow), group.concurrency)
+        return workers_for(max(load.keep, load.grow, 1), group.concurrency)
 
     def _remember(self, now: float, useful: int) -> int:
         """Return the most workers that were useful within the stabilisation window."""
@@ -156,19 +162,21 @@ class GroupPolicy:
         grow = workers_for(load.grow, group.concurrency)
         queue = f"{seen.longest} messages in queue {seen.longest_queue}"
         why = load.explain(group, seen)
+        jobs = workers_for(seen.busy + load.waiting, group.concurrency)
         if emergency:
-            jobs = workers_for(seen.busy + load.waiting, group.concurrency)
             over = f"EMERGENCY: {queue} are more than twice the threshold of {self.queue_threshold}"
             return max(have, jobs), over, ""
-        if grow > have:
+        if grow > have and load.waiting:
             return grow, why, ""
         if seen.longest > self.queue_threshold:
             over = f"{queue} are more than the threshold of {self.queue_threshold}"
-            return self._one_more(have, seen), over, ""
+            return min(self._one_more(have, seen), max(have, jobs)), over, ""
         if have == 0 and seen.next_eta is not None and seen.next_eta <= seen.startup + 1.0:
             wait = max(0.0, seen.next_eta)
             return 1, f"a task's time comes in {wait:.0f} s, a start takes {seen.startup:.0f} s", ""
-        return self._fewer(have, window, why, seen.now)
+        # A task that outlasts the drain of its worker would have to begin again.
+        running = workers_for(seen.busy, group.concurrency)
+        return self._fewer(have, window, running, why, seen.now)
 
     def _one_more(self, have: int, seen: Seen) -> int:
         """Return one worker more, but not before the last one consumes."""
@@ -177,7 +185,7 @@ class GroupPolicy:
         self._last_step = seen.now
         return have + 1
 
-    def _fewer(self, have: int, window: int, why: str, now: float) -> tuple[int, str, str]:
+    def _fewer(self, have: int, window: int, running: int, why: str, now: float) -> tuple[int, str, str]:
         """Return as many workers as were needed lately."""
         if window >= have:
             if self._wanted[-1][1] < have:
@@ -185,8 +193,10 @@ class GroupPolicy:
             return have, why, ""
         if now < self._urgent_until:
             return have, f"{why}; it was urgent within {self.stabilisation:g} s", "stabilisation"
+        if running >= have:
+            return have, why, ""
         enough = f"for {self.stabilisation:g} s {window} would have sufficed: {why}"
-        return max(window, have - math.ceil(STEP * have)), enough, ""
+        return max(window, running, have - math.ceil(STEP * have)), enough, ""
 
 
 @dataclass(frozen=True)

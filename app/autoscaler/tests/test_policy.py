@@ -1,0 +1,699 @@
+"""The control law, the shares of the hosts, the brakes: what holds for any load, and how it reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from celery_autoscaler.policy import (
+    SETTLE,
+    Brakes,
+    Candidate,
+    Decision,
+    GroupPolicy,
+    HostSeen,
+    Offer,
+    Override,
+    Seen,
+    moves,
+    share,
+    victims,
+    workers_for,
+)
+from celery_autoscaler.settings import Group
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+# The machine may be busy, and nothing is kept between two runs.
+properties = settings(deadline=None, max_examples=70, database=None)
+
+ONE_SLOT = Group(name="default", queues=("celery",), min_workers=1, max_workers=10)
+TO_ZERO = replace(ONE_SLOT, min_workers=0)
+IDLE = Seen(now=0.0, ready=1, longest_queue="celery")
+STABILISATION = 60.0
+THRESHOLD = 1000
+
+
+def law() -> GroupPolicy:
+    """Return a control law without any past."""
+    return GroupPolicy(stabilisation=STABILISATION, queue_threshold=THRESHOLD)
+
+
+def backlog(messages: int, seen: Seen = IDLE) -> Seen:
+    """Return what is seen when so many messages wait in one queue."""
+    return replace(seen, backlog=messages, longest=messages)
+
+
+def hold(policy: GroupPolicy, seen: Seen, begin: float, end: float, group: Group = ONE_SLOT) -> Decision:
+    """Let the same be seen once a second for a while; workers follow what was decided, at once."""
+    now, decision = begin, Decision(seen.ready, "")
+    while now <= end:
+        decision = policy.decide(group, replace(seen, now=now))
+        seen = replace(seen, ready=decision.want, starting=0)
+        now += 1.0
+    return decision
+
+
+# --- For any load --------------------------------------------------------------------------------------
+
+rates = st.floats(0, 200)
+seconds = st.floats(0.1, 120)
+
+
+@st.composite
+def seens(draw: st.DrawFn) -> Seen:
+    """Anything that a supervisor could see."""
+    messages = draw(st.integers(0, 5000))
+    return Seen(
+        now=0.0,
+        backlog=messages,
+        future=draw(st.integers(0, 50)),
+        held=draw(st.integers(0, 50)),
+        busy=draw(st.integers(0, 200)),
+        next_eta=draw(st.none() | st.floats(-10, 300)),
+        age=draw(st.floats(0, 100)) if messages else 0.0,
+        longest=messages,
+        longest_queue="celery",
+        ready=draw(st.integers(0, 40)),
+        starting=draw(st.integers(0, 20)),
+        arrival_fast=draw(rates),
+        arrival_slow=draw(rates),
+        service_time=draw(st.none() | st.floats(0.001, 100)),
+        startup=draw(seconds),
+    )
+
+
+@st.composite
+def groups(draw: st.DrawFn) -> Group:
+    """Any group."""
+    low = draw(st.integers(0, 10))
+    return replace(
+        ONE_SLOT,
+        concurrency=draw(st.integers(1, 16)),
+        promise=draw(seconds),
+        min_workers=low,
+        max_workers=draw(st.integers(max(1, low), 100)),
+    )
+
+
+overrides = st.builds(
+    Override,
+    paused=st.booleans(),
+    minimum=st.none() | st.integers(0, 50),
+    maximum=st.none() | st.integers(1, 50),
+    by=st.sampled_from(["", "ann"]),
+)
+histories = st.lists(st.tuples(seens(), st.floats(0.1, 90)), max_size=6)
+
+
+def after(history: list[tuple[Seen, float]], group: Group) -> tuple[GroupPolicy, float]:
+    """Return a control law that has seen something, and when."""
+    policy, now = GroupPolicy(STABILISATION, THRESHOLD), 0.0
+    for seen, pause in history:
+        policy.decide(group, replace(seen, now=now))
+        now += pause
+    return policy, now
+
+
+@properties
+@given(histories, seens(), groups(), overrides)
+def test_bounds_are_kept_whatever_is_seen(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group, override: Override
+) -> None:
+    policy, now = after(history, group)
+
+    decision = policy.decide(group, replace(seen, now=now), override)
+
+    low, high = override.bounds(group)
+    if override.paused:
+        assert decision.want == seen.ready + seen.starting
+    else:
+        assert min(low, high) <= decision.want <= high
+
+
+@properties
+@given(histories, seens(), groups(), st.integers(0, 5000))
+@example([], backlog(0, replace(IDLE, age=0.0, busy=1, arrival_slow=5.0)), ONE_SLOT, 2001)
+def test_more_messages_never_make_fewer_workers(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group, more: int
+) -> None:
+    policy, now = after(history, group)
+    seen = replace(seen, now=now)
+
+    fewer = deepcopy(policy).decide(group, seen)
+    many = policy.decide(group, backlog(seen.backlog + more, seen))
+
+    assert fewer.want <= many.want
+
+
+@properties
+@given(histories, seens(), groups())
+def test_no_worker_is_wanted_without_a_task_for_it(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group
+) -> None:
+    policy, now = after(history, group)
+
+    decision = policy.decide(group, replace(seen, now=now))
+
+    have = seen.ready + seen.starting
+    jobs = workers_for(seen.busy + seen.backlog + seen.held, group.concurrency)
+    for_an_eta = int(have == 0 and seen.next_eta is not None)
+    assert decision.want <= max(have, jobs, group.min_workers, for_an_eta)
+
+
+@properties
+@given(histories, seens(), groups())
+def test_an_empty_queue_makes_nothing_grow(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group
+) -> None:
+    assume(seen.ready + seen.starting)
+    policy, now = after(history, group)
+
+    decision = policy.decide(group, replace(backlog(0, seen), now=now, held=0))
+
+    assert decision.want <= max(seen.ready + seen.starting, group.min_workers)
+
+
+@properties
+@given(histories, seens(), groups(), overrides)
+def test_the_sentence_names_the_limit_that_bit(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group, override: Override
+) -> None:
+    policy, now = after(history, group)
+
+    decision = policy.decide(group, replace(seen, now=now), override)
+
+    words = {
+        "": "",
+        "paused": "paused",
+        "maximum": f"the maximum is {decision.want}",
+        "minimum": f"the minimum is {decision.want}",
+        "stabilisation": f"within {STABILISATION:g} s",
+    }
+    assert words[decision.limit] in decision.reason
+    assert "\n" not in decision.reason
+
+
+# --- Growing -------------------------------------------------------------------------------------------
+
+
+def test_a_burst_gets_what_the_promise_needs_at_once() -> None:
+    # 200 tasks of 0.2 s are 40 s of work; a new worker consumes after 3 of 10 s: 40 / 7 = 5.7 slots.
+    decision = law().decide(ONE_SLOT, backlog(200, replace(IDLE, service_time=0.2)))
+
+    assert decision.want == 6
+    assert "200 tasks wait" in decision.reason
+    assert "promised are 10 s" in decision.reason
+
+
+def test_a_shorter_promise_makes_more_workers() -> None:
+    seen = backlog(200, replace(IDLE, service_time=0.2))
+
+    wanted = [
+        law().decide(replace(ONE_SLOT, promise=promise, max_workers=100), seen).want
+        for promise in (60.0, 10.0, 5.0)
+    ]
+
+    assert wanted == sorted(set(wanted))
+
+
+def test_slots_are_counted_not_workers() -> None:
+    seen = backlog(200, replace(IDLE, service_time=0.2))
+
+    assert law().decide(replace(ONE_SLOT, concurrency=4), seen).want == 2
+
+
+def test_two_tasks_never_start_three_workers() -> None:
+    seen = backlog(2, replace(IDLE, ready=0, service_time=60.0, arrival_fast=10.0, arrival_slow=10.0))
+
+    assert law().decide(ONE_SLOT, seen).want == 2
+
+
+def test_the_maximum_is_named_when_it_bites() -> None:
+    decision = law().decide(ONE_SLOT, backlog(500, replace(IDLE, service_time=5.0)))
+
+    assert (decision.want, decision.limit) == (10, "maximum")
+    assert decision.reason.endswith("; the maximum is 10")
+
+
+# --- Shrinking -----------------------------------------------------------------------------------------
+
+
+def test_an_idle_group_shrinks_to_its_minimum_after_the_window_and_not_before() -> None:
+    policy = law()
+    busy = replace(IDLE, ready=8, busy=8, arrival_fast=8.0, arrival_slow=8.0, service_time=1.0)
+    hold(policy, busy, 0, 20)
+    idle = replace(IDLE, ready=8, service_time=1.0)
+
+    just_before = hold(policy, idle, 21, 20 + STABILISATION)
+    at_last = hold(policy, idle, 21 + STABILISATION, 30 + STABILISATION)
+
+    assert (just_before.want, just_before.limit) == (8, "stabilisation")
+    assert "were needed within 60 s" in just_before.reason
+    assert (at_last.want, at_last.limit) == (1, "minimum")
+    assert "nothing waits, nothing runs; the minimum is 1" in at_last.reason
+
+
+def test_an_idle_group_does_not_wait_for_slow_averages() -> None:
+    policy = law()
+    hold(policy, replace(IDLE, ready=10, busy=10, arrival_fast=10.0, arrival_slow=10.0), 0, 20)
+    still_remembered = replace(IDLE, ready=10, arrival_slow=5.0)
+
+    assert hold(policy, still_remembered, 21, 35 + STABILISATION).want == 1
+
+
+def test_at_most_a_quarter_goes_in_one_tick() -> None:
+    policy = law()
+    policy.decide(ONE_SLOT, replace(IDLE, ready=10))
+
+    decision = policy.decide(ONE_SLOT, replace(IDLE, ready=10, now=STABILISATION + 1))
+
+    assert decision.want == 7
+    assert "for 60 s 0 would have sufficed" in decision.reason
+
+
+def test_what_a_new_supervisor_finds_is_kept_for_the_window() -> None:
+    policy = law()
+
+    assert policy.decide(ONE_SLOT, replace(IDLE, ready=8)).want == 8
+    assert policy.decide(ONE_SLOT, replace(IDLE, ready=8, now=STABILISATION)).want == 8
+    assert policy.decide(ONE_SLOT, replace(IDLE, ready=8, now=STABILISATION + 1)).want == 6
+
+
+def test_workers_that_run_tasks_are_not_given_up() -> None:
+    policy = law()
+    long_tasks = replace(IDLE, ready=8, busy=5, service_time=600.0)
+
+    assert hold(policy, long_tasks, 0, 10 * STABILISATION).want == 5
+
+
+def test_without_a_window_workers_go_at_once() -> None:
+    policy = GroupPolicy(stabilisation=0.0)
+    policy.decide(ONE_SLOT, replace(IDLE, ready=4))
+
+    assert policy.decide(ONE_SLOT, replace(IDLE, ready=4, now=1.0)).want == 3
+
+
+def test_nothing_is_given_up_for_the_window_after_a_promise_was_broken() -> None:
+    policy = law()
+    late = backlog(1, replace(IDLE, ready=8, age=11.0, service_time=0.01))
+    policy.decide(ONE_SLOT, replace(late, now=0.0))
+    policy.decide(ONE_SLOT, replace(late, now=40.0))
+
+    decision = policy.decide(ONE_SLOT, backlog(1, replace(IDLE, ready=8, service_time=0.01, now=99.0)))
+
+    assert (decision.want, decision.limit) == (8, "stabilisation")
+    assert "it was urgent within 60 s" in decision.reason
+
+
+# --- Down to zero --------------------------------------------------------------------------------------
+
+
+def test_a_minimum_of_zero_is_reached_and_left_with_the_first_message() -> None:
+    policy = law()
+
+    assert hold(policy, IDLE, 0, STABILISATION, TO_ZERO).want == 1
+    assert hold(policy, IDLE, STABILISATION + 1, STABILISATION + 3, TO_ZERO).want == 0
+    assert policy.decide(TO_ZERO, backlog(1, replace(IDLE, ready=0, now=70.0))).want == 1
+
+
+def test_tasks_for_later_wake_nobody_until_a_start_before_their_time() -> None:
+    policy = law()
+    future = replace(IDLE, ready=0, future=50, startup=5.0)
+
+    wanted = [
+        policy.decide(TO_ZERO, replace(future, now=100.0 - eta, next_eta=eta)) for eta in (100.0, 7.0, 5.0)
+    ]
+
+    assert [decision.want for decision in wanted] == [0, 0, 1]
+    assert "50 wait for their time" in wanted[0].reason
+    assert wanted[2].reason == "a task's time comes in 5 s, a start takes 5 s"
+
+
+def test_a_worker_that_holds_tasks_for_later_is_started_and_stopped_once() -> None:
+    policy, ready, wanted = law(), 1, []
+    for now in range(400):
+        eta = 300.0 - now
+        seen = replace(IDLE, now=float(now), ready=ready, startup=5.0, next_eta=eta if eta > 0 else None)
+        ready = policy.decide(TO_ZERO, replace(seen, busy=int(300 <= now < 302))).want
+        wanted.append(ready)
+
+    changes = [(now, b) for now, (a, b) in enumerate(pairwise(wanted), 1) if a != b]
+    assert [number for _, number in changes] == [0, 1, 0]
+    stopped, woken, stopped_again = (now for now, _ in changes)
+    assert stopped <= STABILISATION + 2
+    assert 290 <= woken <= 295
+    assert 301 + STABILISATION <= stopped_again <= 304 + STABILISATION
+
+
+def test_a_worker_whose_task_is_due_soon_is_kept() -> None:
+    policy = law()
+    seen = replace(IDLE, next_eta=30.0)
+
+    assert hold(policy, seen, 0, 3 * STABILISATION, TO_ZERO).want == 1
+
+
+# --- The threshold of a queue ---------------------------------------------------------------------------
+
+
+def test_a_long_queue_grows_its_group_by_one_at_a_time_though_the_promise_is_kept() -> None:
+    policy = law()
+    long = backlog(THRESHOLD + 1, replace(IDLE, ready=2, service_time=0.001))
+
+    first = policy.decide(ONE_SLOT, long)
+    starting = policy.decide(ONE_SLOT, replace(long, now=1.0, starting=1))
+    again = policy.decide(ONE_SLOT, replace(long, now=5.0, ready=3))
+
+    assert [first.want, starting.want, again.want] == [3, 3, 4]
+    assert first.reason == "1001 messages in queue celery are more than the threshold of 1000"
+    assert not first.emergency
+
+
+def test_at_its_threshold_a_queue_is_not_yet_long() -> None:
+    decision = law().decide(ONE_SLOT, backlog(THRESHOLD, replace(IDLE, ready=2, service_time=0.001)))
+
+    assert decision.want == 2
+
+
+def test_twice_the_threshold_is_an_emergency_up_to_the_maximum() -> None:
+    policy = law()
+    flood = backlog(2 * THRESHOLD + 1, replace(IDLE, ready=2, service_time=0.001))
+
+    decision = policy.decide(ONE_SLOT, flood)
+
+    assert decision.emergency
+    assert (decision.want, decision.limit) == (10, "maximum")
+    assert decision.reason == (
+        "EMERGENCY: 2001 messages in queue celery are more than twice the threshold of 1000; "
+        "the maximum is 10"
+    )
+
+
+def test_nothing_is_given_up_for_the_window_after_an_emergency() -> None:
+    policy = law()
+    policy.decide(ONE_SLOT, backlog(2 * THRESHOLD + 1))
+    policy.decide(ONE_SLOT, backlog(2 * THRESHOLD + 1, replace(IDLE, now=50.0)))
+    after_it = replace(IDLE, ready=10, busy=1, service_time=0.001)
+
+    assert policy.decide(ONE_SLOT, replace(after_it, now=50.0 + STABILISATION - 1)).want == 10
+
+
+def test_even_an_emergency_has_a_task_for_each_slot() -> None:
+    policy = GroupPolicy(queue_threshold=1)
+
+    assert policy.decide(replace(ONE_SLOT, concurrency=2), backlog(3)).want == 2
+
+
+def test_a_low_threshold_starts_no_worker_without_a_task() -> None:
+    policy = GroupPolicy(queue_threshold=1)
+    two = backlog(2, replace(IDLE, ready=1, service_time=0.001))
+
+    assert policy.decide(replace(ONE_SLOT, concurrency=2), two).want == 1
+
+
+# --- What operators want -------------------------------------------------------------------------------
+
+
+def test_a_pause_holds_and_says_who_wanted_it() -> None:
+    seen = backlog(5000, replace(IDLE, ready=2, starting=1))
+
+    decision = law().decide(ONE_SLOT, seen, Override(paused=True, by="ann"))
+
+    assert (decision.want, decision.limit) == (3, "paused")
+    assert decision.reason == "paused by ann: nothing is started or stopped"
+
+
+def test_what_happens_during_a_pause_is_remembered() -> None:
+    policy = law()
+    busy = replace(IDLE, ready=6, busy=6, arrival_fast=6.0, arrival_slow=6.0, service_time=1.0)
+    for now in range(200):
+        policy.decide(ONE_SLOT, replace(busy, now=float(now)), Override(paused=True))
+
+    assert policy.decide(ONE_SLOT, replace(IDLE, ready=6, now=201.0)).want == 6
+
+
+def test_other_bounds_win_over_the_settings() -> None:
+    flood = backlog(5000, replace(IDLE, ready=3))
+
+    assert law().decide(ONE_SLOT, flood, Override(maximum=20)).want == 20
+    assert law().decide(ONE_SLOT, flood, Override(maximum=2)).want == 2
+    assert law().decide(ONE_SLOT, IDLE, Override(minimum=5)).want == 5
+
+
+def test_a_minimum_over_the_maximum_ends_there() -> None:
+    assert Override(minimum=50).bounds(ONE_SLOT) == (10, 10)
+    assert Override(maximum=1).bounds(replace(ONE_SLOT, min_workers=4)) == (1, 1)
+
+
+# --- Shares of the hosts -------------------------------------------------------------------------------
+
+names = ["a", "b", "c", "d", "e"]
+
+
+@st.composite
+def offers(draw: st.DrawFn) -> list[Offer]:
+    """What some hosts offer."""
+    hosts = draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
+    return [Offer(host, draw(st.floats(0.5, 64)), draw(st.none() | st.integers(0, 20))) for host in hosts]
+
+
+@properties
+@given(st.integers(0, 60), offers())
+def test_shares_sum_up_and_keep_the_limits(want: int, hosts: list[Offer]) -> None:
+    given_out = share(want, hosts)
+
+    limits = [want if offer.limit is None else offer.limit for offer in hosts]
+    assert sum(given_out.values()) == min(want, sum(limits))
+    assert all(given_out[offer.host] <= limit for offer, limit in zip(hosts, limits, strict=True))
+
+
+@properties
+@given(st.integers(0, 60), offers())
+def test_more_workers_take_none_from_any_host(want: int, hosts: list[Offer]) -> None:
+    fewer, more = share(want, hosts), share(want + 1, hosts)
+
+    assert all(fewer[host] <= more[host] for host in fewer)
+
+
+@properties
+@given(st.integers(0, 60), offers(), st.randoms(use_true_random=False))
+def test_shares_do_not_depend_on_the_order_of_the_offers(
+    want: int, hosts: list[Offer], chance: object
+) -> None:
+    shuffled = list(hosts)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+
+    assert share(want, hosts) == share(want, shuffled)
+
+
+def test_shares_follow_the_weights() -> None:
+    assert share(12, [Offer("a", 1.0), Offer("b", 2.0), Offer("c", 3.0)]) == {"a": 2, "b": 4, "c": 6}
+
+
+def test_what_a_short_host_cannot_take_the_others_get() -> None:
+    assert share(6, [Offer("a", 1.0, limit=0), Offer("b", 1.0), Offer("c", 1.0)]) == {"a": 0, "b": 3, "c": 3}
+
+
+# --- Moves ---------------------------------------------------------------------------------------------
+
+counts = st.dictionaries(st.sampled_from([*names, "dead"]), st.integers(0, 15))
+
+
+def moved(have: dict[str, int], deltas: dict[str, int]) -> dict[str, int]:
+    """Return how many workers there are after all hosts have acted."""
+    return dict(Counter(have) + Counter({h: d for h, d in deltas.items() if d > 0})) | {
+        host: have.get(host, 0) + delta for host, delta in deltas.items()
+    }
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[int, int, dict[str, int], list[Offer]]:
+    """A number wanted, a maximum, what there is, and what is offered."""
+    maximum = draw(st.integers(1, 40))
+    return draw(st.integers(0, maximum)), maximum, draw(counts), draw(offers())
+
+
+@properties
+@given(fleets(), st.booleans())
+def test_the_fleet_never_grows_beyond_its_maximum(
+    fleet: tuple[int, int, dict[str, int], list[Offer]], rebalance: bool
+) -> None:
+    want, maximum, have, hosts = fleet
+
+    then = moved(have, moves(want, maximum, have, hosts, rebalance=rebalance))
+
+    assert sum(then.values()) <= max(maximum, sum(have.values()))
+    assert all(count >= 0 for count in then.values())
+
+
+@properties
+@given(fleets())
+def test_the_wanted_number_is_reached_where_the_hosts_can(
+    fleet: tuple[int, int, dict[str, int], list[Offer]],
+) -> None:
+    want, maximum, have, hosts = fleet
+    # A limit is what a host has, or more.
+    hosts = [
+        offer if offer.limit is None else replace(offer, limit=max(offer.limit, have.get(offer.host, 0)))
+        for offer in hosts
+    ]
+    alone = sum(count for host, count in have.items() if host not in {offer.host for offer in hosts})
+
+    then = moved(have, moves(want, maximum, have, hosts, rebalance=False))
+
+    room = [want if offer.limit is None else offer.limit for offer in hosts]
+    assert sum(then.values()) == max(alone, min(want, alone + sum(room)))
+
+
+@properties
+@given(fleets())
+def test_nothing_moves_while_the_number_is_right(
+    fleet: tuple[int, int, dict[str, int], list[Offer]],
+) -> None:
+    _, maximum, have, hosts = fleet
+
+    deltas = moves(sum(have.values()), maximum, have, hosts, rebalance=False)
+
+    assert not any(deltas.values())
+
+
+@properties
+@given(fleets())
+def test_rebalancing_ends_with_the_shares_and_strays_by_one(
+    fleet: tuple[int, int, dict[str, int], list[Offer]],
+) -> None:
+    want, maximum, have, hosts = fleet
+    hosts = [replace(offer, limit=None) for offer in hosts]
+    have = {host: count for host, count in have.items() if host in {offer.host for offer in hosts}}
+    assume(sum(have.values()) == want)
+    for _ in range(2 * want + 2):
+        have = moved(have, moves(want, maximum, have, hosts, rebalance=True))
+        assert want - 1 <= sum(have.values()) <= min(want + 1, maximum)
+
+    assert have == share(want, hosts)
+    assert not any(moves(want, maximum, have, hosts, rebalance=True).values())
+
+
+def test_workers_of_a_host_without_a_supervisor_count() -> None:
+    hosts = [Offer("a", 1.0), Offer("b", 1.0)]
+
+    assert moves(6, 6, {"a": 1, "dead": 3}, hosts, rebalance=False) == {"a": 1, "b": 1}
+    assert moves(2, 6, {"a": 1, "b": 1, "dead": 3}, hosts, rebalance=False) == {"a": -1, "b": -1}
+
+
+def test_a_share_is_taken_over_from_a_host_that_is_gone() -> None:
+    assert moves(4, 4, {"a": 2}, [Offer("a", 1.0)], rebalance=False) == {"a": 2}
+
+
+# --- Brakes --------------------------------------------------------------------------------------------
+
+GIB = 2**30
+CALM = HostSeen(cpus=2.0, cpu=20.0, memory=30.0, memory_limit=4 * GIB)
+
+
+def against(host: HostSeen, *, slowing: bool = False, worker_memory: int = 0, starting: int = 0) -> str:
+    """Return what thresholds of 90 % CPU and 85 % memory say against a start."""
+    brakes = Brakes(cpu_threshold=90.0, memory_threshold=85.0)
+    return brakes.against_starts(host, slowing=slowing, worker_memory=worker_memory, starting=starting)
+
+
+def test_a_calm_host_starts_workers() -> None:
+    assert against(CALM, worker_memory=GIB) == ""
+    assert Brakes(90.0, 85.0).for_a_stop(0.0, CALM, slowing=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (replace(CALM, memory=86.0), "memory is used to 86 %, over 85 %"),
+        (replace(CALM, cpu=91.0), "CPU is used to 91 %, over 90 %"),
+        (
+            replace(CALM, memory_pressure=11.0),
+            "memory is under pressure: something waited for it 11 % of 10 s",
+        ),
+    ],
+)
+def test_a_host_that_is_short_starts_nothing_and_says_of_what(host: HostSeen, words: str) -> None:
+    assert against(host) == words
+
+
+def test_thresholds_themselves_are_allowed() -> None:
+    assert against(replace(CALM, memory=85.0, cpu=90.0, memory_pressure=10.0)) == ""
+
+
+def test_pressure_on_the_cpus_matters_only_if_tasks_get_slower() -> None:
+    pressed = replace(CALM, cpu_pressure=61.0)
+
+    assert against(pressed) == ""
+    assert against(pressed, slowing=True) == (
+        "CPU is under pressure (61 %) and tasks take longer than before"
+    )
+
+
+def test_memory_is_kept_for_workers_that_are_still_starting() -> None:
+    # 55 % of 4 GiB are left below the threshold.
+    assert against(CALM, worker_memory=GIB, starting=1) == ""
+    assert against(CALM, worker_memory=GIB, starting=2) == (
+        "a worker takes 1024 MiB, 2253 MiB are left below 85 % of memory"
+    )
+
+
+@pytest.mark.parametrize(("cpus", "starts"), [(0.5, 2), (1.0, 2), (2.0, 4), (2.5, 5)])
+def test_as_many_workers_start_at_once_as_the_cpus_can_bear(cpus: float, starts: int) -> None:
+    assert Brakes.starts_at_once(replace(CALM, cpus=cpus)) == starts
+
+
+def test_a_shortage_of_memory_stops_one_worker_each_time_it_has_settled() -> None:
+    brakes, full = Brakes(90.0, 85.0), replace(CALM, memory=93.0)
+
+    stops = [now for now in range(36) if brakes.for_a_stop(float(now), full, slowing=False)]
+
+    assert stops == [SETTLE, 2 * SETTLE, 3 * SETTLE]
+    assert brakes.for_a_stop(40.0, full, slowing=False) == "memory stays at 93 %, over 85 %"
+
+
+def test_a_shortage_that_goes_away_stops_nothing() -> None:
+    brakes, full = Brakes(90.0, 85.0), replace(CALM, memory=93.0)
+
+    asked = [
+        brakes.for_a_stop(float(now), CALM if now % 9 == 8 else full, slowing=False) for now in range(60)
+    ]
+
+    assert not any(asked)
+
+
+def test_busy_cpus_stop_a_worker_only_if_tasks_get_slower() -> None:
+    busy = replace(CALM, cpu=99.0)
+    useful, useless = Brakes(90.0, 85.0), Brakes(90.0, 85.0)
+
+    assert not any(useful.for_a_stop(float(now), busy, slowing=False) for now in range(30))
+    useless.for_a_stop(0.0, busy, slowing=True)
+    assert useless.for_a_stop(SETTLE, busy, slowing=True) == (
+        "CPU stays at 99 % and more workers only make tasks slower"
+    )
+
+
+# --- Victims -------------------------------------------------------------------------------------------
+
+
+def test_outdated_workers_go_first_then_idle_ones_then_those_with_least_left() -> None:
+    workers = {
+        "busy-long": Candidate(outdated=False, busy=1, remaining=60.0),
+        "busy-short": Candidate(outdated=False, busy=2, remaining=1.0),
+        "idle": Candidate(outdated=False, busy=0, remaining=0.0),
+        "old": Candidate(outdated=True, busy=1, remaining=100.0),
+        "old-idle": Candidate(outdated=True, busy=0, remaining=0.0),
+    }
+
+    assert victims(5, workers) == ["old-idle", "old", "idle", "busy-short", "busy-long"]
+    assert victims(2, workers) == ["old-idle", "old"]
+    assert victims(0, workers) == victims(-1, workers) == []
+
+
+def test_equal_workers_go_by_their_names() -> None:
+    workers = {name: Candidate(outdated=False, busy=0, remaining=0.0) for name in ("c", "a", "b")}
+
+    assert victims(2, workers) == ["a", "b"]
