@@ -6,9 +6,12 @@ It is full for as many seconds as the environment says: FULL_SECONDS.
 from __future__ import annotations
 
 import os
+import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
 
 import pytest
 from counted_tasks import SHORT_LEASE, Load, NewFleet
@@ -27,6 +30,57 @@ def every(seconds: float, times: int, action: Callable[[], object]) -> None:
     for _ in range(times):
         time.sleep(seconds)
         action()
+
+
+class Wire:
+    """A way to the server on which connections can be cut without a word. New ones pass."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = (server.host, server.port)
+        self._listener = socket.create_server((server.host, 0))
+        self._ways: list[tuple[socket.socket, socket.socket, threading.Event]] = []
+        self.url = f"redis://{server.host}:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self, addresses: Collection[str] | None = None) -> None:
+        """Let nothing more pass on the connections that there are, or on those that the server sees so."""
+        for _, far, whole in self._ways:
+            host, port = far.getsockname()
+            if addresses is None or f"{host}:{port}" in addresses:
+                whole.clear()
+
+    def mend(self) -> None:
+        """Let pass what was sent on them in the meantime, and all that follows."""
+        for _, _, whole in self._ways:
+            whole.set()
+
+    def close(self) -> None:
+        """End all connections."""
+        self._listener.close()
+        self.mend()
+        for near, far, _ in self._ways:
+            near.close()
+            far.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server)
+                whole = threading.Event()
+                whole.set()
+                self._ways.append((near, far, whole))
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(*ends, whole), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket, whole: threading.Event) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                whole.wait()
+                target.sendall(data)
+            whole.wait()
+            target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
@@ -64,7 +118,9 @@ def test_dropped_connections_neither_lose_nor_repeat_a_task(
 def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
     server: RedisServer, new_fleet: NewFleet
 ) -> None:
-    fleet = new_fleet({"worker_prefetch_multiplier": 3}, broker_url=server.url)
+    # Kombu shall not look at its connections meanwhile: who connects anew does nothing else.
+    settings = {"worker_prefetch_multiplier": 3, "broker_transport_options": {"health_check_interval": 60}}
+    fleet = new_fleet(settings, broker_url=server.url)
     tasks = fleet.tasks
     worker = fleet.start()
     ending = tasks.send(1, SHORT_LEASE + 2)
@@ -82,6 +138,33 @@ def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
     assert outcome.exactly_once, outcome
     assert tasks.left() == {}
     assert worker.process.poll() is None
+
+
+@pytest.mark.parametrize("which", ["all", "the one that fetches"])
+def test_connections_that_die_without_a_word_are_replaced(
+    server: RedisServer, new_fleet: NewFleet, which: str
+) -> None:
+    fleet = new_fleet(broker_url=server.url)
+    tasks = fleet.tasks
+    with closing(Wire(server)) as wire:
+        fleet.broker_url = wire.url
+        worker = fleet.start(concurrency=1)
+        assert tasks.settle(tasks.send(3)).exactly_once
+
+        # It alone is told of changes ("t").
+        fetching: Any = [client["addr"] for client in tasks.redis.client_list() if "t" in client["flags"]]
+        wire.cut(None if which == "all" else fetching)
+        ids = tasks.send(40, 0.05)
+        # The look of an idle worker, and two of kombu's at its connections.
+        tasks.wait_until_ended(ids[:1], within=1 + 2 * SHORT_LEASE + 3)
+        # A step that was sent on a dead connection arrives after all, and takes nothing.
+        wire.mend()
+        outcome = tasks.settle(ids)
+
+        assert outcome.exactly_once, outcome
+        assert tasks.left() == {}
+        assert "Fenced" not in worker.output()
+        assert worker.process.poll() is None
 
 
 def test_a_worker_can_be_stopped_while_its_broker_is_gone(server: RedisServer, new_fleet: NewFleet) -> None:

@@ -122,6 +122,7 @@ class Ledger:
         self.keys = Keys()
         self.separator = ""
         self._client: recovery.Client = None
+        self._server = ""
         self.pid = os.getpid()
         self.delivered: OrderedDict[str, Any] = OrderedDict()
         self.dirty: set[str] = set()
@@ -145,8 +146,12 @@ class Ledger:
         """Use the newest connection's settings for what is settled from now on."""
         self.keys = Keys(channel.global_keyprefix)
         self.separator = channel.sep
-        # Not kombu's prefixing client: these keys have the prefix, and scripts name keys that it misses.
-        self._client = Redis(connection_pool=channel.pool)
+        server = channel.connection.client.as_uri(include_password=True)
+        if server != self._server:
+            self._server = server
+            # Not kombu's prefixing client: these keys have the prefix, and scripts name keys that it misses.
+            # Not the channel's pool: whoever loses its connection closes that, and others settle meanwhile.
+            self._client = Redis(connection_pool=channel._get_pool())
 
     @property
     def client(self) -> recovery.Client:
@@ -283,6 +288,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._session: str | None = None
+        self._session_socket: Any = None
         self._next_fetch = 0.0
         self._poll_interval = POLL[0]
         self._queues: list[str] = []
@@ -310,9 +316,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if not queues:
             return
         connection = self.client.connection
-        if self._session is None:
+        # Not the session of an earlier connection: a step may still be under way there.
+        if self._session is None or self._session_socket is not connection._sock:
             try:
                 self._session = ledger.open_session()
+                self._session_socket = connection._sock
             except Fenced:
                 ledger.fenced = True
                 return

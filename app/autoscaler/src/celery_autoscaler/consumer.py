@@ -42,7 +42,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         return self.is_lost(ledger) or bool(super().revoked())
 
     def on_accepted(self, pid: int, time_accepted: float) -> Any:
-        """Look once more where tasks wait within the pool: pools of threads and greenlets queue what they get.
+        """Look once more where tasks wait within the pool: pools of threads or greenlets queue what they get.
 
         Raises:
             TaskRevokedError: In the thread that would have begun the task.
@@ -109,7 +109,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return self.ensure_connected(connection)
 
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
-        """Connect for events. One that cannot be sent is kept; Celery would hold up the worker until it is."""
+        """Connect for events. One that cannot be sent is kept; Celery would hold the worker up until then."""
         connection = self.app.connection_for_write(url=url, heartbeat=heartbeat)
         self.bound_waits(connection)
         connection.ensure = partial(connection.ensure, max_retries=0)
@@ -121,8 +121,13 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         Unless the app says how long to wait; and only here: a task that sends another would send it twice.
         """
         if connection.transport_cls in TRANSPORTS:
-            wait = self.ledger.lease / 3
-            bounds = {"socket_timeout": wait, "socket_connect_timeout": wait}
+            lease = self.ledger.lease
+            bounds = {
+                "socket_timeout": lease / 3,
+                "socket_connect_timeout": lease / 3,
+                # Seconds between looks of kombu at connections that ought to have answered.
+                "health_check_interval": lease,
+            }
             connection.transport_options = bounds | connection.transport_options
 
     def update_strategies(self) -> None:
