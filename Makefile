@@ -41,9 +41,17 @@ $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
 .PHONY: bench
-bench: venv docker ## Measure our workers beside plain Celery's
+bench: bench-workers ## Run all benchmarks
+
+.PHONY: bench-workers
+bench-workers: venv docker ## Measure our workers beside plain Celery's
 	@scripts/images services:bookworm
 	@PYTHONPATH=tests/plugins python benchmarks/workers.py
+
+.PHONY: bench-scaling
+bench-scaling: venv docker ## Measure the supervisor beside Celery's own autoscaling; draw docs/burst.svg
+	@scripts/images services:bookworm
+	@PYTHONPATH=tests/plugins python benchmarks/scaling.py
 
 .PHONY: venv
 venv:
