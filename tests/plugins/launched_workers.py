@@ -37,6 +37,7 @@ if "CRASH" in os.environ and "worker" in sys.argv:
     sys.exit(os.environ["CRASH"])
 if "worker" in sys.argv:
     time.sleep(float(os.environ.get("SLOW_START", "0")))
+    eaten = b"x" * int(os.environ.get("EAT_MEMORY", "0"))
 
 BROKER = os.environ["BROKER"]
 app = Celery("single", broker=BROKER, backend=os.environ.get("BACKEND", BROKER))

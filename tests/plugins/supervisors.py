@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections import Counter
@@ -140,6 +141,11 @@ class SupervisedFleet:
         """Return how many tasks began on each host."""
         found: Any = self.tasks.counts.hvals("by")
         return Counter(name.partition("@")[2] for name in found)
+
+    def status(self, host: str) -> dict[str, Any]:
+        """Return what a supervisor says of itself."""
+        text: Any = self.tasks.redis.hget(f"fleet:supervisor:{host}", "status")
+        return dict(json.loads(text or "{}"))
 
     def decisions(self) -> list[dict[str, str]]:
         """Return the decisions that were written down."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from celery_autoscaler.broker import connect
 from celery_autoscaler.overrides import change
@@ -81,19 +82,19 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
 
 
 def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: SupervisedFleet) -> None:
-    supervisor = fleet.start(group={"max_workers": 4, "promise": 1.0}, tick=0.5)
+    supervisor = fleet.start(group={"max_workers": 7, "promise": 1.0}, tick=0.5)
     broker = connect(fleet.tasks.app)
-    stops = 0
 
-    with Load(fleet.tasks, 40.0, 0.05, total=2000):
-        while stops < 30:
-            change(broker, GROUP, "test", minimum=4, maximum=4)
-            fleet.wait_for_workers(4, within=60.0)
+    with Load(fleet.tasks, 40.0, 0.05, total=2000) as load:
+        for _ in range(5):
+            change(broker, GROUP, "test", minimum=7, maximum=7)
+            fleet.wait_for_workers(7, within=60.0)
             change(broker, GROUP, "test", minimum=1, maximum=1)
             fleet.wait_for_workers(1, within=60.0)
-            stops = supervisor.output().count("has ended,")
-    outcome = fleet.tasks.settle([f"task-{number:06}" for number in range(2000)])
+    outcome = fleet.tasks.settle(load.ids)
 
+    wait_for(lambda: supervisor.output().count("has ended,") == 30, "not 30 workers have ended")
+    assert outcome.sent == 2000
     assert outcome.exactly_once, outcome
     assert "SIGQUIT" not in supervisor.output()
 
@@ -224,14 +225,109 @@ def test_a_program_that_starts_slowly_is_waited_for(new_fleet: NewSupervisedFlee
     assert supervisor.output().count(" starts\n") == 1
 
 
-def test_workers_that_eat_memory_are_not_joined_by_more(fleet: SupervisedFleet) -> None:
-    supervisor = fleet.start(memory_threshold=1)
+def test_workers_that_eat_memory_are_joined_by_no_more_than_there_is_room_for(
+    new_fleet: NewSupervisedFleet,
+) -> None:
+    memory = psutil.virtual_memory()
+    fleet = new_fleet(environment={"EAT_MEMORY": str(memory.total // 25)})
+    # Room for one worker that takes 4 %, not for two.
+    supervisor = fleet.start(memory_threshold=memory.percent + 7)
+    fleet.wait_for_workers(1)
 
-    ids = fleet.tasks.send(20, 0.2)
-    supervisor.wait_for_output("held back: memory is used to")
+    ids = fleet.tasks.send(60, 0.2)
+    supervisor.wait_for_output(r"held back: a worker takes \d+ MiB, \d+ MiB are left")
+    outcome = fleet.tasks.settle(ids)
 
-    assert fleet.living() == []
-    assert fleet.tasks.redis.llen("celery") == len(ids)
+    assert outcome.exactly_once, outcome
+    assert supervisor.output().count(" starts\n") == 1
+
+
+def test_one_worker_after_the_other_is_given_up_while_memory_is_short(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(100, 0.2)
+    fleet.wait_for_workers(3)
+    config = supervisor.config.read_text()
+
+    supervisor.config.write_text(config.replace("memory_threshold = 100", "memory_threshold = 1"))
+    supervisor.signal(signal.SIGHUP)
+    fleet.wait_for_workers(2)
+    fleet.wait_for_workers(1)
+    outcome = fleet.tasks.settle(ids)
+
+    assert supervisor.output().count("memory stays at") == 2
+
+    assert outcome.exactly_once, outcome
+
+
+def test_no_worker_joins_a_redis_that_is_short_of_memory(
+    new_fleet: NewSupervisedFleet, redis_server_factory: RedisServerFactory
+) -> None:
+    server = redis_server_factory()
+    fleet = new_fleet(broker_url=server.url)
+    supervisor = fleet.start()
+    fleet.wait_for_workers(1)
+    fleet.tasks.redis.setrange("ballast", 20_000_000, "x")
+    used: Any = fleet.tasks.redis.info("memory")
+    fleet.tasks.redis.config_set("maxmemory", int(used["used_memory"] * 1.05))
+
+    wait_for(lambda: fleet.status("here")["redis"], "the supervisor does not see it")
+    ids = fleet.tasks.send(40, 0.3)
+    supervisor.wait_for_output(r"held back: Redis uses \d+ % of its memory")
+    alone = fleet.consuming()
+    fleet.tasks.redis.config_set("maxmemory", 0)
+    outcome = fleet.tasks.settle(ids)
+
+    assert len(alone) == 1
+    assert outcome.exactly_once, outcome
+
+
+def test_workers_of_an_older_release_are_replaced_without_a_gap(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"version": "old", "min_workers": 2, "max_workers": 3})
+    old = {fleet.pid_of(name) for name in fleet.wait_for_workers(2)}
+    config = supervisor.config.read_text()
+    least = 2
+
+    def look() -> None:
+        nonlocal least
+        least = min(least, len(fleet.consuming()))
+
+    with Load(fleet.tasks, 20.0, 0.1, between=look) as load:
+        supervisor.config.write_text(config.replace('"old"', '"new"'))
+        supervisor.signal(signal.SIGHUP)
+        wait_for(lambda: not old & {fleet.pid_of(name) for name in fleet.consuming()}, "old ones go on", 60.0)
+    outcome = fleet.tasks.settle(load.ids)
+
+    assert outcome.exactly_once, outcome
+    assert least == 2
+
+
+def test_a_worker_that_an_operator_drains_ends_and_is_replaced(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1})
+    [worker] = fleet.wait_for_workers(1)
+    pid = fleet.pid_of(worker)
+
+    fleet.tasks.redis.sadd("fleet:drain", worker)
+    supervisor.wait_for_output("an operator wants it drained")
+    supervisor.wait_for_output("has ended,")
+    [replacement] = fleet.wait_for_workers(1)
+
+    assert fleet.pid_of(replacement) != pid
+    assert fleet.tasks.settle(fleet.tasks.send(3)).exactly_once
+
+
+def test_a_task_longer_than_the_time_to_drain_is_given_back(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1, "concurrency": 1, "drain_timeout": 2.0})
+    [worker] = fleet.wait_for_workers(1)
+    ids = fleet.tasks.send(1, 15.0)
+    fleet.tasks.wait_until_started(ids)
+
+    fleet.tasks.redis.sadd("fleet:drain", worker)
+    supervisor.wait_for_output("SIGQUIT: give back what runs")
+    wait_for(lambda: fleet.tasks.started()[ids[0]] == 2, "the task does not begin again")
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == outcome.ended_again == []
+    assert "SIGKILL" not in supervisor.output()
 
 
 def test_a_worker_that_lives_but_takes_nothing_is_replaced(new_fleet: NewSupervisedFleet) -> None:
