@@ -99,6 +99,8 @@ class WorkerCounters:
     """Seconds of work of all its slots together."""
     running: int = 0
     """Tasks that it runs."""
+    slots: int = 1
+    """Tasks that it can run at a time."""
 
 
 @dataclass
@@ -113,37 +115,63 @@ class Meter:
     recent_begun: float = 0.0
     _at: float | None = None
     _waiting: int = 0
-    _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
+    _present: frozenset[str] = frozenset()
+    # By worker: when it was seen last, and what it had done by then.
+    _known: dict[str, tuple[float, WorkerCounters]] = field(default_factory=dict)
+    # Messages of workers that have gone, which come back to the lists.
+    _owed: float = 0.0
 
     def update(self, now: float, waiting: int, counters: Mapping[str, WorkerCounters]) -> None:
         """Take in a look.
 
         Args:
-            now: When it was.
+            now: When it was; later than the look before.
             waiting: Messages in the lists of the group, those for the future among them.
             counters: Of each living worker of the group, by its id.
         """
-        before, begun, busy = self._counters, 0, 0.0
+        seconds = math.inf if self._at is None else now - self._at
+        begun, busy, held = 0, 0.0, 0
         for worker, seen in counters.items():
-            known = before.get(worker, WorkerCounters(0, 0, 0.0))
+            known = self._before(worker, seen, seconds)
             begun += max(0, seen.processed - known.processed)
             busy += max(0.0, seen.busy_seconds - known.busy_seconds)
-        if self._at is not None and now > self._at:
-            seconds = now - self._at
-            held = sum(seen.held for seen in counters.values()) - sum(seen.held for seen in before.values())
+            held += seen.held - known.held
+        self._owe(counters)
+        if 0 < seconds < math.inf:
             arrived = max(0, waiting - self._waiting + held + begun)
-            self.fast.update(arrived / seconds, seconds)
-            self.slow.update(arrived / seconds, seconds)
+            returned = min(self._owed, arrived)
+            rate = (arrived - returned) / seconds
+            self.fast.update(rate, seconds)
+            self.slow.update(rate, seconds)
             fade, recent_fade = math.exp(-seconds / MEMORY), math.exp(-seconds / SLOW)
             self.busy = self.busy * fade + busy
             self.begun = self.begun * fade + begun
             self.recent_busy = self.recent_busy * recent_fade + busy
             self.recent_begun = self.recent_begun * recent_fade + begun
-        elif begun:
+            self._owed = (self._owed - returned) * recent_fade
+        elif self._at is None and begun:
             # What the workers did before this process came tells how long tasks take, not when they arrived.
             weight = min(1.0, HISTORY / begun)
             self.busy, self.begun = busy * weight, begun * weight
-        self._at, self._waiting, self._counters = now, waiting, dict(counters)
+        self._at, self._waiting, self._present = now, waiting, frozenset(counters)
+        self._known |= {worker: (now, seen) for worker, seen in counters.items()}
+        self._known = {worker: last for worker, last in self._known.items() if last[0] >= now - MEMORY}
+
+    def _before(self, worker: str, seen: WorkerCounters, seconds: float) -> WorkerCounters:
+        """Return what a worker had done by the last look."""
+        if worker in self._known:
+            return self._known[worker][1]
+        # One that has worked for longer was there before and not seen: what it did did not arrive just now.
+        is_older = seen.busy_seconds > seen.slots * (seconds + 1.0)
+        return seen if is_older else WorkerCounters(0, 0, 0.0)
+
+    def _owe(self, counters: Mapping[str, WorkerCounters]) -> None:
+        """Note whose messages will come back, which are no new ones, and whose will not, as it lives."""
+        for worker in self._present - counters.keys():
+            self._owed += self._known[worker][1].held + self._known[worker][1].running
+        for worker in counters.keys() & self._known.keys() - self._present:
+            self._owed -= self._known[worker][1].held + self._known[worker][1].running
+        self._owed = max(0.0, self._owed)
 
     @property
     def service_time(self) -> float | None:

@@ -116,7 +116,7 @@ class GroupPolicy:
             seen.arrival_fast > 2 * seen.arrival_slow
             and seen.arrival_fast * load.service >= group.concurrency
         )
-        if emergency or (panic and load.waiting):
+        if seen.longest > self.queue_threshold or (panic and load.waiting):
             self._urgent_until = seen.now + self.stabilisation
         if load.waiting or seen.busy or seen.arrival_fast > NOTHING:
             self._last_work = seen.now

@@ -362,7 +362,9 @@ class Supervisor:
             now,
             sum(item.length for item in lists),
             {
-                w.id: WorkerCounters(w.processed, w.reserved + w.scheduled, w.busy_seconds)
+                w.id: WorkerCounters(
+                    w.processed, w.reserved + w.scheduled, w.busy_seconds, w.active, w.concurrency
+                )
                 for w in workers
                 if w.state
             },
@@ -462,7 +464,7 @@ class Supervisor:
         ]
         if why and spare:
             most = max(spare, key=lambda state: self._count(state.group.name, "ready"))
-            self._shrink(now, most, 1, why)
+            self._shrink(now, most, 1, why, may_return=False)
 
     def _by_host(self, group: str, seen: Seen) -> dict[str, int]:
         """Return how many workers of a group consume or start, by host."""
@@ -552,7 +554,9 @@ class Supervisor:
             number += 1
         return f"{group}-{number}"
 
-    def _shrink(self, now: float, state: GroupState, count: int, why: str) -> None:
+    def _shrink(
+        self, now: float, state: GroupState, count: int, why: str, *, may_return: bool = True
+    ) -> None:
         """Begin to stop the workers of a group that cost the least to stop."""
         epoch = self.seen.time if self.seen else 0.0
         times = {"": state.meter.service_time or 0.0}
@@ -562,7 +566,7 @@ class Supervisor:
             if worker.group == state.group.name and worker.state == "ready"
         }
         for name in policy.victims(count, candidates):
-            self._stop(now, self.local[name], why, may_return=True)
+            self._stop(now, self.local[name], why, may_return=may_return)
         state.quiet_since = now
 
     def _stop(
@@ -602,7 +606,8 @@ class Supervisor:
         """Write a decision down when it is another one than before, or when it moves something here."""
         decision, group = state.decision, state.group
         have = state.seen.ready + state.seen.starting
-        held = state.held_back if delta > 0 else ""
+        is_held = delta > 0 or (state.limit is not None and decision.want > have)
+        held = state.held_back if is_held else ""
         now = (decision.want, decision.limit, decision.emergency, held.partition(" ")[0], delta)
         first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.host
         before, state.published = state.published, now
