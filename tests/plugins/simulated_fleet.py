@@ -7,6 +7,7 @@ ones and see no more than a supervisor sees: lengths, counters, workers. Drains 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,16 @@ class Trace:
         counts = [tick.have for tick in self.ticks if tick.seen.now >= after]
         steps = [b - a for a, b in pairwise(counts) if a != b]
         return sum((a > 0) != (b > 0) for a, b in pairwise(steps))
+
+    def quickest_regret(self) -> float:
+        """Return the shortest time from a start until a stop, in seconds."""
+        shortest, grown = math.inf, -math.inf
+        for before, tick in pairwise(self.ticks):
+            if tick.have > before.have:
+                grown = tick.seen.now
+            elif tick.have < before.have:
+                shortest = min(shortest, tick.seen.now - grown)
+        return shortest
 
 
 class Simulation:
@@ -209,6 +220,11 @@ class Simulation:
             else:
                 self._waiting.append(self._tasks.popleft())
             yield now
+
+
+def repeatable(seed: int) -> random.Random:
+    """Return chance that is the same each time."""
+    return random.Random(seed)  # noqa: S311  nothing is kept secret by it
 
 
 def even(rate: float, seconds: float, begin: float = 0.0) -> list[float]:
