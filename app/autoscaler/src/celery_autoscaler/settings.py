@@ -153,7 +153,9 @@ def load(app: Celery, path: str = "") -> Settings:
         raise SettingsError(f"{path}: groups must be tables, such as [groups.general]")
     if not tables:
         tables = {"default": {"queues": sorted(app.amqp.queues)}}
-    defaults = {
+    defaults: dict[str, Any] = {
+        # None: each group has to name its own.
+        "queues": [],
         "concurrency": app.conf.worker_concurrency or 1,
         "pool": app.conf.worker_pool if app.conf.worker_pool in POOLS else "prefork",
     }
