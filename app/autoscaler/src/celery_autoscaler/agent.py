@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 BEAT = 1.0
 FIRST_BEAT = 0.05
 LEASE = 5.0
+# Seconds between two measurements of the memory: the kernel has to walk through all of it.
+MEASURE = 10.0
 # Tasks that the heartbeat shows at most.
 RUNNING_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
@@ -54,6 +57,8 @@ class Heartbeat(threading.Thread):
         self.ledger = ledger
         self.stopped = threading.Event()
         self.busy_seconds = 0.0
+        self.memory = 0
+        self.measured = -MEASURE
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
         self.heard = 0.0
@@ -78,6 +83,9 @@ class Heartbeat(threading.Thread):
         active, scheduled = snapshot(state.active_requests), snapshot(state.scheduled_requests)
         self.busy_seconds += len(active) * (now - self.last_beat)
         self.last_beat = now
+        if now - self.measured >= MEASURE:
+            self.measured = now
+            self.memory = memory_used(self.consumer.pool.info.get("processes", []))
         name, _, host = worker_name(self.ledger.worker_id).partition("@")
         etas = [request.eta.timestamp() for request in scheduled if request.eta is not None]
         return {
@@ -96,7 +104,7 @@ class Heartbeat(threading.Thread):
             "taken": json.dumps(self.ledger.taken),
             # What runs: the task's name, and since when.
             "running": json.dumps([(request.name, request.time_start) for request in active[:RUNNING_SHOWN]]),
-            "memory": memory_used(self.consumer.pool.info.get("processes", [])),
+            "memory": self.memory,
             "release": os.environ.get("CELERY_APP_RELEASE", ""),
         }
 
@@ -164,15 +172,13 @@ def snapshot(requests: Any) -> list[Any]:
 
 
 def memory_used(children: Iterable[int]) -> int:
-    """Return the bytes that a worker takes: its main process, and what its children do not share with it."""
+    """Return the bytes that a worker takes, what its processes share counted once (PSS)."""
     used = 0
     for pid in (os.getpid(), *children):
-        try:
-            _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
-        except (OSError, ValueError):
-            continue
-        used += resident if pid == os.getpid() else resident - shared
-    return used * os.sysconf("SC_PAGE_SIZE")
+        with suppress(OSError):
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            used += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return used * 1024
 
 
 class Agent(bootsteps.StartStopStep):

@@ -7,6 +7,27 @@ from typing import Any
 
 from celery_autoscaler.broker import Broker
 
+# Decisions among which the last change is looked for.
+RECENT = 100
+
+
+@dataclass(frozen=True)
+class Record:
+    """A decision as it was written down."""
+
+    at: float
+    """Seconds of the epoch."""
+    host: str
+    group: str
+    have: int
+    want: int
+    here: int
+    """Workers that the host started, or stopped (negative)."""
+    reason: str
+    held_back: str
+    emergency: bool
+    seen: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class FleetStatus:
@@ -14,6 +35,7 @@ class FleetStatus:
 
     supervisors: Mapping[str, Mapping[str, Any]]
     """By host."""
+    last_change: Record | None = None
 
     @property
     def groups(self) -> dict[str, Mapping[str, Any]]:
@@ -61,30 +83,15 @@ class FleetStatus:
         return {"verdict": word, "why": why, "groups": self.groups, "supervisors": dict(self.supervisors)}
 
 
-@dataclass(frozen=True)
-class Record:
-    """A decision as it was written down."""
-
-    at: float
-    """Seconds of the epoch."""
-    host: str
-    group: str
-    have: int
-    want: int
-    here: int
-    """Workers that the host started, or stopped (negative)."""
-    reason: str
-    held_back: str
-    emergency: bool
-    seen: Mapping[str, Any]
-
-
 def fleet_status(broker: Broker) -> FleetStatus:
     """Read what the living supervisors say."""
     keys, client = broker.keys, broker.client
     hosts = [member.decode() for member in client.zrange(keys.supervisors, 0, -1)]
     texts = {host: client.hget(keys.supervisor(host), "status") for host in hosts}
-    return FleetStatus({host: json.loads(text) for host, text in texts.items() if text})
+    return FleetStatus(
+        supervisors={host: json.loads(text) for host, text in texts.items() if text},
+        last_change=next((record for record in records(broker, RECENT) if record.here), None),
+    )
 
 
 def records(broker: Broker, count: int, group: str | None = None) -> Iterator[Record]:

@@ -26,15 +26,40 @@ def status_view(status: FleetStatus) -> RenderableType:
     """Return the state of the fleet: whether it keeps up, and what groups, queues, hosts and workers do."""
     word, why = status.verdict
     parts: list[RenderableType] = [Text.assemble((word.upper(), COLOURS[word]), f"  {why}")]
+    if status.last_change is not None:
+        parts.append(last_change_view(status))
     if status.supervisors:
         parts += [
             groups_table(status.groups),
-            *(Text(f"{name}: {group['reason']}", style="dim") for name, group in status.groups.items()),
             queues_table(status.groups),
             hosts_table(status.supervisors),
             workers_table(status.workers),
         ]
     return Group(*parts)
+
+
+def last_change_view(status: FleetStatus) -> Text:
+    """Return the last start or stop of a worker, and why."""
+    record = status.last_change
+    if record is None:
+        return Text()
+    now = max((float(seen["at"]) for seen in status.supervisors.values()), default=record.at)
+    seconds = max(0, round(now - record.at))
+    ago = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    return Text.assemble(
+        (f"last change, {ago} ago  ", "dim"),
+        (f"{record.group} ", "bold"),
+        change_text(record),
+        f": {record.reason}",
+    )
+
+
+def change_text(record: Record) -> str:
+    """Return what a decision changed, in figures."""
+    change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
+    if not record.here:
+        return change
+    return f"{change}, {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -131,16 +156,10 @@ def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
 def record_view(record: Record) -> Text:
     """Return a decision in words."""
     when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
-    here = (
-        f", {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
-        if record.here
-        else ""
-    )
     return Text.assemble(
         (f"{when} UTC  ", "dim"),
         (f"{record.group}  ", "bold"),
-        (change, "bold red" if record.emergency else "bold"),
-        f"{here}: {record.reason}",
+        (change_text(record), "bold red" if record.emergency else "bold"),
+        f": {record.reason}",
         (f"; held back on {record.host}: {record.held_back}" if record.held_back else "", "yellow"),
     )
