@@ -1,4 +1,4 @@
-"""CPU and memory are those of the tightest cgroup, of either version, or of the machine."""
+"""CPU and memory are those of the cgroup that limits most, of either version, or of the machine."""
 
 from __future__ import annotations
 
@@ -85,6 +85,16 @@ def test_the_tightest_of_all_cgroups_above_counts(tree: Tree) -> None:
 
     assert (seen.cpus, seen.memory_limit) == (0.25, 256 * MIB)
     assert seen.memory == pytest.approx(75.0)
+
+
+def test_of_two_memory_limits_the_one_that_is_nearer_counts(tree: Tree) -> None:
+    tree.own("0::/fleet.slice/x.service")
+    tree.write("fleet.slice/x.service", {"memory.max": 64 * MIB, "memory.current": 16 * MIB})
+    tree.write("fleet.slice", {"memory.max": 128 * MIB, "memory.current": 120 * MIB})
+
+    seen = Host().look()
+
+    assert (seen.memory_limit, seen.memory) == (128 * MIB, 93.75)
 
 
 def test_a_container_that_sees_its_own_cgroup_as_the_root_is_limited_by_that(tree: Tree) -> None:

@@ -1,6 +1,7 @@
 """CPU and memory of the host, or of the cgroup that this process runs in where that has a limit.
 
-Reads cgroup v1 and v2, from the own cgroup up to the root: the tightest limit counts. Sources:
+Reads cgroup v1 and v2, from the own cgroup up to the root: the fewest CPUs and the fullest memory count.
+Sources:
 https://docs.kernel.org/admin-guide/cgroup-v1/ , .../cgroup-v2.html , .../accounting/psi.html
 """
 
@@ -127,11 +128,15 @@ class Host:
     def _memory() -> tuple[int, int, Cgroup | None]:
         """Return limit and use in bytes, and the cgroup that limits, if one does."""
         host = psutil.virtual_memory()
-        limited = [(limit, group) for group in own_cgroups("memory") if (limit := group.memory_limit)]
-        limit, cgroup = min(limited, key=lambda pair: pair[0], default=(host.total, None))
-        if cgroup is None or limit >= host.total:
+        limited = [
+            (group.memory_used, limit, group)
+            for group in own_cgroups("memory")
+            if (limit := group.memory_limit) and limit < host.total
+        ]
+        if not limited:
             return host.total, host.total - host.available, None
-        return limit, cgroup.memory_used, cgroup
+        used, limit, cgroup = max(limited, key=lambda found: found[0] / found[1])
+        return limit, used, cgroup
 
     def _cpu_percent(self, cpus: float, group: Cgroup | None) -> float:
         now = time.monotonic()
