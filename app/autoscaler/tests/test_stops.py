@@ -6,11 +6,18 @@ The runs are as long as the environment says: STOPS and STOP_KILLS.
 from __future__ import annotations
 
 import os
+import signal
+from pathlib import Path
 
 import pytest
 from counted_tasks import SHORT_LEASE, Fleet
 from hard_times import kill_while_stopping, stop_and_start
 from services import wait_for
+
+
+def children(pid: int) -> list[int]:
+    """Return the child processes of a process."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_every_task_runs_exactly_once_while_workers_stop_and_start(fleet: Fleet) -> None:
@@ -43,6 +50,22 @@ def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fle
     assert fleet.tasks.outcome(ids[:1]).exactly_once
     assert fleet.tasks.waiting("celery") == ids[1:]
     assert fleet.tasks.left() == {"celery": 3}
+
+
+def test_a_stop_hears_of_a_task_that_its_process_has_just_been_given(fleet: Fleet) -> None:
+    worker = fleet.start(name="stopping", concurrency=1)
+    (process,) = children(worker.process.pid)
+    os.kill(process, signal.SIGSTOP)
+    ids = fleet.tasks.send(1, 0.0)
+    worker.wait_for_output(rf"{ids[0]}\] received")
+
+    worker.terminate()
+    wait_for(lambda: not fleet.tasks.app.control.ping(timeout=0.5), "the worker does not begin to stop")
+    os.kill(process, signal.SIGCONT)
+
+    assert worker.wait(10) == 0
+    assert fleet.tasks.outcome(ids).exactly_once
+    assert fleet.tasks.left() == {}
 
 
 @pytest.mark.parametrize("pool", ["solo", "gevent"])

@@ -146,7 +146,20 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if self._connection_lost:
             self._connection_lost = False
         else:
+            keep_handed_over(self.pool)
             super().on_close()
+
+
+def keep_handed_over(pool: Any) -> None:
+    """Have the pool wait for tasks that a process was given, though it has not said yet that it began them.
+
+    Celery forgets them when it stops. The process runs them all the same; nobody hears of it, the messages
+    go back, and the process waits half a minute for its result to be read.
+    """
+    jobs = getattr(getattr(pool, "_pool", None), "_cache", {})
+    for job in list(jobs.values()):
+        if getattr(job, "_write_to", None) is not None:
+            job._accepted = True
 
 
 def refusing(strategy: Callable[..., None], *arguments: Any) -> None:
