@@ -183,6 +183,18 @@ def test_three_supervisors_share_the_work_and_keep_the_bounds_when_one_dies_and_
     assert a.process.poll() is None
 
 
+def test_a_host_that_is_short_of_memory_leaves_its_share_to_the_others(fleet: SupervisedFleet) -> None:
+    fleet.start("rich")
+    fleet.start("poor", memory_threshold=1)
+
+    ids = fleet.tasks.send(100, 0.2)
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.exactly_once, outcome
+    assert set(fleet.by_host()) == {"rich"}
+
+
 def test_an_idle_group_goes_to_zero_and_wakes_on_the_first_message(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"min_workers": 0}, stabilisation=2)
     supervisor.wait_for_output("Supervising")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import click
 from celery import Celery
 from redis import Redis
 
@@ -14,7 +15,7 @@ from celery_autoscaler.recovery import Client
 ANSWER = {"socket_timeout": 3.0, "socket_connect_timeout": 3.0}
 
 
-class NotRedis(Exception):  # noqa: N818 - says what is the case
+class NotRedis(click.ClickException):
     """The app's broker is something else."""
 
 

@@ -42,7 +42,7 @@ class Context:
         """The app's broker."""
         try:
             return brokers.connect(self.app)
-        except (brokers.NotRedis, RedisError) as error:
+        except RedisError as error:
             raise click.ClickException(f"-A {self.name}: {error}") from error
 
 

@@ -130,10 +130,14 @@ class GroupPolicy:
             return Decision(have, f"paused{by}: nothing is started or stopped", "paused")
         low, high = override.bounds(group)
         want, why, limit = self._unbounded(group, seen, load, window, emergency)
-        if want > high:
-            want, why, limit = high, f"{why}; the maximum is {high}", "maximum"
-        elif want < low:
-            want, why, limit = low, f"{why}; the minimum is {low}", "minimum"
+        wished, want = want, max(low, min(high, want))
+        if want > have and load.waiting:
+            last = load.waiting * load.service / (want * group.concurrency)
+            why = f"{why}; with {want} workers the last of them starts in about {last:.1f} s"
+        if want < wished:
+            why, limit = f"{why}; the maximum is {high}", "maximum"
+        elif want > wished:
+            why, limit = f"{why}; the minimum is {low}", "minimum"
         return Decision(want, why, limit, emergency)
 
     def _useful(self, group: Group, seen: Seen, load: "Load") -> int:
@@ -238,15 +242,16 @@ class Load:
         """Say in words what the demand is."""
         rate = max(seen.arrival_fast, seen.arrival_slow)
         slots = (seen.ready + seen.starting) * group.concurrency
-        arriving = f"{rate:.1f}/s × {self.service:.2g} s keep {self.offered:.1f} slots busy"
+        guess = "" if seen.service_time else " (a guess)"
+        arriving = ""
+        if rate > NOTHING:
+            arriving = f"; {rate:.1f}/s × {self.service:.2g} s{guess} keep {self.offered:.1f} slots busy"
         if not self.waiting:
             future = f", {seen.future} wait for their time" if seen.future else ""
-            if not seen.busy and rate <= NOTHING:
-                return f"nothing waits{future}, nothing runs"
-            return f"nothing waits{future}, {seen.busy} run; {arriving}"
+            return f"nothing waits{future}, {seen.busy or 'nothing'} runs{arriving}"
         work = f" = {self.waiting * self.service / slots:.1f} s of work for {slots} slots" if slots else ""
         age = f", the oldest for {seen.age:.1f} s" if seen.age >= 0.1 else ""
-        return f"{self.waiting} tasks wait{age}{work}; {arriving}; promised are {group.promise:g} s"
+        return f"{self.waiting} tasks wait{age}{work}{arriving}; promised are {group.promise:g} s"
 
 
 def workers_for(slots: int, concurrency: int) -> int:
@@ -309,10 +314,8 @@ def moves(
         return targets[host] - counts[host] - deltas[host]
 
     missing = want - alone - sum(counts.values())
-    if missing == 0 and rebalance and hosts:
+    if missing == 0 and rebalance and is_uneven(counts, offers, targets):
         missing = 1 if want < maximum else -1
-        if not any(lacking(host) > 0 for host in hosts):
-            missing = 0
     step = 1 if missing > 0 else -1
     for _ in range(abs(missing)):
         candidates = [host for host in sorted(hosts) if step * lacking(host) > 0]
@@ -320,6 +323,16 @@ def moves(
             break
         deltas[max(candidates, key=lambda host: step * lacking(host))] += step
     return deltas
+
+
+def is_uneven(counts: Mapping[str, int], offers: Sequence[Offer], targets: Mapping[str, int]) -> bool:
+    """Return whether moving a worker from one host to another makes the shares more even."""
+    weights = {offer.host: offer.weight for offer in offers}
+    over = [host for host in counts if counts[host] > targets[host]]
+    under = [host for host in counts if counts[host] < targets[host]]
+    return any(
+        counts[rich] / weights[rich] > (counts[poor] + 1) / weights[poor] for rich in over for poor in under
+    )
 
 
 @dataclass(frozen=True)

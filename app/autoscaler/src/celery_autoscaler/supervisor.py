@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from celery import Celery
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from celery_autoscaler import policy, recovery
 from celery_autoscaler.broker import Broker, connect
@@ -126,6 +126,7 @@ class Supervisor:
         self._broker: Broker | None = None
         self._observer: Observer | None = None
         self._blind_since: float | None = None
+        self._said = ""
         self._sees_since = self.last_tick
         # Supervisors that start together see each other before any of them acts.
         self._acts_from = self.last_tick + FIRST_LOOKS * settings.tick
@@ -175,6 +176,9 @@ class Supervisor:
         try:
             with self._lock:
                 self._tick(begin)
+        except OutOfMemoryError as error:
+            # It can still be seen what waits, and workers can still be told to end by a signal.
+            self._say_once(f"Redis is full, holds: {error}")
         except (RedisError, LaunchError) as error:
             self._hold(begin, str(error))
         self.last_tick = time.monotonic()
@@ -214,6 +218,12 @@ class Supervisor:
             # Was frozen itself: what looks dead may only be waking up as well.
             self._sees_since = now
         return seen
+
+    def _say_once(self, text: str) -> None:
+        """Log what is the same for many ticks when it begins."""
+        if text != self._said:
+            logger.warning("%s", text)
+        self._said = text
 
     def _hold(self, now: float, why: str) -> None:
         """Start and stop nothing while the broker or the launcher does not answer, and say so."""
@@ -807,6 +817,8 @@ class Supervisor:
             with self._lock:
                 self._see_ends()
                 self._end_workers(time.monotonic())
+            self.last_tick = time.monotonic()
+            self.on_tick()
 
     def _see_ends(self) -> None:
         """See which workers have ended, also while the broker does not answer."""
