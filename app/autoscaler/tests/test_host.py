@@ -165,6 +165,20 @@ def test_limits_of_a_cgroup_of_version_1_count(tree: Tree) -> None:
     assert looking.look().cpu == pytest.approx(100 * 0.15 / 0.5 / SMOOTH, rel=0.01)
 
 
+def test_a_slice_of_version_1_that_is_limited_and_not_counted_uses_what_its_parent_does(tree: Tree) -> None:
+    tree.own("4:cpu:/docker/abc/celery.slice", "3:cpuacct:/docker/abc", "0::/")
+    tree.write("cpu/docker/abc/celery.slice", {"cpu.cfs_quota_us": 100000, "cpu.cfs_period_us": 100000})
+    tree.write("cpuacct/docker/abc", {"cpuacct.usage": 5_000_000_000})
+    looking = Host()
+
+    seen = looking.look()
+    time.sleep(0.1)
+    tree.write("cpuacct/docker/abc", {"cpuacct.usage": 5_100_000_000})
+
+    assert seen.cpus == 1.0
+    assert looking.look().cpu == pytest.approx(100 / SMOOTH * 0.1, rel=0.05)
+
+
 def test_a_cgroup_of_version_1_without_limits_limits_nothing(tree: Tree) -> None:
     tree.own("4:memory:/", "3:cpu,cpuacct:/")
     tree.write("memory", {"memory.limit_in_bytes": 9223372036854771712})

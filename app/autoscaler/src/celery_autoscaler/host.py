@@ -76,6 +76,9 @@ class Cgroup:
             return self.field("cpu.stat", "usage_usec") / 1e6
         # cpu and cpuacct are mounted together or under links of both names.
         path = CGROUPS / "cpuacct" / self.path.relative_to(CGROUPS / "cpu")
+        # Where they are not, systemd may limit a slice and not count it: what stands above is counted.
+        while not path.exists():
+            path = path.parent
         return int(Cgroup(path, 1).read("cpuacct.usage") or 0) / 1e9
 
 
