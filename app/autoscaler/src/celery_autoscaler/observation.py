@@ -141,7 +141,6 @@ class Observer:
         queues = [queue for group in groups for queue in group.queues]
         self._lists = [(queue, name) for queue in queues for name in broker.lists(queue)]
         self._keys = [broker.keys.prefix + name for _, name in self._lists]
-        self._script = broker.client.register_script(LENGTHS)
         self._workers: list[str] = []
         self._hosts: list[str] = []
         self._peeked: dict[str, tuple[int, int, float | None]] = {}
@@ -159,7 +158,8 @@ class Observer:
         self._looks += 1
         with client.pipeline(transaction=False) as pipe:
             pipe.time()
-            self._script(keys=self._keys, client=pipe)
+            # A registered script would be asked for first, in a round trip of its own.
+            pipe.eval(LENGTHS, len(self._keys), *self._keys)
             pipe.zrange(keys.workers, 0, -1, withscores=True)
             pipe.zrange(keys.supervisors, 0, -1, withscores=True)
             pipe.smembers(keys.drain)
