@@ -592,6 +592,21 @@ def test_rebalancing_ends_when_no_move_makes_it_more_even_and_strays_by_one(
     assert not any(moves(want, maximum, have, hosts, rebalance=True).values())
 
 
+def test_rebalancing_gives_a_new_host_its_share() -> None:
+    hosts = [Offer("a", 1.0), Offer("new", 1.0)]
+
+    assert moves(4, 5, {"a": 4}, hosts, rebalance=True) == {"a": 0, "new": 1}
+    assert moves(4, 5, {"a": 4, "new": 1}, hosts, rebalance=True) == {"a": -1, "new": 0}
+    assert moves(4, 4, {"a": 4}, hosts, rebalance=True) == {"a": -1, "new": 0}
+    assert moves(4, 4, {"a": 3}, hosts, rebalance=True) == {"a": 0, "new": 1}
+
+
+def test_rebalancing_moves_nothing_that_would_be_as_uneven_elsewhere() -> None:
+    hosts = [Offer("a", 1.0), Offer("b", 1.0)]
+
+    assert moves(3, 5, {"a": 1, "b": 2}, hosts, rebalance=True) == {"a": 0, "b": 0}
+
+
 def test_workers_of_a_host_without_a_supervisor_count() -> None:
     hosts = [Offer("a", 1.0), Offer("b", 1.0)]
 
