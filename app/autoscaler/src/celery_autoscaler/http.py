@@ -35,10 +35,6 @@ class Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
         """Say nothing."""
 
-    def address_string(self) -> str:
-        """Return the client's address; a Unix socket has none."""
-        return str(self.client_address[0]) if self.client_address else "local"
-
 
 class ThreadingServer(ThreadingMixIn, WSGIServer):
     """Serves each client in a thread of its own."""
@@ -64,6 +60,11 @@ class UnixServer(ThreadingServer):
         self.server_name, self.server_port = "localhost", 0
         self.setup_environ()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Return a connection and the client's address, of which a Unix socket knows none."""
+        connection, _ = super().get_request()
+        return connection, ("local", 0)
+
 
 class Application:
     """The WSGI application."""
@@ -81,7 +82,7 @@ class Application:
         if not self._is_allowed(environ):
             headers = [("WWW-Authenticate", "Bearer")]
             return answer(start_response, "401 Unauthorized", "a token is needed\n", headers=headers)
-        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+        if environ["REQUEST_METHOD"] != "GET":
             return answer(start_response, "405 Method Not Allowed", "only GET is known here\n")
         if path == "/metrics":
             found: Iterable[bytes] = self._metrics(environ, start_response)
