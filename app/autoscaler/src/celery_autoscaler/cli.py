@@ -149,7 +149,7 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("group", required=False)
-@click.option("-n", "--number", default=10, help="How many decisions (default: 10).")
+@click.option("-n", "--number", type=click.IntRange(1), default=10, help="How many decisions (default: 10).")
 @click.pass_obj
 def explain(context: Context, group: str | None, number: int) -> None:
     """Say in words what was decided last, for GROUP or for all, and why."""
@@ -191,8 +191,12 @@ def pause(context: Context, group: str | None) -> None:
 @click.argument("group", required=False)
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
-    """Take a pause back."""
-    overrides.change(context.broker, known_group(context, group), getpass.getuser(), paused=None)
+    """Take the pause of GROUP back, or every pause."""
+    name, paused = known_group(context, group), overrides.paused(context.broker)
+    if group is not None and overrides.ALL in paused:
+        raise click.ClickException(f"all groups are paused, not {group} alone: resume all of them")
+    for each in {name} if group else paused:
+        overrides.change(context.broker, each, getpass.getuser(), paused=None)
     click.echo(f"{group or 'all groups'}: no longer paused")
 
 

@@ -29,3 +29,9 @@ def change(broker: Broker, group: str, by: str, **wishes: Any) -> dict[str, Any]
     else:
         broker.client.hdel(key, group)
     return now
+
+
+def paused(broker: Broker) -> set[str]:
+    """Return the groups for which a pause is set, ``*`` among them if one is set for all."""
+    found = broker.client.hgetall(broker.keys.overrides)
+    return {group.decode() for group, wishes in found.items() if json.loads(wishes).get("paused")}
