@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from celery import Celery
 from celery_autoscaler.systemd import notify
-from launched_workers import LaunchedWorkerFactory
+from launched_workers import LaunchedProcess, LaunchedWorkerFactory
 from services import wait_for
 
 
@@ -85,3 +87,24 @@ def test_nobody_is_told_outside_systemd(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
 
     assert not notify("READY=1")
+
+
+def test_a_worker_loads_neither_the_supervisor_nor_a_shell() -> None:
+    # Whatever it loads, every start waits for and every worker keeps in memory.
+    program = (
+        "import sys\nfrom celery_autoscaler import launch\nsys.argv = ['celery', '--version']\n"
+        "try: launch.main()\nexcept SystemExit: print(*sys.modules, sep='\\n')"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+
+    modules = set(loaded.stdout.splitlines())
+    assert "celery.bin.worker" in modules
+    assert not modules & {"celery_autoscaler.supervisor", "rich", "prometheus_client", "click_repl"}
+
+
+def test_celery_finds_the_command(redis_url: str, tmp_path: Path) -> None:
+    command = LaunchedProcess(tmp_path, redis_url, "celery", "-A", "single", "autoscaler", "status")
+
+    assert command.wait() == 0, command.tail()
+    assert "NO SUPERVISOR" in command.output()
