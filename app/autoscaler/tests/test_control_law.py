@@ -87,7 +87,8 @@ def test_a_random_load_of_constant_rate_turns_the_number_rarely(concurrency: int
 
     assert trace.quickest_regret() >= WINDOW
     assert trace.turns(SETTLED) <= HOUR / WINDOW
-    assert trace.wait(0.99) < 1.5
+    # The spare slots are for this.
+    assert trace.wait(0.95) < 0.15
 
 
 def test_a_slow_start_is_reckoned_with() -> None:

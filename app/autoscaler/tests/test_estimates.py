@@ -141,9 +141,9 @@ def test_a_count_that_vanishes_with_its_worker_is_no_news() -> None:
     age.update(1.0, 20, 0)
     before = age.update(2.0, 20, 10)
 
-    # One of two workers is gone, the other goes on.
-    assert age.update(3.0, 20, 4) == pytest.approx(before + 1.0)
-    assert age.update(4.0, 15, 9) > 0.0
+    # One of two workers is gone, the other goes on; ten more arrive.
+    assert age.update(3.0, 30, 4) == pytest.approx(before + 1.0)
+    assert age.update(4.0, 25, 9) == pytest.approx(4.0 - 16 / 20)
 
 
 # --- Arrival rate and service time ---------------------------------------------------------------------

@@ -421,6 +421,12 @@ def test_even_an_emergency_has_a_task_for_each_slot() -> None:
     assert policy.decide(replace(ONE_SLOT, concurrency=2), backlog(3)).want == 2
 
 
+def test_an_emergency_gives_no_worker_up() -> None:
+    flood = backlog(2 * THRESHOLD + 1, replace(IDLE, ready=10))
+
+    assert law().decide(replace(ONE_SLOT, concurrency=1000), flood).want == 10
+
+
 def test_a_low_threshold_starts_no_worker_without_a_task() -> None:
     policy = GroupPolicy(queue_threshold=1)
     two = backlog(2, replace(IDLE, ready=1, service_time=0.001))

@@ -115,9 +115,7 @@ class Meter:
     recent_begun: float = 0.0
     _at: float | None = None
     _waiting: int = 0
-    _present: frozenset[str] = frozenset()
-    # By worker: when it was seen last, and what it had done by then.
-    _known: dict[str, tuple[float, WorkerCounters]] = field(default_factory=dict)
+    _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
     # Messages of workers that have gone, which come back to the lists.
     _owed: float = 0.0
 
@@ -132,11 +130,13 @@ class Meter:
         seconds = math.inf if self._at is None else now - self._at
         begun, busy, held = 0, 0.0, 0
         for worker, seen in counters.items():
-            known = self._before(worker, seen, seconds)
+            known = self._counters.get(worker) or before_first_look(seen, seconds)
             begun += max(0, seen.processed - known.processed)
             busy += max(0.0, seen.busy_seconds - known.busy_seconds)
             held += seen.held - known.held
-        self._owe(counters)
+        self._owed += sum(
+            gone.held + gone.running for worker, gone in self._counters.items() if worker not in counters
+        )
         if 0 < seconds < math.inf:
             arrived = max(0, waiting - self._waiting + held + begun)
             returned = min(self._owed, arrived)
@@ -153,25 +153,7 @@ class Meter:
             # What the workers did before this process came tells how long tasks take, not when they arrived.
             weight = min(1.0, HISTORY / begun)
             self.busy, self.begun = busy * weight, begun * weight
-        self._at, self._waiting, self._present = now, waiting, frozenset(counters)
-        self._known |= {worker: (now, seen) for worker, seen in counters.items()}
-        self._known = {worker: last for worker, last in self._known.items() if last[0] >= now - MEMORY}
-
-    def _before(self, worker: str, seen: WorkerCounters, seconds: float) -> WorkerCounters:
-        """Return what a worker had done by the last look."""
-        if worker in self._known:
-            return self._known[worker][1]
-        # One that has worked for longer was there before and not seen: what it did did not arrive just now.
-        is_older = seen.busy_seconds > seen.slots * (seconds + 1.0)
-        return seen if is_older else WorkerCounters(0, 0, 0.0)
-
-    def _owe(self, counters: Mapping[str, WorkerCounters]) -> None:
-        """Note whose messages will come back, which are no new ones, and whose will not, as it lives."""
-        for worker in self._present - counters.keys():
-            self._owed += self._known[worker][1].held + self._known[worker][1].running
-        for worker in counters.keys() & self._known.keys() - self._present:
-            self._owed -= self._known[worker][1].held + self._known[worker][1].running
-        self._owed = max(0.0, self._owed)
+        self._at, self._waiting, self._counters = now, waiting, dict(counters)
 
     @property
     def service_time(self) -> float | None:
@@ -184,6 +166,13 @@ class Meter:
         if self.recent_begun < 1 or self.begun < 1 or self.busy <= 0:
             return False
         return self.recent_busy / self.recent_begun > 1.25 * self.busy / self.begun
+
+
+def before_first_look(seen: WorkerCounters, seconds: float) -> WorkerCounters:
+    """Return what a worker had done by the look before the first that shows it, so many seconds ago."""
+    # One that has worked for longer than that was there and not seen: its past did not arrive just now.
+    is_older = seen.busy_seconds > seen.slots * (seconds + 1.0)
+    return seen if is_older else WorkerCounters(0, 0, 0.0)
 
 
 class StartUp:
