@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 from celery_autoscaler.launchers import Push
 from celery_autoscaler.observation import WorkerSeen
+from celery_autoscaler.parent import SOFT_SHUTDOWN
 from celery_autoscaler.policy import Candidate
 
 logger = logging.getLogger(__name__)
 
 # Seconds for the signals of a stop: from SIGTERM to SIGQUIT when the time to drain is over, from SIGTERM to
-# SIGQUIT for one that has nothing left to do and hangs, and from SIGQUIT, after which what runs gets some
-# seconds to end before it is given back, to SIGKILL.
+# SIGQUIT for one that has nothing left to do and hangs, and from the end of the soft shutdown to SIGKILL.
 TERM_TO_QUIT = 1.0
 HANGING = 20.0
-QUIT_TO_KILL = 20.0
+GIVING_BACK = 10.0
 # Seconds for which a worker with free slots may take nothing while messages wait for it.
 CATATONIC = 15.0
 # Seconds that a start may take.
@@ -44,6 +44,8 @@ class LocalWorker:
     may_return: bool = False
     """Whether it is stopped for want of work only."""
     drain_timeout: float = 600.0
+    soft_shutdown: float = SOFT_SHUTDOWN
+    """Seconds that running tasks have after SIGQUIT."""
     pushed: dict[Push, float] = field(default_factory=dict)
     _progress: tuple[int, int] = (0, 0)
     _progress_at: float = 0.0
@@ -119,7 +121,8 @@ class LocalWorker:
         if Push.QUIT not in self.pushed:
             hangs = since_term >= HANGING and not (self.seen and self.seen.active)
             return Push.QUIT if hangs or (late and since_term >= TERM_TO_QUIT) else None
-        if now - self.pushed[Push.QUIT] >= QUIT_TO_KILL and now - self.pushed.get(Push.KILL, 0.0) >= 1.0:
+        given_back = now - self.pushed[Push.QUIT] >= self.soft_shutdown + GIVING_BACK
+        if given_back and now - self.pushed.get(Push.KILL, 0.0) >= 1.0:
             return Push.KILL
         return None
 

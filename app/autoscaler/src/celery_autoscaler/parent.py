@@ -11,6 +11,8 @@ logger = logging.getLogger(__name__)
 SUPERVISOR_VARIABLE = "CELERY_AUTOSCALER_SUPERVISOR"
 # Seconds that it then has to finish what it runs.
 DRAIN_VARIABLE = "CELERY_AUTOSCALER_DRAIN_TIMEOUT"
+# Seconds that running tasks have after SIGQUIT before they are given back, unless the app says otherwise.
+SOFT_SHUTDOWN = 5.0
 # Seconds between two looks at who the parent is.
 LOOK = 0.5
 # Seconds from giving back what runs until the end is forced.

@@ -27,6 +27,7 @@ from celery_autoscaler.launchers.process import ProcessLauncher
 from celery_autoscaler.launchers.systemd import SystemdLauncher
 from celery_autoscaler.local import SHORT_LIFE, START_TIMEOUT, LocalWorker
 from celery_autoscaler.observation import Observer, Seen, WorkerSeen
+from celery_autoscaler.parent import SOFT_SHUTDOWN
 from celery_autoscaler.settings import Group, Settings
 
 logger = logging.getLogger(__name__)
@@ -261,8 +262,13 @@ class Supervisor:
     def _adopt(self, now: float, name: str) -> None:
         group = name.rpartition("-")[0]
         timeout = self.groups[group].group.drain_timeout if group in self.groups else 600.0
-        self.local[name] = LocalWorker(name, group, now, adopted=True, drain_timeout=timeout)
+        self.local[name] = self._local_worker(now, name, group, timeout)
+        self.local[name].adopted = True
         logger.info("%s was there before: adopted", name)
+
+    def _local_worker(self, now: float, name: str, group: str, drain_timeout: float) -> LocalWorker:
+        soft_shutdown = float(self.app.conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN)
+        return LocalWorker(name, group, now, drain_timeout=drain_timeout, soft_shutdown=soft_shutdown)
 
     def _see_worker(
         self, now: float, worker: LocalWorker, heartbeat: WorkerSeen | None, state: State, seen: Seen
@@ -546,7 +552,7 @@ class Supervisor:
             state.backoff.failed(now)
             logger.error("%s cannot be started: %s", name, error)  # noqa: TRY400  one line says it all
             return False
-        self.local[name] = LocalWorker(name, group.name, now, drain_timeout=group.drain_timeout)
+        self.local[name] = self._local_worker(now, name, group.name, group.drain_timeout)
         self.counts.started[group.name] = self.counts.started.get(group.name, 0) + 1
         state.quiet_since = now
         logger.info("%s starts", name)

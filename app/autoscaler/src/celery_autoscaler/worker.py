@@ -14,9 +14,7 @@ from celery.signals import celeryd_init
 from celery_autoscaler.agent import LEASE, Agent
 from celery_autoscaler.channel import Ledger
 from celery_autoscaler.consumer import Consumer, Request
-
-# Seconds.
-SOFT_SHUTDOWN = 5.0
+from celery_autoscaler.parent import SOFT_SHUTDOWN
 
 
 @celeryd_init.connect(weak=False)
