@@ -34,12 +34,15 @@ class Request(CeleryRequest):  # type: ignore[misc]
         Celery also asks when the message arrives; that task does not begin yet.
         """
         ledger = self.ledger
-        if ledger is None or self not in state.reserved_requests:
+        if ledger is None:
             return bool(super().revoked())
-        if ledger.silent and not ledger.fenced and ledger.postpone is not None:
-            ledger.postpone(self)
-            return True
-        return self.is_lost(ledger) or bool(super().revoked())
+        if ledger.silent and not ledger.fenced and self in state.reserved_requests:
+            if ledger.postpone is not None:
+                ledger.postpone(self)
+                return True
+            if self.is_lost(ledger):
+                return True
+        return ledger.fenced or bool(super().revoked())
 
     def on_accepted(self, pid: int, time_accepted: float) -> Any:
         """Look once more where tasks wait within the pool: pools of threads or greenlets queue what they get.
