@@ -91,9 +91,7 @@ def own_cgroups(controller: str) -> Iterator[Cgroup]:
     version = 1 if controller in paths else 2
     mount = CGROUPS / controller if version == 1 else CGROUPS
     own = mount / paths.get(controller, paths.get("", "/")).lstrip("/")
-    # A container may see its own cgroup as the root while /proc names the path outside.
-    if not own.exists():
-        own = mount
+    # A container may see its own cgroup as the root while /proc names the path outside, which holds no file.
     yield Cgroup(own, version)
     while own != mount:
         own = own.parent
