@@ -54,11 +54,10 @@ IDLE = 3.0
 PERIOD, THRESHOLD = 30.0, 10
 POLLING_ROUNDS = 5
 
-# Cost: lists are queues × priority steps.
+# Cost: queues, with so many lists each; workers; groups that share them. The first is measured for longer.
 STEPS = list(range(10))
-SIZES = ((50, 20), (10, 20), (1, 20), (50, 5), (50, 1))
+SIZES = ((50, 20, 5), (10, 20, 5), (1, 20, 1), (50, 5, 5), (50, 1, 1), (50, 20, 50))
 COST_SECONDS, GROWTH_SECONDS, SETTLE = 60.0, 20.0, 15.0
-GROUPS = 5
 
 # Burst: seconds, tasks a second all the time, the burst's size and moment, seconds a task.
 BURST_SECONDS, TRICKLE, BURST, BURST_AT, BURST_TASK = 120, 1.0, 100, 10, 0.5
@@ -249,13 +248,14 @@ class Cost:
     """Seconds that each took."""
 
 
-def cost(url: str, queues: int, workers: int, seconds: float) -> Cost:
-    """Measure a supervisor of so many queues and real, idle workers that it has started itself."""
+def cost(url: str, size: tuple[int, int, int], seconds: float) -> Cost:
+    """Measure a supervisor of so many queues and of real, idle workers that it has started itself."""
+    queues, workers, groups = size
     redis: Any = Redis.from_url(url, decode_responses=True)
     redis.flushall()
     environment = settings_variable(SETTINGS | {"broker_transport_options": {"priority_steps": STEPS}})
     with app_folder() as folder:
-        config = idle_config(queues, workers, folder)
+        config = idle_config(queues, workers, groups, folder)
         supervisor = Supervisor(folder, url, "here", config, environment | {"COUNTS": counts(url)})
         try:
             wait_for(lambda: ready_workers(redis) == workers, f"there are not {workers} workers", 120)
@@ -269,18 +269,17 @@ def cost(url: str, queues: int, workers: int, seconds: float) -> Cost:
             supervisor.kill()
 
 
-def idle_config(queues: int, workers: int, folder: Path) -> str:
+def idle_config(queues: int, workers: int, groups: int, folder: Path) -> str:
     """Return the settings of groups that share the queues and the workers."""
-    number = min(GROUPS, queues, workers)
     config = toml({"hostname": "here", "cpu_threshold": 100, "http": f"unix:{folder}/http"})
-    for group in range(number):
-        some = workers // number + (group < workers % number)
+    for group in range(groups):
+        some = workers // groups + (group < workers % groups)
         config += f"\n[groups.group{group}]\n" + toml(
             {
-                "queues": [f"queue{queue}" for queue in range(group, queues, number)],
+                "queues": [f"queue{queue}" for queue in range(group, queues, groups)],
                 "pool": "solo",
                 "min_workers": some,
-                "max_workers": some,
+                "max_workers": max(1, some),
             }
         )
     return config
@@ -318,15 +317,14 @@ def idle_cost(url: str, scale: float) -> Table:
     """Measure supervisors of several sizes; return the table."""
     table = new_table(
         f"an idle supervisor, {len(STEPS)} priority steps a queue, solo workers that it has started",
-        "queues", "lists", "workers", "CPU, % of a core", "memory, MiB", "tick, ms", "95 %, ms",
+        "queues", "lists", "workers", "groups", "CPU, % of a core", "memory, MiB", "tick, ms", "95 %, ms",
     )  # fmt: skip
     with Progress(console=console) as progress:
-        for queues, workers in progress.track(SIZES, description="cost"):
-            seconds = COST_SECONDS if (queues, workers) == SIZES[0] else GROWTH_SECONDS
-            found = cost(url, queues, workers, seconds * scale)
-            ticks = sorted(found.ticks)
+        for size in progress.track(SIZES, description="cost"):
+            found = cost(url, size, scale * (COST_SECONDS if size == SIZES[0] else GROWTH_SECONDS))
+            ticks, (queues, workers, groups) = sorted(found.ticks), size
             table.add_row(
-                *map(str, (queues, queues * len(STEPS), workers)), f"{100 * found.cpu:.2f}",
+                *map(str, (queues, queues * len(STEPS), workers, groups)), f"{100 * found.cpu:.2f}",
                 f"{found.memory / 2**20:.0f}", f"{1000 * statistics.mean(ticks):.1f}",
                 f"{1000 * ticks[int(0.95 * len(ticks))]:.1f}",
             )  # fmt: skip
