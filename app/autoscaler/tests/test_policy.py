@@ -550,6 +550,20 @@ def test_the_fleet_never_grows_beyond_its_maximum(
 
 
 @properties
+@given(fleets(), st.data())
+def test_supervisors_that_disagree_for_a_moment_do_not_exceed_the_maximum_together(
+    fleet: tuple[int, int, dict[str, int], list[Offer]], data: st.DataObject
+) -> None:
+    _, maximum, have, hosts = fleet
+    own = {}
+    for offer in hosts:
+        want = data.draw(st.integers(0, maximum))
+        own[offer.host] = moves(want, maximum, have, hosts, rebalance=False)[offer.host]
+
+    assert sum(moved(have, own).values()) <= max(maximum, sum(have.values()))
+
+
+@properties
 @given(fleets())
 def test_the_wanted_number_is_reached_where_the_hosts_can(
     fleet: tuple[int, int, dict[str, int], list[Offer]],
