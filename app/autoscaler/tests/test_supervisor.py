@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -269,6 +271,22 @@ def test_one_worker_after_the_other_is_given_up_while_memory_is_short(fleet: Sup
     assert supervisor.output().count("memory stays at") == 2
 
     assert outcome.exactly_once, outcome
+
+
+def test_a_busy_cpu_allows_the_minimum_and_nobody_beyond(fleet: SupervisedFleet) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            fleet.start(cpu_threshold=1, group={"min_workers": 2})
+            fleet.wait_for_workers(2)
+            ids = fleet.tasks.send(60, 0.2)
+
+            outcome = fleet.tasks.settle(ids)
+        finally:
+            busy.kill()
+
+    assert outcome.exactly_once, outcome
+    assert len(set(fleet.tasks.counts.hvals("by"))) == 2
+    assert any("CPU is used to" in entry["held_back"] for entry in fleet.decisions())
 
 
 def test_no_worker_joins_a_redis_that_is_short_of_memory(

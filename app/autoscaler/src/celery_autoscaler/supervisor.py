@@ -429,7 +429,15 @@ class Supervisor:
         if decision.limit == "paused":
             state.held_back, state.limit = "", None
             return
-        shortage = state.held_back = self._shortage(now, state, seen)
+        low, high = self._override(group.name).bounds(group)
+        shortage = self._shortage(now, state, seen, self.host_seen)
+        most = high
+        few = max(low, min(1, decision.want)) - state.seen.ready - state.seen.starting
+        if shortage and few > 0:
+            # Others' busy CPU must not keep a group below its minimum, or tasks waiting for nobody.
+            calm = replace(self.host_seen, cpu=0.0, cpu_pressure=0.0)
+            shortage, most = self._shortage(now, state, seen, calm), few
+        state.held_back = shortage
         mine = self._count(group.name, "starting", "ready")
         if not shortage:
             state.short_since, state.limit = None, None
@@ -438,7 +446,6 @@ class Supervisor:
         elif now - state.short_since >= SHORT:
             # Others take over what this host cannot run.
             state.limit = mine
-        _, high = self._override(group.name).bounds(group)
         offers = [
             policy.Offer(peer.host, peer.weight, peer.limits[group.name])
             for peer in seen.peers
@@ -456,7 +463,7 @@ class Supervisor:
             delta = 1 if state.seen.ready + state.seen.starting < high else -1
             why = f"{outdated} runs another release than {group.version}"
         if delta > 0:
-            self._grow(now, state, delta, shortage)
+            self._grow(now, state, min(delta, most), shortage)
         elif delta < 0 and not state.seen.starting:
             self._shrink(now, state, -delta, why)
         self._record(state, delta, why, seen)
@@ -494,14 +501,14 @@ class Supervisor:
             counts[host] = counts.get(host, 0) + 1
         return counts
 
-    def _shortage(self, now: float, state: GroupState, seen: Seen) -> str:
+    def _shortage(self, now: float, state: GroupState, seen: Seen, host: policy.HostSeen) -> str:
         """Return what keeps this host from starting a worker of a group, in words."""
         starting = self._count(None, "starting")
         memory = [w.memory for w in seen.workers if w.alive and w.group == state.group.name and w.memory]
         return (
             seen.short
             or self._brakes.against_starts(
-                self.host_seen,
+                host,
                 slowing=state.meter.is_slowing,
                 worker_memory=max(memory, default=0),
                 starting=starting,
