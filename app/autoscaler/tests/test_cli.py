@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
+import pty
+import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,15 @@ def supervise(app: Celery) -> Iterator[Callable[..., Supervisor]]:
 def overrides(app: Celery) -> dict[str, Override]:
     """Return what operators have set, as the supervisors see it."""
     return dict(Observer(connect(app), GROUPS.values()).look().overrides)
+
+
+@contextmanager
+def open_until_the_end(file: int) -> Iterator[None]:
+    """Close a file after the block."""
+    try:
+        yield
+    finally:
+        os.close(file)
 
 
 def send(app: Celery, number: int) -> None:
@@ -200,6 +213,41 @@ def test_the_status_for_programs_holds_all_of_it(
     assert found["groups"]["default"]["waiting"] == 3
     assert found["groups"]["default"]["queues"]["celery"]["messages"] == 3
     assert found["supervisors"]["here"]["state"] == "supervising"
+
+
+def test_the_status_is_watched_until_it_is_interrupted(
+    tmp_path: Path, redis_url: str, supervise: Callable[..., Supervisor]
+) -> None:
+    write_app(tmp_path)
+    ours, theirs = pty.openpty()
+    shown = b""
+
+    def shows(words: bytes) -> bool:
+        nonlocal shown
+        if select.select([ours], [], [], 0)[0]:
+            shown += os.read(ours, 10_000)
+        return words in shown
+
+    with open_until_the_end(ours):
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "celery_autoscaler.cli", "-A", "single", "status", "--watch"],
+            cwd=tmp_path,
+            env=clean_environment() | {"BROKER": redis_url, "TERM": "xterm"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        try:
+            wait_for(lambda: shows(b"NO SUPERVISOR"), "nothing is shown", 30.0)
+            supervise()
+            wait_for(lambda: shows(b"KEEPING UP"), "it does not change", 30.0)
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(30.0) == 0
+        finally:
+            watching.kill()
+            watching.wait()
+    assert b"Traceback" not in shown
 
 
 # --- explain -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import cached_property
 from types import FrameType
 from typing import Any
@@ -140,7 +141,7 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
     if not watch:
         Console().print(terminal.status_view(fleet_status.fleet_status(context.broker)))
         return
-    with Live(screen=True, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
         while True:
             view = terminal.status_view(fleet_status.fleet_status(context.broker))
             live.update(view, refresh=True)
