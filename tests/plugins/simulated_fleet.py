@@ -31,13 +31,14 @@ class SimulatedWorker:
     processed: int = 0
     worked: float = 0.0
 
-    def counters(self, now: float) -> WorkerCounters:
+    def counters(self, now: float, slots: int) -> WorkerCounters:
         """Return what its heartbeat would show."""
         return WorkerCounters(
             processed=self.processed,
             held=0,
             busy_seconds=self.worked + now * self.running,
             running=self.running,
+            slots=slots,
         )
 
 
@@ -130,7 +131,9 @@ class Simulation:
         workers = self._workers
         consuming = {n: w for n, w in workers.items() if w.ready_at <= now}
         age = self._age.update(now, len(self._waiting), self._taken)
-        counters = {str(number): worker.counters(now) for number, worker in consuming.items()}
+        counters = {
+            str(number): worker.counters(now, self.group.concurrency) for number, worker in consuming.items()
+        }
         self._meter.update(now, len(self._waiting), counters)
         seen = Seen(
             now=now,
