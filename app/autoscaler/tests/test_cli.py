@@ -20,6 +20,7 @@ import pytest
 from celery import Celery
 from celery_autoscaler import cli
 from celery_autoscaler.broker import connect
+from celery_autoscaler.fleet_status import FleetStatus
 from celery_autoscaler.observation import Observer
 from celery_autoscaler.policy import Override
 from celery_autoscaler.settings import Group, Settings
@@ -213,6 +214,14 @@ def test_the_status_for_programs_holds_all_of_it(
     assert found["groups"]["default"]["waiting"] == 3
     assert found["groups"]["default"]["queues"]["celery"]["messages"] == 3
     assert found["supervisors"]["here"]["state"] == "supervising"
+
+
+def test_workers_are_shown_in_the_order_of_their_numbers() -> None:
+    names = ["general-10@a", "general-2@b", "general-2@a"]
+
+    status = FleetStatus({"a": {"workers": [{"name": name} for name in names]}})
+
+    assert [worker["name"] for worker in status.workers] == ["general-2@a", "general-2@b", "general-10@a"]
 
 
 def test_the_status_is_watched_until_it_is_interrupted(

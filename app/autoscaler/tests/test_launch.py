@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery_autoscaler.systemd import notify
-from launched_workers import LaunchedProcess, LaunchedWorkerFactory
+from launched_workers import LaunchedWorkerFactory
 from services import wait_for
 
 
@@ -101,10 +101,3 @@ def test_a_worker_loads_neither_the_supervisor_nor_a_shell() -> None:
     modules = set(loaded.stdout.splitlines())
     assert "celery.bin.worker" in modules
     assert not modules & {"celery_autoscaler.supervisor", "rich", "prometheus_client", "click_repl"}
-
-
-def test_celery_finds_the_command(redis_url: str, tmp_path: Path) -> None:
-    command = LaunchedProcess(tmp_path, redis_url, "celery", "-A", "single", "autoscaler", "status")
-
-    assert command.wait() == 0, command.tail()
-    assert "NO SUPERVISOR" in command.output()

@@ -1,6 +1,7 @@
 """The state of the whole fleet, as its supervisors publish it."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,9 +49,9 @@ class FleetStatus:
 
     @property
     def workers(self) -> list[Mapping[str, Any]]:
-        """The workers of all hosts."""
+        """The workers of all hosts, number 2 before number 10."""
         found = [worker for status in self.supervisors.values() for worker in status["workers"]]
-        return sorted(found, key=lambda worker: str(worker["name"]))
+        return sorted(found, key=lambda worker: in_order(worker["name"]))
 
     @property
     def verdict(self) -> tuple[str, str]:
@@ -81,6 +82,11 @@ class FleetStatus:
         """Return all of it for other programs."""
         word, why = self.verdict
         return {"verdict": word, "why": why, "groups": self.groups, "supervisors": dict(self.supervisors)}
+
+
+def in_order(name: str) -> list[str | int]:
+    """Return what sorts names by the numbers in them."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def fleet_status(broker: Broker) -> FleetStatus:

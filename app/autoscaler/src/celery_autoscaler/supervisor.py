@@ -752,7 +752,8 @@ class Supervisor:
             "name": f"{worker.name}@{self.host}",
             "group": worker.group,
             "state": worker.state,
-            "why": worker.stop_why,
+            # What the load says is said of the group.
+            "why": "" if worker.may_return else worker.stop_why,
             "pid": heartbeat.pid if heartbeat else 0,
             "active": heartbeat.active if heartbeat else 0,
             "reserved": heartbeat.reserved if heartbeat else 0,
