@@ -102,11 +102,16 @@ class SupervisedFleet:
         self, host: str = "here", *, group: Mapping[str, Any] | None = None, **fleet: Any
     ) -> Supervisor:
         """Start a supervisor; its settings are those above but for the given ones."""
-        config = toml(FLEET_SETTINGS | {"hostname": host} | fleet)
-        config += f"[groups.{GROUP}]\n" + toml(GROUP_SETTINGS | dict(group or {}))
+        config = self.config(host, group=group, **fleet)
         supervisor = Supervisor(self.folder, self.broker_url, host, config, self.environment)
         self.supervisors.append(supervisor)
         return supervisor
+
+    @staticmethod
+    def config(host: str, *, group: Mapping[str, Any] | None = None, **fleet: Any) -> str:
+        """Return the settings of a supervisor: those above but for the given ones."""
+        config = toml(FLEET_SETTINGS | {"hostname": host} | fleet)
+        return config + f"[groups.{GROUP}]\n" + toml(GROUP_SETTINGS | dict(group or {}))
 
     def living(self) -> list[str]:
         """Return the names of the workers whose lease lives."""

@@ -17,7 +17,10 @@ import psutil
 import pytest
 from celery_autoscaler.broker import connect
 from celery_autoscaler.overrides import change
+from celery_autoscaler.settings import load
+from celery_autoscaler.supervisor import Supervisor
 from counted_tasks import Load
+from launched_workers import write_app
 from services import RedisServerFactory, wait_for
 from supervisors import GROUP, Sampler, SupervisedFleet
 
@@ -405,6 +408,51 @@ def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet
 
     assert fleet.pid_of(worker) == pid
     assert len(fleet.wait_for_workers(2)) == 2
+
+
+def test_an_idle_worker_is_stopped_before_a_busy_one(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"concurrency": 1, "max_workers": 3})
+    change(connect(fleet.tasks.app), GROUP, "test", minimum=3)
+    fleet.wait_for_workers(3)
+    long = fleet.tasks.send(2, 8.0)
+    fleet.tasks.wait_until_started(long)
+    wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"] == 2, "they are not seen to run")
+    busy = {str(fleet.tasks.counts.hget("by", name)).partition("@")[0] for name in long}
+
+    change(connect(fleet.tasks.app), GROUP, "test", minimum=1, maximum=2)
+    [first] = supervisor.wait_for_output(r"(default-\d) drains\n").groups()
+    outcome = fleet.tasks.settle(long)
+
+    assert first not in busy
+    assert outcome.exactly_once, outcome
+
+
+def test_the_manager_starts_and_stops_workers_by_hand(
+    fleet: SupervisedFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_app(tmp_path)
+    variables = fleet.environment | {"BROKER": fleet.broker_url, "PYTHONPATH": str(tmp_path)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = tmp_path / "manager.toml"
+    config.write_text(fleet.config("here", group={"min_workers": 0}))
+    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    manager = Supervisor(fleet.tasks.app, "single", load(fleet.tasks.app, str(config)))
+    manager.start_monitoring()
+    try:
+        wait_for(lambda: manager.status["state"] == "paused", "it does not tick")
+        assert manager.start_worker(GROUP) == "default-1"
+        assert manager.start_worker(GROUP) == "default-2"
+        fleet.wait_for_workers(2)
+        wait_for(lambda: manager.get_worker_stats()["active"] == 2, "they are not seen")
+        assert manager.get_worker_stats()["queues"] == {"celery": 0}
+        manager.stop_worker("default-1")
+        assert fleet.wait_for_workers(1) == ["default-2@here"]
+        manager.stop_all_workers()
+        assert manager.get_worker_stats()["total"] == 0
+        assert fleet.living() == []
+    finally:
+        manager.stop_monitoring()
 
 
 def kill_group(pid: int) -> None:

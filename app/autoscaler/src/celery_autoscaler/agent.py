@@ -5,8 +5,10 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ FIRST_BEAT = 0.05
 LEASE = 5.0
 # Seconds between two measurements of the memory: the kernel has to walk through all of it.
 MEASURE = 10.0
-# Tasks that the heartbeat shows at most.
+# Running tasks, and names of tasks, that the heartbeat shows at most.
 RUNNING_SHOWN = 20
+TASKS_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
 RESCUE = 5000
 
@@ -57,6 +60,7 @@ class Heartbeat(threading.Thread):
         self.ledger = ledger
         self.stopped = threading.Event()
         self.busy_seconds = 0.0
+        self.busy_by_task: defaultdict[str, float] = defaultdict(float)
         self.memory = 0
         self.measured = -MEASURE
         self.last_beat = time.monotonic()
@@ -82,6 +86,8 @@ class Heartbeat(threading.Thread):
         now = time.monotonic()
         active, scheduled = snapshot(state.active_requests), snapshot(state.scheduled_requests)
         self.busy_seconds += len(active) * (now - self.last_beat)
+        for request in active:
+            self.busy_by_task[request.name] += now - self.last_beat
         self.last_beat = now
         if now - self.measured >= MEASURE:
             self.measured = now
@@ -102,6 +108,13 @@ class Heartbeat(threading.Thread):
             "busy_seconds": f"{self.busy_seconds:.3f}",
             # Lists by name, and how many messages were taken from each.
             "taken": json.dumps(self.ledger.taken),
+            # Tasks by name: how many have begun, and the seconds of work that they took.
+            "tasks": json.dumps(
+                {
+                    name: (state.total_count[name], round(seconds, 3))
+                    for name, seconds in islice(self.busy_by_task.items(), TASKS_SHOWN)
+                }
+            ),
             # What runs: the task's name, and since when.
             "running": json.dumps([(request.name, request.time_start) for request in active[:RUNNING_SHOWN]]),
             "memory": self.memory,

@@ -143,7 +143,10 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
         return
     with suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
         while True:
-            view = terminal.status_view(fleet_status.fleet_status(context.broker))
+            try:
+                view = terminal.status_view(fleet_status.fleet_status(context.broker))
+            except RedisError as error:
+                view = terminal.unreachable_view(error)
             live.update(view, refresh=True)
             time.sleep(WATCH)
 

@@ -48,6 +48,8 @@ class WorkerSeen:
     """Time of the first task that waits for its ETA, in seconds of the epoch."""
     taken: Mapping[str, int] = field(default_factory=dict)
     """Messages taken from each list."""
+    tasks: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Tasks by name: how many have begun, and the seconds of work that they took."""
     running: Sequence[tuple[str, float | None]] = ()
     """Tasks that run: name, and since when."""
 
@@ -86,6 +88,7 @@ class WorkerSeen:
             release=found.get("release", ""),
             next_eta=float(found["next_eta"]) if found.get("next_eta") else None,
             taken=json.loads(found.get("taken") or "{}"),
+            tasks=json.loads(found.get("tasks") or "{}"),
             running=[(name, since) for name, since in json.loads(found.get("running") or "[]")],
         )
 

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -582,7 +583,7 @@ class Supervisor:
     ) -> None:
         """Begin to stop the workers of a group that cost the least to stop."""
         epoch = self.seen.time if self.seen else 0.0
-        times = {"": state.meter.service_time or 0.0}
+        times = self._service_times(state)
         candidates = {
             worker.name: worker.candidate(epoch, state.group.version, times)
             for worker in self.local.values()
@@ -591,6 +592,19 @@ class Supervisor:
         for name in policy.victims(count, candidates):
             self._stop(now, self.local[name], why, may_return=may_return)
         state.quiet_since = now
+
+    def _service_times(self, state: GroupState) -> dict[str, float]:
+        """Return the mean seconds of work of the tasks of a group by name, and of all under no name."""
+        work: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        for worker in self.seen.workers if self.seen else ():
+            if worker.group == state.group.name:
+                for name, done in worker.tasks.items():
+                    work[name].append(done)
+        times = {
+            name: sum(seconds for _, seconds in done) / max(1, sum(begun for begun, _ in done))
+            for name, done in work.items()
+        }
+        return times | {"": state.meter.service_time or 0.0}
 
     def _stop(
         self,

@@ -15,11 +15,17 @@ COLOURS = {
     "falling behind": "bold red",
     "paused": "bold yellow",
     "no supervisor": "bold red",
+    "blind": "bold red",
     "ready": "green",
     "starting": "cyan",
     "draining": "yellow",
     "stopping": "yellow",
 }
+
+
+def unreachable_view(error: Exception) -> RenderableType:
+    """Return what is shown while the broker does not answer."""
+    return Text.assemble(("BLIND", COLOURS["blind"]), f"  Redis: {error}")
 
 
 def status_view(status: FleetStatus) -> RenderableType:
