@@ -1,0 +1,45 @@
+"""Hooks and fixtures of this scenario's tests."""
+
+from uuid import uuid4
+
+import pytest
+from deployed_app import redis, use_settings_of
+from fleet_workers import forget_everything
+from scenario import Scenario
+from services import wait_for
+from supervised_fleet import SupervisedHost, wait_for_workers
+from unit_journal import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deployment() -> None:
+    """Send to the scenario's app."""
+    use_settings_of(Scenario("scaling"))
+
+
+@pytest.fixture(scope="session")
+def hosts() -> dict[str, SupervisedHost]:
+    """Return the worker hosts, by name."""
+    found = Scenario("scaling").hosts("workers")
+    return {name: SupervisedHost(name, host) for name, host in found.items()}
+
+
+@pytest.fixture
+def trace(hosts: dict[str, SupervisedHost]) -> str:
+    """Return the name under which a test's executions are traced; its tasks' ids begin with it."""
+    forget_everything()  # of a test that failed
+    wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing")
+    return f"test-{uuid4()}"
+
+
+@pytest.fixture
+def idle(hosts: dict[str, SupervisedHost], trace: str) -> None:
+    """Begin with nothing to do, and with the one worker that always runs."""
+    del trace
+    scale = "celery-app celery-autoscaler -A tasks scale general"
+    hosts["worker1"].host.check_output(f"{scale} --max 1")
+    wait_for_workers(lambda numbers: numbers.total() == 1, "one worker")
+    wait_for(lambda: sum(host.living() for host in hosts.values()) == 1, "others do not end")
+    hosts["worker1"].host.check_output(f"{scale} --reset")

@@ -1,0 +1,67 @@
+"""Workers and hosts that die: their tasks are back at once, and others take over."""
+
+import time
+
+import docker
+from deployed_app import ended, redis, send, started
+from fleet_workers import held, interrupted, outcome, rescued, waits
+from services import wait_for
+from supervised_fleet import (
+    MAXIMUM,
+    SUPERVISOR,
+    SupervisedHost,
+    a_busy_worker,
+    full_load,
+    logger,
+    wait_for_workers,
+)
+
+testinfra_hosts = ["ansible://worker1"]
+units = [SUPERVISOR]
+
+CONTAINER = "celery-fleet-scaling-worker2"
+# Seconds until a killed worker's tasks are back: 2 on an idle machine, 5 and more by the end of its lease.
+BACK = 4.5
+
+
+def test_the_tasks_of_a_killed_worker_are_back_at_once(hosts: dict[str, SupervisedHost], trace: str) -> None:
+    ids = send(trace, waits(8, count=2))
+    started(trace, 2)
+    name, victim = a_busy_worker()
+    instance, _, host_name = name.partition("@")
+    host = hosts[host_name]
+    running = interrupted(trace, victim)
+
+    host.host.check_output(f"systemctl kill --signal=KILL --kill-whom=all celery-worker@{instance}.service")
+    killed = time.monotonic()
+    wait_for(lambda: not held(victim), "its tasks are not given back")
+    took = time.monotonic() - killed
+    logger.info("%s: %d were running, given back after %.1f s", victim, len(running), took)
+
+    assert running
+    assert took < BACK
+    counted = outcome(trace, ids)
+    assert counted.lost == []
+    assert set(counted.started_again) == running
+
+
+def test_a_host_that_loses_its_power_is_replaced_and_comes_back(
+    hosts: dict[str, SupervisedHost], trace: str
+) -> None:
+    container = docker.from_env().containers.get(CONTAINER)
+
+    with full_load(trace) as ids:
+        wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host")
+        _, victim = a_busy_worker("worker2")
+        container.kill("SIGKILL")
+        try:
+            running = rescued(trace, victim, time.monotonic())
+            wait_for_workers(lambda seen: seen == {"worker1": MAXIMUM}, "all workers on the other host")
+        finally:
+            container.start()
+        wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "its supervisor is not back")
+        wait_for_workers(lambda seen: seen["worker2"] > 0, "a worker on the host that came back")
+
+    counted = outcome(trace, ids)
+    assert counted.lost == []
+    assert set(counted.started_again) <= running | set(ended(trace))

@@ -1,0 +1,11 @@
+"""What others can see on the hosts after all that."""
+
+from scenario import Scenario
+from secrets_scan import assert_no_secrets
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://all"]
+
+
+def test_no_secret_can_be_seen(host: Host) -> None:
+    assert_no_secrets(host, Scenario("scaling").secrets.values())
