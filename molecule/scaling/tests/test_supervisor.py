@@ -27,11 +27,16 @@ FILES = [
 ]
 
 
+def wait_for_all_workers(hosts: dict[str, SupervisedHost]) -> None:
+    """Wait until the fleet has as many workers as it may, the same number on each host."""
+    wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host")
+
+
 @contextmanager
 def all_workers_busy(hosts: dict[str, SupervisedHost], trace: str) -> Iterator[list[str]]:
     """Keep all workers of the fleet busy until the block ends."""
     with full_load(trace) as ids:
-        wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host")
+        wait_for_all_workers(hosts)
         yield ids
 
 
@@ -127,9 +132,7 @@ def test_switched_off_and_on_again_the_workers_that_fit_go_on(
     fixed = {"general-1"}
     with ExitStack() as stack:
         with full_load(trace) as ids:
-            wait_for_workers(
-                lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host"
-            )
+            wait_for_all_workers(hosts)
             stack.enter_context(paused(hosts["worker1"]))
         # No more than the fixed workers can do.
         fewer = stack.enter_context(load(f"{trace}-less", rate=SLOTS / 4, seconds=1))
