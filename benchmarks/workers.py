@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import docker
@@ -39,6 +39,9 @@ TURNS = 40
 TURN_SECONDS = 2.0
 # More than a worker executes in all turns.
 PLENTY = 3000 * int(2 * TURNS * TURN_SECONDS)
+
+T = TypeVar("T")
+Pairs = list[tuple[float, float]]
 
 APP = """
 import os, time
@@ -126,26 +129,31 @@ def fill(redis: Redis, broker: str, task: str, count: int) -> None:
         pipe.execute()
 
 
-def throughput(redis: Redis, broker: str, kind: str, load: tuple[int, str, int]) -> float:
-    """Return the tasks a second of a worker that finds its queue full."""
+def throughput(redis: Redis, broker: str, kind: str, load: tuple[int, str, int]) -> tuple[float, float]:
+    """Return what a worker executes that finds its queue full.
+
+    Tasks a second; and tasks for each second of processor time of its main process, which does not change
+    much with what else the machine does.
+    """
     concurrency, task, count = load
     fill(redis, broker, task, count)
-    with worker(kind, broker, concurrency):
+    with worker(kind, broker, concurrency) as process:
         until(lambda: redis.llen("celery") < count * 0.9)
-        begin, waiting = time.monotonic(), redis.llen("celery")
+        begin, waiting, cpu = time.monotonic(), redis.llen("celery"), cpu_seconds(process.pid)
         until(lambda: redis.llen("celery") == 0)
-        return float(waiting) / (time.monotonic() - begin)
+        return waiting / (time.monotonic() - begin), waiting / (cpu_seconds(process.pid) - cpu)
 
 
-def agent_cost(redis: Redis, broker: str) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+def agent_cost(redis: Redis, broker: str) -> tuple[Pairs, Pairs, float]:
     """Return what a worker executes with the agent and without it, for each pair of its turns.
 
-    Tasks a second; and tasks for each second of processor time of its main process, which is what limits it
-    and does not change with what else the machine does.
+    Tasks a second, tasks for each second of processor time of its main process; and the share of that time
+    that the agent's thread takes while there is an agent.
     """
     fill(redis, broker, "noop", PLENTY)
     rates: dict[bool, list[float]] = {True: [], False: []}
     work: dict[bool, list[float]] = {True: [], False: []}
+    spent = {"agent": 0.0, "all": 0.0}
     with worker("switched", broker, 2) as process:
         switch = Path(f"/proc/{process.pid}/cwd/agent-on")
         until(lambda: redis.llen("celery") < PLENTY * 0.99)
@@ -153,17 +161,21 @@ def agent_cost(redis: Redis, broker: str) -> tuple[list[tuple[float, float]], li
             # On, off, off, on: what drifts cancels out.
             on = turn % 4 in (0, 3)
             switch.touch() if on else switch.unlink(missing_ok=True)
-            begin, waiting, cpu = time.monotonic(), redis.llen("celery"), cpu_seconds(process.pid)
+            begin, waiting, before = time.monotonic(), redis.llen("celery"), thread_seconds(process.pid)
             time.sleep(TURN_SECONDS)
-            done = waiting - redis.llen("celery")
+            done, after = waiting - redis.llen("celery"), thread_seconds(process.pid)
+            used = {thread: seconds - before[thread] for thread, seconds in after.items()}
             rates[on].append(done / (time.monotonic() - begin))
-            work[on].append(done / (cpu_seconds(process.pid) - cpu))
+            work[on].append(done / sum(used.values()))
+            if on:
+                spent["all"] += sum(used.values())
+                spent["agent"] += sum(used.values()) - used[process.pid]
         if not redis.llen("celery"):
             raise RuntimeError("the worker is too fast: give it more tasks")
-    return in_pairs(rates), in_pairs(work)
+    return in_pairs(rates), in_pairs(work), spent["agent"] / spent["all"]
 
 
-def in_pairs(found: dict[bool, list[float]]) -> list[tuple[float, float]]:
+def in_pairs(found: dict[bool, list[float]]) -> Pairs:
     """Return what was found with the agent beside what was found without it."""
     return list(zip(found[True], found[False], strict=True))
 
@@ -209,7 +221,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def in_turn(measure: Callable[[str], float], progress: Callable[[], None]) -> list[tuple[float, float]]:
+def thread_seconds(pid: int) -> dict[int, float]:
+    """Return the processor time of each thread of a process; the main thread has the process's number."""
+    return {
+        int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    }
+
+
+def in_turn(measure: Callable[[str], T], progress: Callable[[], None]) -> list[tuple[T, T]]:
     """Measure ours and plain Celery's several times, each first as often as second."""
     pairs = []
     for number in range(ROUNDS):
@@ -219,7 +239,7 @@ def in_turn(measure: Callable[[str], float], progress: Callable[[], None]) -> li
     return pairs
 
 
-def row(what: str, pairs: list[tuple[float, float]], digits: int = 0) -> list[str]:
+def row(what: str, pairs: Pairs, digits: int = 0) -> list[str]:
     """Return a row of the table: medians, the median of the ratios, and how far it can be trusted."""
     ratios = [first / second for first, second in pairs]
     error = statistics.stdev(ratios) / len(ratios) ** 0.5
@@ -245,18 +265,21 @@ def main() -> None:
             for load in loads:
                 pairs = in_turn(partial(throughput, redis, server.url, load=load), advance)
                 task = "no-op" if load[1] == "noop" else "5 ms"
-                table.add_row(*row(f"{load[0]} children, {task} tasks, tasks/s", pairs))
-            pairs = in_turn(lambda kind: 1000 * wake_up(redis, server.url, kind), advance)
-            table.add_row(*row("wake-up of an idle worker, ms", pairs, 1))
+                for which, what in enumerate(("tasks/s", "tasks/CPU s")):
+                    chosen = [(ours[which], plain[which]) for ours, plain in pairs]
+                    table.add_row(*row(f"{load[0]} children, {task}, {what}", chosen))
+            delays = in_turn(lambda kind: 1000 * wake_up(redis, server.url, kind), advance)
+            table.add_row(*row("wake-up of an idle worker, ms", delays, 1))
             idle = [idle_cost(redis, server.url, kind) for kind in ("ours", "plain")]
             table.add_row("idle: % of a core", *(f"{100 * cpu:.2f}" for cpu, _ in idle), "", "")
             table.add_row("idle: commands/s in Redis", *(f"{sent:.0f}" for _, sent in idle), "", "")
             advance()
             table.add_section()
             table.add_row("", "agent on", "agent off", "", "")
-            rates, work = agent_cost(redis, server.url)
-            table.add_row(*row("2 children, no-op tasks, tasks/s", rates))
-            table.add_row(*row("the same, tasks per CPU second of the main process", work))
+            rates, work, share = agent_cost(redis, server.url)
+            table.add_row(*row("2 children, no-op, tasks/s", rates))
+            table.add_row(*row("2 children, no-op, tasks/CPU s", work))
+            table.add_row("the agent's share of CPU time, %", f"{100 * share:.2f}", "", "", "")
             advance()
         console.print(table)
     finally:
