@@ -881,6 +881,10 @@ class Supervisor:
             self.stop_all_workers()
         with suppress(RedisError):
             keys = self.broker.keys
+            # Without a supervisor nobody would end them, nor tell them that they are needed again.
+            for worker in self.local.values():
+                if worker.state == "draining" and worker.may_return:
+                    self.broker.client.srem(keys.drain, f"{worker.name}@{self.host}")
             self.broker.client.zrem(keys.supervisors, self.host)
             self.broker.client.delete(keys.supervisor(self.host))
         self.launcher.close()
