@@ -41,7 +41,7 @@ $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
 .PHONY: bench
-bench: bench-workers ## Run all benchmarks
+bench: bench-workers bench-scaling ## Run all benchmarks
 
 .PHONY: bench-workers
 bench-workers: venv docker ## Measure our workers beside plain Celery's

@@ -75,6 +75,8 @@ class Reaction:
 
     second: float
     """Until a second process ran one of its tasks."""
+    queued: float
+    """Of these, for which the new process was ready and all CPUs were busy with others."""
     last: float
     """Until the last of the processes that ran any had begun to."""
     wait: float
@@ -180,6 +182,7 @@ def react(url: str, contender: str, phase: float) -> Reaction:
         for _ in range(TASKS):
             at = time.time()
             sent[tasks.send(1, TASK_SECONDS, name="work")[0]] = at
+        queued = wait_for(lambda: second_waited(tasks.counts), "no second process", 3 * PERIOD)
         tasks.wait_until_started(sent, within=2 * PERIOD + TASKS * TASK_SECONDS)
         begun = {name: float(at) for name, at in hash_of(tasks.counts, "at").items() if name in sent}
         pids = hash_of(tasks.counts, "pids")
@@ -192,10 +195,43 @@ def react(url: str, contender: str, phase: float) -> Reaction:
     waits = sorted(begun[name] - at for name, at in sent.items())
     return Reaction(
         second=seconds[1] if len(seconds) > 1 else float("inf"),
+        queued=queued,
         last=seconds[-1],
         wait=waits[int(0.95 * len(waits))],
         done=max(begun.values()) - start,
     )
+
+
+def second_waited(redis: Any) -> float | None:
+    """Return for how long the second process to run tasks had to wait for a CPU; nothing before there is one.
+
+    A new worker's own pool process waits together with it, so of the two the worker counts.
+    """
+    pids = sorted({int(pid) for pid in redis.hvals("pids")}, key=started)
+    if len(pids) < 2:
+        return None
+    first, second = (parent(pid) for pid in pids[:2])
+    return run_delay(pids[1] if first == second else second)
+
+
+def parent(pid: int) -> int:
+    """Return the parent of a process, proc(5)."""
+    return int(stat(pid)[1])
+
+
+def started(pid: int) -> int:
+    """Return when a process was started, in ticks of the clock, proc(5)."""
+    return int(stat(pid)[19])
+
+
+def stat(pid: int) -> list[str]:
+    """Return what the kernel tells of a process, from its state on, proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def run_delay(pid: int) -> float:
+    """Return for how many seconds a process could have run and had no CPU (sched-stats)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 def reaction(url: str, rounds: int) -> Table:
@@ -221,6 +257,8 @@ def reaction(url: str, rounds: int) -> Table:
     table.add_row("rounds", *(str(len(found[name])) for name in names))
     table.add_row("second worker at work, median", *(f"{medians[name]:.2f}" for name in names))
     table.add_row("in relation to ours", *(f"{medians[name] / medians[names[0]]:.2f}" for name in names))
+    calm = {name: statistics.median(one.second - one.queued for one in found[name]) for name in names}
+    table.add_row("without its waiting for a CPU, median", *(f"{calm[name]:.2f}" for name in names))
     table.add_row("fastest round", *(f"{min(seconds[name]):.2f}" for name in names))
     table.add_row("slowest round", *(f"{max(seconds[name]):.2f}" for name in names))
     for field, text in (
