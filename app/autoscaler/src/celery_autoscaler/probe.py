@@ -32,22 +32,24 @@ class QueueReport:
     workers: list[str] = field(default_factory=list)
 
 
-def workers_by_queue(app: Celery, expected: int, at_least: bool, deadline: float) -> dict[str, list[str]]:
+def workers_by_queue(
+    app: Celery, queues: list[str], expected: int, at_least: bool, deadline: float
+) -> dict[str, list[str]]:
     """Return the names of the workers that consume each queue, as they answer themselves.
 
-    Asks until the expected number has answered, as far as the deadline allows: a worker that has just started
-    does not hear the first call.
+    Asks until the expected number has answered, and where more may do so each queue has one, as far as the
+    deadline allows: a worker that has just started does not hear the first call.
     """
     limit = None if at_least else expected
     while True:
         answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=limit).active_queues() or {}
-        if len(answers) >= expected or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
-            break
-    found = defaultdict(list)
-    for worker, queues in answers.items():
-        for queue in queues:
-            found[queue["name"]].append(worker)
-    return dict(found)
+        found = defaultdict(list)
+        for worker, consumed in answers.items():
+            for queue in consumed:
+                found[queue["name"]].append(worker)
+        complete = len(answers) >= expected and (not at_least or set(queues) <= set(found))
+        if complete or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
+            return dict(found)
 
 
 def executed_by_worker(app: Celery, workers: set[str]) -> Counter[str]:
@@ -80,7 +82,7 @@ def probe(app: Celery, queues: list[str], expected: int, at_least: bool, timeout
         timeout: Seconds for everything.
     """
     deadline = time.monotonic() + timeout
-    consumers = workers_by_queue(app, expected, at_least, deadline)
+    consumers = workers_by_queue(app, queues, expected, at_least, deadline)
     reports = {queue: QueueReport(workers=sorted(consumers.get(queue, []))) for queue in queues}
     workers = {worker for report in reports.values() for worker in report.workers}
     before = executed_by_worker(app, workers) if workers else Counter()
@@ -95,9 +97,9 @@ def probe(app: Celery, queues: list[str], expected: int, at_least: bool, timeout
         if workers:
             answered = executed_by_worker(app, workers)
             executed |= answered - before
-            idle = workers - set(executed)
             if at_least:  # who does not answer has been stopped
-                idle &= set(answered)
+                workers = set(answered) | set(executed)
+            idle = workers - set(executed)
         if not idle or time.monotonic() >= deadline:
             break
     for queue, report in reports.items():
@@ -124,9 +126,9 @@ def main() -> int:
     report = probe(find_app(options.app), options.queue, options.workers, options.at_least, options.timeout)
     json.dump(report, sys.stdout)
     whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
-    busy = [worker for worker, count in report["workers"].items() if count]
-    enough = len(busy) >= options.workers if options.at_least else len(busy) == options.workers
-    return 0 if whole and enough else 1
+    consumers = {worker for queue in report["queues"].values() for worker in queue["workers"]}
+    enough = len(consumers) >= options.workers if options.at_least else len(consumers) == options.workers
+    return 0 if whole and enough and all(report["workers"].values()) else 1
 
 
 if __name__ == "__main__":
