@@ -50,8 +50,10 @@ def hosts_table(hosts: dict[str, dict[str, Any]], executed: dict[str, int]) -> T
         supervised = any(unit["unit"] == SUPERVISOR for unit in seen["units"])
         failed = sum(unit["active"] == "failed" for unit in workers)
         wanted = active + failed if supervised else len(workers)
-        ready = _state(f"{active} of {wanted}", active == wanted) if workers else "-"
-        table.add_row(host, services(seen["units"], seen["missing"]), ready, str(count) if workers else "-")
+        cells = [_state(f"{active} of {wanted}", active == wanted), str(count)]
+        if not (workers or supervised):
+            cells = ["-", "-"]
+        table.add_row(host, services(seen["units"], seen["missing"]), *cells)
     return table
 
 
