@@ -594,6 +594,16 @@ def test_nothing_moves_while_the_number_is_right(
     assert not any(deltas.values())
 
 
+def test_the_first_workers_of_several_groups_are_not_all_on_one_host() -> None:
+    def first(turns: tuple[int, int]) -> str:
+        offers = [Offer(host, 1.0, turn=turn) for host, turn in zip(("a", "b"), turns, strict=True)]
+        [host] = [host for host, count in share(1, offers).items() if count]
+        return host
+
+    assert first((1, 2)) == "a"
+    assert first((2, 1)) == "b"
+
+
 @properties
 @given(fleets())
 def test_rebalancing_ends_when_no_move_makes_it_more_even_and_strays_by_one(

@@ -268,6 +268,8 @@ class Offer:
     """Its capacity in relation to the others."""
     limit: int | None = None
     """The most workers that it can run now, if it is short of something."""
+    turn: int = 0
+    """Decides between equals; another one in each group, or one host would run the first worker of all."""
 
 
 def share(want: int, offers: Sequence[Offer]) -> dict[str, int]:
@@ -278,7 +280,7 @@ def share(want: int, offers: Sequence[Offer]) -> dict[str, int]:
     host at most what the largest of these numbers gives it, so that together they keep the bounds.
     """
     given = {offer.host: 0 for offer in offers}
-    open_offers = sorted(offers, key=lambda offer: offer.host)
+    open_offers = sorted(offers, key=lambda offer: (offer.turn, offer.host))
     for _ in range(want):
         open_offers = [o for o in open_offers if o.limit is None or given[o.host] < o.limit]
         if not open_offers:

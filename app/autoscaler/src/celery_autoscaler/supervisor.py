@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+from zlib import crc32
 
 from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -448,7 +449,9 @@ class Supervisor:
             # Others take over what this host cannot run.
             state.limit = mine
         offers = [
-            policy.Offer(peer.host, peer.weight, peer.limits[group.name])
+            policy.Offer(
+                peer.host, peer.weight, peer.limits[group.name], crc32(f"{group.name}@{peer.host}".encode())
+            )
             for peer in seen.peers
             if group.name in peer.limits
         ]
