@@ -133,7 +133,8 @@ class GroupPolicy:
         wished, want = want, max(low, min(high, want))
         if want > have and load.waiting:
             last = load.waiting * load.service / (want * group.concurrency)
-            why = f"{why}; with {want} workers the last of them starts in about {last:.1f} s"
+            workers = f"{want} worker{'s' if want > 1 else ''}"
+            why = f"{why}; with {workers} the last of them starts in about {last:.1f} s"
         if want < wished:
             why, limit = f"{why}; the maximum is {high}", "maximum"
         elif want > wished:
