@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ansible.module_utils
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = CHECKOUT / "roles"
 
@@ -27,7 +29,10 @@ FACTS = {
 
 
 def load_module(role: str, name: str) -> ModuleType:
-    """Import a module of a role's ``library``."""
+    """Import a module of a role's ``library``, which finds the role's ``module_utils`` as on a host."""
+    shared = str(ROLES / role / "module_utils")
+    if shared not in ansible.module_utils.__path__:
+        ansible.module_utils.__path__.append(shared)
     spec = importlib.util.spec_from_file_location(name, ROLES / role / "library" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -36,7 +41,9 @@ def load_module(role: str, name: str) -> ModuleType:
     return module
 
 
-def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+def _run(
+    role: str, tasks: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
     """Run tasks with the role's defaults and variables, which the variables of a task override."""
     root = ROLES / role
     play = {
@@ -51,8 +58,11 @@ def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
         (Path(folder) / "templates").symlink_to(root / "templates")
         playbook = Path(folder) / "play.json"
         playbook.write_text(json.dumps([play]), encoding="utf-8")
+        inventory = Path(folder) / "inventory.json"
+        hosts = {"localhost": {"ansible_connection": "local"}, **(others or {})}
+        inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
         done = subprocess.run(
-            ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", str(playbook)],
+            ["ansible-playbook", "--inventory", str(inventory), str(playbook)],
             check=False,
             capture_output=True,
             text=True,
@@ -61,8 +71,13 @@ def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The value of an expression in each case."""
+def evaluate(
+    role: str,
+    expression: str,
+    cases: Sequence[Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Any]:
+    """The value of an expression in each case, on a host beside these others with their variables."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
         _run(
@@ -79,6 +94,7 @@ def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> 
                 }
                 for number, case in enumerate(cases)
             ],
+            others,
         )
         return [
             json.loads((target / str(number)).read_text(encoding="utf-8"))
