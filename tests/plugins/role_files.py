@@ -9,8 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ansible.module_utils
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = CHECKOUT / "roles"
 
@@ -29,10 +27,7 @@ FACTS = {
 
 
 def load_module(role: str, name: str) -> ModuleType:
-    """Import a module of a role's ``library``, which finds the role's ``module_utils`` as on a host."""
-    shared = str(ROLES / role / "module_utils")
-    if shared not in ansible.module_utils.__path__:
-        ansible.module_utils.__path__.append(shared)
+    """Import a module of a role's ``library``."""
     spec = importlib.util.spec_from_file_location(name, ROLES / role / "library" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -41,9 +36,7 @@ def load_module(role: str, name: str) -> ModuleType:
     return module
 
 
-def _run(
-    role: str, tasks: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]] | None = None
-) -> None:
+def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
     """Run tasks with the role's defaults and variables, which the variables of a task override."""
     root = ROLES / role
     play = {
@@ -58,11 +51,8 @@ def _run(
         (Path(folder) / "templates").symlink_to(root / "templates")
         playbook = Path(folder) / "play.json"
         playbook.write_text(json.dumps([play]), encoding="utf-8")
-        inventory = Path(folder) / "inventory.json"
-        hosts = {"localhost": {"ansible_connection": "local"}, **(others or {})}
-        inventory.write_text(json.dumps({"all": {"hosts": hosts}}), encoding="utf-8")
         done = subprocess.run(
-            ["ansible-playbook", "--inventory", str(inventory), str(playbook)],
+            ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", str(playbook)],
             check=False,
             capture_output=True,
             text=True,
@@ -71,13 +61,8 @@ def _run(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def evaluate(
-    role: str,
-    expression: str,
-    cases: Sequence[Mapping[str, Any]],
-    others: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[Any]:
-    """The value of an expression in each case, on a host beside these others with their variables."""
+def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The value of an expression in each case."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
         _run(
@@ -94,7 +79,6 @@ def evaluate(
                 }
                 for number, case in enumerate(cases)
             ],
-            others,
         )
         return [
             json.loads((target / str(number)).read_text(encoding="utf-8"))

@@ -8,7 +8,6 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.connections import client
 from tasks.settings import settings
 
 #: List of JSON objects, newest first: the last 1000 tasks that failed (tasks/records.py).
@@ -33,7 +32,7 @@ def redis_client(wait: float = PATIENT) -> Redis:
     Args:
         wait: seconds to wait for a connection and for an answer.
     """
-    return client(
+    return Redis.from_url(
         settings().celery_broker_url,
         decode_responses=True,
         socket_timeout=wait,
