@@ -195,6 +195,15 @@ def test_there_is_no_service_time_before_the_first_task() -> None:
     assert meter.service_time is None
 
 
+def test_tasks_too_short_to_be_seen_running_are_taken_to_be_short() -> None:
+    meter = Meter()
+    meter.update(0.0, 0, {"a": counters()})
+    meter.update(1.0, 0, {"a": counters(processed=99)})
+
+    assert meter.service_time is not None
+    assert meter.service_time < 0.02
+
+
 def test_a_long_history_tells_how_long_tasks_take_but_not_that_they_arrive() -> None:
     meter = steady()
 

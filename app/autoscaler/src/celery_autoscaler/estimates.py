@@ -13,6 +13,8 @@ FAST = 3.0
 SLOW = 30.0
 # Seconds after which an observation of the service time has lost most of its weight.
 MEMORY = 120.0
+# Seconds of work that looks may have missed.
+UNMET = 1.0
 # Tasks for which all that was done before the first look counts.
 HISTORY = 10
 # Start-up times that are remembered.
@@ -158,7 +160,10 @@ class Meter:
     @property
     def service_time(self) -> float | None:
         """Mean seconds of work a task (Little's law): work done over tasks begun; none before the first."""
-        return self.busy / self.begun if self.begun >= 0.5 and self.busy > 0 else None
+        if self.begun < 0.5:
+            return None
+        # Workers look once a second at what runs: tasks that no look meets are short, the more there are.
+        return self.busy / self.begun if self.busy > 0 else UNMET / (self.begun + 1)
 
     @property
     def is_slowing(self) -> bool:

@@ -79,30 +79,26 @@ def new_table(title: str, *columns: str) -> Table:
 def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a row for each group."""
     table = new_table(
-        "\nGroups", "group", "ready", "starting", "draining", "wanted", "min-max", "waiting", "running",
-        "oldest", "promised", "arriving", "a task takes",
-    )  # fmt: skip
+        "\nGroups", "group", "workers", "wanted", "waiting", "oldest", "running", "arriving", "a task"
+    )
     for name, group in groups.items():
         late = group["age"] > group["promise"]
         takes = group["service_time"]
+        others = [f"+{group[state]} {state}" for state in ("starting", "draining") if group[state]]
         table.add_row(
             name,
-            Text(str(group["ready"]), style="bold"),
-            str(group["starting"]),
-            str(group["draining"]),
-            str(group["want"]),
-            f"{group['minimum']}-{group['maximum']}",
-            str(group["waiting"]) + (f" +{group['future']} later" if group["future"] else ""),
+            Text.assemble((str(group["ready"]), "bold"), *(f"\n{other}" for other in others)),
+            f"{group['want']} of {group['minimum']}-{group['maximum']}",
+            str(group["waiting"]) + (f"\n+{group['future']} later" if group["future"] else ""),
+            Text(f"{group['age']:.1f} of {group['promise']:g} s", style="bold red" if late else ""),
             str(group["busy"]),
-            Text(f"{group['age']:.1f} s", style="bold red" if late else ""),
-            f"{group['promise']:g} s",
             f"{group['arrivals']:.1f}/s",
-            f"{takes:.3g} s" if takes else "-",
+            f"{takes:.2g} s" if takes else "-",
         )
     return table
 
 
-def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Return a row for each queue that is not empty; those that are stand in one line."""
     table = new_table("\nQueues", "queue", "group", "waiting", "later", "oldest")
     empty = []
@@ -113,9 +109,10 @@ def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
                 continue
             waiting = int(found["messages"] - found["future"])
             table.add_row(queue, name, str(waiting), str(int(found["future"])), f"{found['age']:.1f} s")
+    shown: list[RenderableType] = [table] if table.row_count else [Text("\nQueues", style="bold")]
     if empty:
-        table.add_row(Text("empty: " + ", ".join(sorted(empty)), style="dim"))
-    return table
+        shown.append(Text("empty: " + ", ".join(sorted(empty)), style="dim"))
+    return Group(*shown)
 
 
 def hosts_table(supervisors: Mapping[str, Mapping[str, Any]]) -> Table:
