@@ -109,3 +109,17 @@ def render(role: str, templates: Sequence[str], inputs: Mapping[str, Any]) -> di
             template: (target / str(number)).read_text(encoding="utf-8")
             for number, template in enumerate(templates)
         }
+
+
+def security_score(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
+    """Have systemd judge a unit in a folder, without running it; fails where its exposure is over 2.5."""
+    return subprocess.run(
+        [
+            *("docker", "run", "--rm", "--label=celery-fleet=test", f"--volume={folder}:/units:ro"),
+            *("celery-fleet/host:trixie", "systemd-analyze", "security", "--offline=yes", "--threshold=25"),
+            f"/units/{unit}",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import CHECKOUT, load_module, render
+from role_files import CHECKOUT, load_module, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
 release = load_module("celery_app", "celery_release")
@@ -287,16 +287,7 @@ def test_the_units_expose_at_most_2_5(unit: str, tmp_path: Path) -> None:
     template = f"etc/systemd/system/{unit}.j2"
     (tmp_path / unit).write_text(render("celery_app", [template], INPUTS)[template])
 
-    score = subprocess.run(
-        [
-            *("docker", "run", "--rm", "--label=celery-fleet=test", f"--volume={tmp_path}:/units:ro"),
-            *("celery-fleet/host:trixie", "systemd-analyze", "security", "--offline=yes", "--threshold=25"),
-            f"/units/{unit}",
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    score = security_score(tmp_path, unit)
 
     assert score.returncode == 0, score.stdout + score.stderr
     assert "Overall exposure level" in score.stdout

@@ -1,12 +1,11 @@
 """The role celery_autoscaler without a host: its settings, its rights, its unit."""
 
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import evaluate, render
+from role_files import evaluate, render, security_score
 
 TOML = "etc/celery/autoscaler.toml.j2"
 ENVIRONMENT = "etc/celery/autoscaler.env.j2"
@@ -155,16 +154,7 @@ def test_the_unit_exposes_at_most_2_5(files: dict[str, str], tmp_path: Path) -> 
     unit = "celery-autoscaler.service"
     (tmp_path / unit).write_text(files[UNIT])
 
-    score = subprocess.run(
-        [
-            *("docker", "run", "--rm", "--label=celery-fleet=test", f"--volume={tmp_path}:/units:ro"),
-            *("celery-fleet/host:trixie", "systemd-analyze", "security", "--offline=yes", "--threshold=25"),
-            f"/units/{unit}",
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    score = security_score(tmp_path, unit)
 
     assert score.returncode == 0, score.stdout + score.stderr
     assert "Overall exposure level" in score.stdout
