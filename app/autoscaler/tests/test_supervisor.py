@@ -86,6 +86,17 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert "The supervisor has ended" in supervisor.output()
 
 
+def test_an_emergency_is_told_also_where_no_worker_may_join(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1}, queue_threshold=5)
+    fleet.wait_for_workers(1)
+
+    ids = fleet.tasks.send(30, 0.2)
+    supervisor.wait_for_output(r"EMERGENCY: \d+ messages in queue celery are more than twice the threshold")
+    wait_for(lambda: any(int(entry["emergency"]) for entry in fleet.decisions()), "it is not recorded")
+
+    assert fleet.tasks.settle(ids).exactly_once
+
+
 def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"max_workers": 7, "promise": 1.0}, tick=0.5)
     broker = connect(fleet.tasks.app)

@@ -59,7 +59,7 @@ def test_a_queue_twice_over_its_threshold_is_an_emergency(
 ) -> None:
     since = time.time()
 
-    ids = send(trace, waits(0.2, count=3 * THRESHOLD))
+    ids = send(trace, waits(0.2, count=4 * THRESHOLD))
 
     wait_for_workers(lambda seen: seen.total() == MAXIMUM, "the maximum")
     emergency = wait_for(

@@ -643,7 +643,10 @@ class Supervisor:
     # --- Telling ---------------------------------------------------------------------------------------
 
     def _record(self, state: GroupState, delta: int, why: str, seen: Seen) -> None:
-        """Write a decision down when it is another one than before, or when it moves something here."""
+        """Write a decision down when it is another one than before, or when it moves something here.
+
+        What moves nothing here is written down by the first host; that an emergency began, each one says.
+        """
         decision, group = state.decision, state.group
         have = state.seen.ready + state.seen.starting
         is_held = delta > 0 or (state.limit is not None and decision.want > have)
@@ -651,9 +654,10 @@ class Supervisor:
         now = (decision.want, decision.limit, decision.emergency, held.partition(" ")[0], delta)
         first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.host
         before, state.published = state.published, now
-        if now == before or not (delta or held or (first and (decision.want != have or not before))):
+        if now == before:
             return
-        if decision.emergency and (not before or not before[2]):
+        began = decision.emergency and not (before and before[2])
+        if began:
             logger.warning("%s: %s", group.name, decision.reason)
         elif delta or held:
             logger.info(
@@ -665,6 +669,8 @@ class Supervisor:
                 why,
                 f"; held back: {held}" if held else "",
             )
+        if not (delta or held or (first and (decision.want != have or not before or began))):
+            return
         entry = {
             "at": f"{seen.time:.3f}",
             "host": self.host,
