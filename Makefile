@@ -29,12 +29,12 @@ lint: venv ## Check style, types and shell scripts
 .PHONY: unit
 unit: venv docker ## Run the tests of app/tasks and app/autoscaler on real servers
 	@scripts/images services:bookworm
-	@pytest app
+	@scripts/test unit
 
 .PHONY: roles
 roles: venv docker ## Run the tests of the roles that need no host
 	@scripts/images host:trixie services:bookworm
-	@pytest tests
+	@scripts/test roles
 
 .PHONY: $(SCENARIOS)
 $(SCENARIOS): venv docker images ## Run one Molecule scenario

@@ -397,8 +397,8 @@ def test_a_paused_fleet_is_left_alone_and_still_rescued(fleet: SupervisedFleet) 
     fleet.tasks.wait_until_started(ids[:4])
 
     kill_group(fleet.pid_of(worker))
-    wait_for(lambda: fleet.living() == [], "the worker is still alive")
-    assert fleet.tasks.left().keys() == {"celery"}
+    wait_for(lambda: fleet.tasks.left().keys() == {"celery"}, "its tasks are not given back")
+    assert fleet.living() == []
     change(connect(fleet.tasks.app), GROUP, "test", paused=None)
     outcome = fleet.tasks.settle(ids)
 
