@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from deployed_app import WITHIN
 from fleet_workers import load
 from scenario import Scenario
 from services import wait_for
@@ -29,7 +30,10 @@ FILES = [
 
 def wait_for_all_workers(hosts: dict[str, SupervisedHost]) -> None:
     """Wait until the fleet has as many workers as it may, the same number on each host."""
-    wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host")
+    # Also from all workers on one host: then one after the other moves.
+    wait_for_workers(
+        lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host", 2 * WITHIN
+    )
 
 
 @contextmanager
