@@ -5,6 +5,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,23 +37,37 @@ def load_module(role: str, name: str) -> ModuleType:
     return module
 
 
-def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where the variables are evaluated: a host of an inventory, in a play with others."""
+
+    host: str = "localhost"
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"localhost": {}})
+    play: str = ""  # the pattern of its hosts; the host alone where it is empty
+
+
+HERE = Place()
+
+
+def _run(role: str, tasks: Sequence[Mapping[str, Any]], place: Place) -> None:
     """Run tasks with the role's defaults and variables, which the variables of a task override."""
     root = ROLES / role
     play = {
-        "hosts": "localhost",
+        "hosts": place.play or place.host,
         "gather_facts": False,
         "vars": {"role_path": str(root), "ansible_facts": FACTS},
         "vars_files": [str(root / "defaults/main.yml"), str(root / "vars/main.yml")],
-        "tasks": tasks,
+        "tasks": [{**task, "when": f"inventory_hostname == '{place.host}'"} for task in tasks],
     }
     with tempfile.TemporaryDirectory() as folder:
         # Templates include others by their path below templates/, which stands beside the playbook.
         (Path(folder) / "templates").symlink_to(root / "templates")
         playbook = Path(folder) / "play.json"
         playbook.write_text(json.dumps([play]), encoding="utf-8")
+        inventory = Path(folder) / "hosts.json"
+        inventory.write_text(json.dumps({"all": {"hosts": place.hosts}}), encoding="utf-8")
         done = subprocess.run(
-            ["ansible-playbook", "--inventory", "localhost,", "--connection", "local", str(playbook)],
+            ["ansible-playbook", f"--inventory={inventory}", "--connection=local", str(playbook)],
             check=False,
             capture_output=True,
             text=True,
@@ -61,7 +76,9 @@ def _run(role: str, tasks: Sequence[Mapping[str, Any]]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> list[Any]:
+def evaluate(
+    role: str, expression: str, cases: Sequence[Mapping[str, Any]], place: Place = HERE
+) -> list[Any]:
     """The value of an expression in each case."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
@@ -79,6 +96,7 @@ def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> 
                 }
                 for number, case in enumerate(cases)
             ],
+            place,
         )
         return [
             json.loads((target / str(number)).read_text(encoding="utf-8"))
@@ -86,7 +104,9 @@ def evaluate(role: str, expression: str, cases: Sequence[Mapping[str, Any]]) -> 
         ]
 
 
-def render(role: str, templates: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, str]:
+def render(
+    role: str, templates: Sequence[str], inputs: Mapping[str, Any], place: Place = HERE
+) -> dict[str, str]:
     """The text of each of the role's templates, by its path below ``templates/``."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder)
@@ -104,6 +124,7 @@ def render(role: str, templates: Sequence[str], inputs: Mapping[str, Any]) -> di
                 }
                 for number, template in enumerate(templates)
             ],
+            place,
         )
         return {
             template: (target / str(number)).read_text(encoding="utf-8")

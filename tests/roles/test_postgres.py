@@ -1,12 +1,14 @@
 """The modules and the templates of the role postgres, without a host."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import evaluate, load_module, render
+from role_files import FACTS, HERE, Place, evaluate, load_module, render
 
 access = load_module("postgres", "postgres_access")
 live = load_module("postgres", "postgres_live_config")
+state = load_module("postgres", "postgres_state")
 
 USERS = [
     {"name": "celery_owner", "password": "an-owner-password"},
@@ -96,6 +98,17 @@ def test_the_diff_has_what_differs_only() -> None:
     assert live.changes({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ("b = 2\n", "b = 3\nc = 4\n")
 
 
+def rendered(variables: dict[str, Any], place: Place = HERE) -> dict[str, str]:
+    """The rendered files, by what they are."""
+    paths = {
+        "settings": "etc/postgresql/main/conf.d/celery-fleet.conf.j2",
+        "access": "etc/postgresql/main/pg_hba.conf.j2",
+        "unit": "etc/systemd/system/postgresql@.service.d/celery-fleet.conf.j2",
+    }
+    texts = render("postgres", list(paths.values()), variables, place)
+    return {name: texts[path] for name, path in paths.items()}
+
+
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
     """The rendered files."""
@@ -108,9 +121,7 @@ def files() -> dict[str, str]:
         ],
         "postgres_extra_settings": {"work_mem": "1GB", "log_line_prefix": "it's", "jit": False},
     }
-    settings, access = "etc/postgresql/main/conf.d/celery-fleet.conf.j2", "etc/postgresql/main/pg_hba.conf.j2"
-    rendered = render("postgres", [settings, access], variables)
-    return {"settings": rendered[settings], "access": rendered[access]}
+    return rendered(variables)
 
 
 def test_the_settings_are_computed_and_may_be_overridden(files: dict[str, str]) -> None:
@@ -124,8 +135,144 @@ def test_the_settings_are_computed_and_may_be_overridden(files: dict[str, str]) 
         "jit = off",
         "max_connections = 100",
         "password_encryption = 'scram-sha-256'",
+        "log_min_duration_statement = '1s'",
+        "shared_preload_libraries = 'pg_stat_statements'",
     ):
         assert line in lines
+
+
+def test_a_server_alone_has_nothing_of_a_replication(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        assert not any(word in text for word in ("replicat", "primary", "slot", "ExecStartPre")), name
+
+
+# One primary and two standbys, seen from the first standby.
+HOSTS: dict[str, Any] = {
+    "data1": {"postgres_replication_host": "10.0.0.1"},
+    "data2": {"postgres_replication_of": "data1"},
+    "data3": {"postgres_replication_of": "data1"},
+}
+ON_DATA2 = Place("data2", HOSTS, "data1,data2,data3")
+OF_DATA1: dict[str, Any] = {
+    "postgres_replication_of": "data1",
+    "postgres_replication_password": "a-replication:password",
+}
+
+
+def test_a_server_reaches_the_primary_whichever_of_the_others_it_is() -> None:
+    files = rendered({**OF_DATA1, "postgres_replication_clients": ["10.0.0.0/24"]}, ON_DATA2)
+
+    (conninfo,) = [line for line in files["settings"].splitlines() if line.startswith("primary_conninfo")]
+    assert " = 'host=10.0.0.1,data3 port=5432 user=replicator passfile=" in conninfo
+    assert "target_session_attrs=primary" in conninfo
+    assert "primary_slot_name = 'data2'" in files["settings"].splitlines()
+    assert "max_slot_wal_keep_size = '4GB'" in files["settings"].splitlines()
+    assert files["access"].splitlines()[-1] == (
+        "host replication,postgres replicator 10.0.0.0/24 scram-sha-256"
+    )
+    assert "ExecStartPre=/usr/local/sbin/postgres-may-start %i" in files["unit"].splitlines()
+    assert "password" not in files["settings"].replace("password_encryption", "")
+
+
+def test_the_password_is_written_as_libpq_reads_it() -> None:
+    path = "var/lib/postgresql/replication.pgpass.j2"
+    text = render("postgres", [path], {"postgres_replication_password": r"with:colon\and-backslash"})
+    assert text[path].splitlines()[-1] == r"*:*:*:replicator:with\:colon\\and-backslash"
+
+
+STATE: dict[str, Any] = {
+    "versions": ["17"],
+    "data": True,
+    "configured": True,
+    "running": True,
+    "standby": False,
+}
+PRIMARY = {**STATE, "streaming": False, "position": 1000, "replayed": 1000, "last_commit": ""}
+STANDBY = {**PRIMARY, "standby": True, "streaming": True}
+BARE = {"versions": [], "data": False, "configured": False, "running": False, "standby": False}
+STOPPED = {**STATE, "running": False}
+SILENT = {"msg": "unreachable", "unreachable": True}
+
+
+def states(data1: dict[str, Any], data2: dict[str, Any], data3: dict[str, Any]) -> dict[str, Any]:
+    """The variables of data2 when the servers answered so."""
+    return {**OF_DATA1, "__postgres_states": {"data1": data1, "data2": data2, "data3": data3}}
+
+
+def test_what_the_servers_say_counts_and_not_the_inventory() -> None:
+    cases = [
+        (states(BARE, BARE, BARE), ["data1", True]),
+        (states(PRIMARY, STANDBY, STANDBY), ["data1", True]),
+        (states(STANDBY, PRIMARY, STANDBY), ["data2", False]),  # after a failover
+        (states(SILENT, BARE, PRIMARY), ["data3", True]),  # a new host after a failover
+    ]
+    expression = "[__postgres_primary, __postgres_standby | bool]"
+    assert evaluate("postgres", expression, [given for given, _wanted in cases], ON_DATA2) == [
+        wanted for _given, wanted in cases
+    ]
+
+
+def test_servers_that_do_not_fit_together_are_named() -> None:
+    cases = [
+        (states(PRIMARY, {**STANDBY, "versions": ["15", "17"]}, STANDBY), "a cluster of PostgreSQL 15; this"),
+        (states(PRIMARY, PRIMARY, STANDBY), "two primaries take writes: data1, data2; choose one with"),
+        (states(PRIMARY, STOPPED, STANDBY), "this was a primary, and data1 is the primary now"),
+        (states(PRIMARY, {**STOPPED, "configured": False}, STANDBY), "data of a cluster without its config"),
+    ]
+    right = [states(BARE, BARE, BARE), states(STANDBY, PRIMARY, STANDBY), states(SILENT, STANDBY, STANDBY)]
+    given = [variables for variables, _message in cases]
+    found = evaluate("postgres", "__postgres_state_errors", [*given, *right], ON_DATA2)
+    for (_given, message), errors in zip(cases, found[: len(cases)], strict=True):
+        assert len(errors) == 1
+        assert message in errors[0]
+    assert found[len(cases) :] == [[], [], []]
+
+
+def test_an_empty_host_becomes_a_primary_only_beside_other_empty_hosts() -> None:
+    cases = [states(BARE, BARE, BARE), states(BARE, SILENT, BARE), states(BARE, STOPPED, BARE)]
+    cases = [{**variables, "postgres_replication_of": ""} for variables in cases]
+    place = Place("data1", HOSTS)
+    new, *refused = evaluate("postgres", "__postgres_state_errors", cases, place)
+    assert new == []
+    assert all("no new primary is made while the other servers" in errors[0] for errors in refused)
+    # After a failover the host that the inventory calls the primary is made a standby.
+    replaced = {**states(BARE, PRIMARY, STANDBY), "postgres_replication_of": ""}
+    expression = "[__postgres_primary, __postgres_standby | bool, __postgres_state_errors]"
+    assert evaluate("postgres", expression, [replaced], place) == [["data2", True, []]]
+
+
+def test_a_standby_that_would_lose_more_than_it_must_is_not_promoted() -> None:
+    behind = {**STANDBY, "replayed": 100, "position": 100}
+    cut_off = {**STANDBY, "streaming": False}
+    cases = [
+        (
+            {**states(PRIMARY, behind, STANDBY), "postgres_promote_max_lag": 899},
+            "it is 900 bytes behind data1",
+        ),
+        (states(PRIMARY, cut_off, STANDBY), "it does not follow data1, which is the primary and answers"),
+        (states(SILENT, behind, cut_off), "other standbys have received more: data3; promote that one"),
+        (states(PRIMARY, STOPPED, STANDBY), "PostgreSQL does not run here"),
+    ]
+    right = [
+        {**states(PRIMARY, behind, STANDBY), "postgres_promote_max_lag": 900},
+        states(SILENT, cut_off, cut_off),
+        states(PRIMARY, PRIMARY, STANDBY),
+    ]
+    given = [variables for variables, _message in cases]
+    found = evaluate("postgres", "__postgres_promote_errors", [*given, *right], ON_DATA2)
+    for (_given, message), errors in zip(cases, found[: len(cases)], strict=True):
+        assert len(errors) == 1
+        assert message in errors[0]
+    assert found[len(cases) :] == [[], [], []]
+
+
+def test_all_clusters_of_a_host_are_found(tmp_path: Path) -> None:
+    config, data = tmp_path / "etc", tmp_path / "var"
+    (config / "13").mkdir(parents=True)
+    (data / "17/main").mkdir(parents=True)
+    (data / "17/main/PG_VERSION").write_text("16\n", encoding="utf-8")
+    assert state.found_versions(config, data) == ["13", "16"]
+    assert state.found_versions(tmp_path / "none", tmp_path / "none") == []
 
 
 def test_the_rules_of_access_know_scram_and_the_local_administrator_only(files: dict[str, str]) -> None:
@@ -142,9 +289,17 @@ RIGHT: dict[str, Any] = {"postgres_users": USERS, "postgres_databases": DATABASE
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"postgres_users": [{"name": "app", "password": "short"}]}, "must be 16 or more ASCII characters"),
     ({"postgres_users": [{"name": "postgres", "password": "x" * 16}]}, "cannot be a name"),
+    ({"postgres_users": [{"name": "replicator", "password": "x" * 16}]}, "cannot be a name"),
     ({"postgres_databases": [{"name": "shop", "owner": "nobody"}]}, "the owner nobody of shop is not in"),
     ({"postgres_grants": [{"database": "shop", "user": "x"}]}, "x on shop names a user or a database"),
     ({"postgres_extra_settings": {"port": 1}}, "port belongs to the role"),
+    ({"postgres_extra_settings": {"primary_conninfo": ""}}, "primary_conninfo belongs to the role"),
+    (
+        {"ansible_facts": {**FACTS, "distribution_major_version": "14"}},
+        "carries no version of PostgreSQL that",
+    ),
+    ({"postgres_replication_of": "localhost"}, "localhost cannot be a standby of itself"),
+    ({"postgres_replication_of": "data9"}, "data9 is not in the inventory"),
 ]
 
 
@@ -153,3 +308,44 @@ def test_wrong_input_is_named_and_right_input_passes() -> None:
     for (_inputs, message), errors in zip(WRONG, found[:-1], strict=True):
         assert message in "; ".join(errors)
     assert found[-1] == []
+
+
+def test_a_cluster_has_one_primary_and_a_password() -> None:
+    cases = [OF_DATA1, {**OF_DATA1, "postgres_replication_of": "data3"}, {"postgres_replication_of": "data1"}]
+    right, of_a_standby, open_to_all = evaluate("postgres", "__postgres_errors", cases, ON_DATA2)
+    assert right == []
+    assert "data3 is itself a standby, of data1; name the primary" in of_a_standby[0]
+    assert open_to_all == ["postgres_replication_password must be 16 or more ASCII characters without blanks"]
+
+    with_another = Place("data2", {**HOSTS, "alone": {}}, "all")
+    ((error,),) = evaluate("postgres", "__postgres_errors", [OF_DATA1], with_another)
+    assert error.startswith("two primaries in one play with standbys: alone, data1;")
+
+
+def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
+    # Two worker hosts under supervisors, which share their groups, and one without.
+    supervised = {
+        "celery_app_supervised": True,
+        "celery_app_worker_groups": [
+            {"name": "short", "pool": "prefork", "concurrency": 4, "workers": 1, "maximum": 5},
+            {"name": "io", "pool": "threads", "concurrency": 50, "workers": 1, "maximum": 2},
+        ],
+    }
+    fixed = {"name": "fixed", "pool": "prefork", "concurrency": 4, "workers": 2}
+    hosts: dict[str, Any] = {
+        "localhost": {},
+        "worker1": {"celery_app_worker_groups": [fixed]},
+        "worker2": supervised,
+        "worker3": supervised,
+    }
+    cases = [
+        {"postgres_app_pool_size": 10, "postgres_max_connections": 50},
+        {"postgres_app_pool_size": 10, "postgres_max_connections": 51},
+        {"postgres_max_connections": 10},
+    ]
+    refused, *right = evaluate("postgres", "__postgres_errors", cases, Place("localhost", hosts))
+    assert refused == [
+        "postgres_max_connections: 50 leaves 47 for the app, whose workers may open 48"
+        " (fixed on worker1: 8, short: 20, io: 20)"
+    ]
+    assert right == [[], []]

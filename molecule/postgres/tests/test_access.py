@@ -139,6 +139,13 @@ def test_it_listens_on_the_chosen_addresses_only(host):
     assert listening <= {f"{address(host)}:5432", "127.0.0.1:5432", "[::1]:5432"}
 
 
+def test_statements_are_counted_and_slow_ones_logged(host, owner):
+    owner.execute("SELECT pg_sleep(1.1) AS told_apart")
+    counted = "SELECT sum(calls) > 0 FROM pg_stat_statements WHERE query LIKE '%told_apart'"
+    assert host.check_output("runuser -u postgres -- psql -Atc %s", counted) == "t"
+    host.check_output("grep 'duration: .* told_apart' /var/log/postgresql/postgresql-*-main.log")
+
+
 def test_the_database_has_the_wanted_encoding_and_checksums(owner):
     assert owner.execute("SHOW server_encoding").fetchone() == ("UTF8",)
     assert owner.execute("SHOW data_checksums").fetchone() == ("on",)

@@ -44,7 +44,7 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
         "--diff",
         "-vvv",
         postgres_users=users,
-        postgres_extra_settings={"log_min_duration_statement": "750ms"},
+        postgres_log_min_duration_statement="750ms",
     )
 
     live = printed.split("TASK [postgres : service | Let the server read its files]")[1]
@@ -85,7 +85,7 @@ def test_an_interrupted_run_is_finished_by_the_next(hosts):
     for host, count in zip(hosts, before, strict=True):
         assert ask(host, "SHOW max_connections") == "100"
         assert starts(host) == count + 1
-        assert ask(host, "SHOW log_min_duration_statement") == "-1"
+        assert ask(host, "SHOW log_min_duration_statement") == "1s"
 
 
 def test_a_wrong_setting_is_refused_before_the_server_meets_it(hosts):
@@ -95,11 +95,22 @@ def test_a_wrong_setting_is_refused_before_the_server_meets_it(hosts):
         assert ask(host, "SELECT count(*) FROM pg_file_settings WHERE error IS NOT NULL") == "0"
 
 
-def test_a_foreign_cluster_is_refused_in_one_line(hosts):
+@pytest.mark.parametrize(
+    ("make", "remove"),
+    [
+        ("mkdir /etc/postgresql/13", "rmdir /etc/postgresql/13"),
+        (
+            "mkdir -p /var/lib/postgresql/13/main && echo 13 >/var/lib/postgresql/13/main/PG_VERSION",
+            "rm -r /var/lib/postgresql/13",
+        ),
+    ],
+    ids=["configuration", "data"],
+)
+def test_a_foreign_cluster_is_refused_in_one_line(hosts, make, remove):
     host = next(iter(hosts))
-    host.check_output("mkdir -p /etc/postgresql/13")
+    host.check_output(make)
     try:
-        with pytest.raises(AssertionError, match="has a cluster of PostgreSQL 13; this role manages version"):
+        with pytest.raises(AssertionError, match="db12: there is a cluster of PostgreSQL 13; this"):
             SCENARIO.play("--check", "--limit=db12")
     finally:
-        host.check_output("rmdir /etc/postgresql/13")
+        host.check_output(remove)

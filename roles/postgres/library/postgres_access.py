@@ -19,12 +19,13 @@ DOCUMENTATION = """
 module: postgres_access
 short_description: Set the users, databases and privileges of a PostgreSQL cluster
 description:
-  - Makes each user a role that logs in with SCRAM and has no other attribute. The server only ever meets the
-    verifier of a password, so none can reach its log.
+  - Makes each user a role that logs in with SCRAM and has no other attribute, but the one that replicates.
+    The server only ever meets the verifier of a password, so none can reach its log.
   - Makes each database, owned by one of the users, and takes from everybody the right to connect to it and to
     create in its schemas.
   - Gives the granted users what their access needs on everything that the owner has created or will create,
     and takes from all listed users but the owner what goes beyond.
+  - Makes a physical replication slot for each standby, and a new one in place of one whose log is gone.
   - Connects through the Unix socket as the system user postgres.
 options:
   port:
@@ -39,6 +40,10 @@ options:
     suboptions:
       name: {description: Name., type: str, required: true}
       password: {description: Password., type: str, required: true}
+      replication:
+        description: Whether it replicates, and may read the files of the data as pg_rewind does.
+        type: bool
+        default: false
   databases:
     description: Databases.
     type: list
@@ -60,6 +65,16 @@ options:
         type: str
         choices: [read_write, read_only]
         default: read_write
+  extensions:
+    description: Extensions that the database postgres shall have, for those who look after the server.
+    type: list
+    elements: str
+    default: []
+  slots:
+    description: Names of the physical replication slots.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = """
@@ -80,7 +95,14 @@ statements: {description: What was or would be run, without passwords., type: li
 SOCKETS = "/run/postgresql"
 PUBLIC = "PUBLIC"
 ITERATIONS = 4096
-ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS"
+ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"
+# What pg_rewind calls on the other server. They read no more than a replication sends.
+REWIND = (
+    "pg_ls_dir(text, boolean, boolean)",
+    "pg_stat_file(text, boolean)",
+    "pg_read_binary_file(text)",
+    "pg_read_binary_file(text, bigint, bigint, boolean)",
+)
 TABLES = {"read_write": ("SELECT", "INSERT", "UPDATE", "DELETE"), "read_only": ("SELECT",)}
 SEQUENCES = {"read_write": ("USAGE", "SELECT"), "read_only": ("SELECT",)}
 
@@ -253,31 +275,70 @@ class Cluster:
         if not self.check_mode:
             cursor.execute(statement, None if secret is None else (secret,))
 
-    def set_users(self, cursor: Any, users: list[dict[str, str]]) -> None:
-        """Each user logs in with its password and has no other attribute."""
+    def set_users(self, cursor: Any, users: list[dict[str, Any]]) -> None:
+        """Each user logs in with its password and has no other attribute than the wanted ones."""
         cursor.execute(
-            "SELECT rolname, rolpassword, rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole"
-            " OR rolreplication OR rolbypassrls) FROM pg_authid"
+            "SELECT rolname, rolpassword, rolreplication, rolcanlogin AND NOT (rolsuper OR rolcreatedb"
+            " OR rolcreaterole OR rolbypassrls) FROM pg_authid"
         )
-        roles = {name: (stored, plain) for name, stored, plain in cursor.fetchall()}
+        roles = {name: (stored, replicates, plain) for name, stored, replicates, plain in cursor.fetchall()}
         for user in users:
             name = user["name"]
-            stored, plain = roles.get(name, (None, False))
+            stored, replicates, plain = roles.get(name, (None, False, False))
+            plain = plain and replicates == user["replication"]
+            attributes = f"{ATTRIBUTES} {'REPLICATION' if user['replication'] else 'NOREPLICATION'}"
+            wanted = "replicates only" if user["replication"] else "logs in only"
             password_kept = password_matches(user["password"], stored)
             if name in roles and plain and password_kept:
                 continue
             verb = "ALTER" if name in roles else "CREATE"
-            statement = f"{verb} ROLE {quoted(name)} {ATTRIBUTES}"
+            statement = f"{verb} ROLE {quoted(name)} {attributes}"
             if password_kept:
                 self.do(cursor, statement)
             else:
                 self.do(cursor, f"{statement} PASSWORD %s", scram_verifier(user["password"], os.urandom(16)))
             if name in roles:
                 self.before.append(
-                    f"user {name}: {'logs in only' if plain else 'other attributes'},"
+                    f"user {name}: {wanted if plain else 'other attributes'},"
                     f" {'wanted' if password_kept else 'former'} password"
                 )
-            self.after.append(f"user {name}: logs in only, wanted password")
+            self.after.append(f"user {name}: {wanted}, wanted password")
+
+    def allow_rewind(self, cursor: Any, name: str) -> None:
+        """The user may call what pg_rewind calls, in this database."""
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+        exists = cursor.fetchone() is not None  # in check mode it may not
+        for function in REWIND:
+            if exists:
+                cursor.execute(
+                    "SELECT has_function_privilege(%s, %s, 'EXECUTE')", (name, f"pg_catalog.{function}")
+                )
+                if cursor.fetchone()[0]:
+                    continue
+            self.do(cursor, f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {quoted(name)}")
+            self.after.append(f"user {name}: may call {function}")
+
+    def set_extensions(self, cursor: Any, names: list[str]) -> None:
+        """This database has the extensions."""
+        cursor.execute("SELECT extname FROM pg_extension")
+        present = {name for (name,) in cursor.fetchall()}
+        for name in names:
+            if name not in present:
+                self.do(cursor, f"CREATE EXTENSION {quoted(name)}")
+                self.after.append(f"extension {name}")
+
+    def set_slots(self, cursor: Any, names: list[str]) -> None:
+        """Each standby has a slot, which keeps from now on what the standby has not received."""
+        cursor.execute("SELECT slot_name, wal_status FROM pg_replication_slots")
+        slots = dict(cursor.fetchall())
+        for name in names:
+            if name in slots and slots[name] != "lost":
+                continue
+            if name in slots:
+                self.before.append(f"slot {name}: lost")
+                self.do(cursor, f"SELECT pg_drop_replication_slot('{name}')")
+            self.do(cursor, f"SELECT pg_create_physical_replication_slot('{name}', true)")
+            self.after.append(f"slot {name}")
 
     def set_databases(self, cursor: Any, databases: list[dict[str, str]]) -> set[str]:
         """Each database exists and has its owner; returns the names of those that were there."""
@@ -342,6 +403,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     with connection.cursor() as cursor:
         cluster.set_users(cursor, users)
         existing = cluster.set_databases(cursor, databases)
+        for user in users:
+            if user["replication"]:
+                cluster.allow_rewind(cursor, user["name"])
+        cluster.set_extensions(cursor, module.params["extensions"])
+        cluster.set_slots(cursor, module.params["slots"])
     connection.close()
 
     for database in databases:
@@ -373,7 +439,11 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"name": required, "password": {**required, "no_log": True}},
+                "options": {
+                    "name": required,
+                    "password": {**required, "no_log": True},
+                    "replication": {"type": "bool", "default": False},
+                },
             },
             "databases": {
                 "type": "list",
@@ -395,6 +465,8 @@ def main() -> None:
                     },
                 },
             },
+            "extensions": {"type": "list", "elements": "str", "default": []},
+            "slots": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -65,6 +65,11 @@ class DatabaseSettings(BaseSettings):
             "user": self.db_user,
             "password": self.db_password.get_secret_value(),
             "connect_timeout": 5,
+            # A server that is gone without a word holds a task for seconds, not for a quarter of an hour.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 25_000,
             "client_encoding": "utf8",  # else psycopg returns bytes where a database was made with SQL_ASCII
             "application_name": "tasks",
         }

@@ -1,0 +1,20 @@
+"""Hooks and fixtures of this scenario's tests."""
+
+from collections.abc import Callable
+
+import pytest
+from unit_journal import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport"]
+
+
+@pytest.fixture
+def say(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Return a function that shows what was measured, in a line between the tests."""
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+
+    def write(line: str) -> None:
+        with capfd.disabled():
+            reporter.write_line(f"\n{line}")
+
+    return write
