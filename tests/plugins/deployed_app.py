@@ -25,6 +25,7 @@ from redis import Redis
 from scenario import Scenario, address
 from services import wait_for
 from tasks import app
+from tasks.connections import client
 from tasks.priority import queue_lengths
 from tasks.queues import QUEUES, redis_keys
 from tasks.settings import settings
@@ -47,7 +48,7 @@ def use_settings_of(scenario: Scenario) -> None:
 @cache
 def redis() -> Redis:
     """Return a client of the broker."""
-    return Redis.from_url(settings().celery_broker_url, decode_responses=True, client_name="test")
+    return client(settings().celery_broker_url, decode_responses=True, client_name="test")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ansible.module_utils
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = CHECKOUT / "roles"
 
@@ -28,7 +30,10 @@ FACTS = {
 
 
 def load_module(role: str, name: str) -> ModuleType:
-    """Import a module of a role's ``library``."""
+    """Import a module of a role's ``library``, which finds the role's ``module_utils`` as on a host."""
+    shared = str(ROLES / role / "module_utils")
+    if shared not in ansible.module_utils.__path__:
+        ansible.module_utils.__path__.append(shared)
     spec = importlib.util.spec_from_file_location(name, ROLES / role / "library" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from celery_processes import clean_environment
-from tasks.settings import DatabaseSettings, Settings, SettingsError, masked_url, read
+from tasks.settings import DatabaseSettings, Sentinels, Settings, SettingsError, masked_url, read, sentinels
 
 VALID = {
     "CELERY_BROKER_URL": "redis://:secret@127.0.0.1:6379/0",
@@ -33,6 +33,14 @@ def test_valid_settings_are_taken_as_they_are() -> None:
     assert settings.db_password.get_secret_value() == "secret"
 
 
+def test_a_sentinel_url_says_whom_to_ask_and_what_to_log_in_with() -> None:
+    found = sentinels("sentinel://app:p%40ss%3B@a:26379/2;sentinel://app:p%40ss%3B@b")
+    assert found == Sentinels(
+        addresses=[("a", 26379), ("b", 26379)], login={"username": "app", "password": "p@ss;"}, database=2
+    )
+    assert sentinels("redis://:secret@127.0.0.1:6379/0") is None
+
+
 def test_no_secret_shows_when_settings_are_printed() -> None:
     assert "secret" not in repr(read(DatabaseSettings))
 
@@ -46,6 +54,17 @@ def test_no_secret_shows_when_settings_are_printed() -> None:
         ("CELERY_BROKER_URL", "redis://host/zero", "CELERY_BROKER_URL='redis://host/zero' is wrong"),
         ("CELERY_BROKER_URL", "redis://:secret", "CELERY_BROKER_URL='redis://:***' is wrong"),
         ("CELERY_RESULT_BACKEND", "rediss://host/0", "CELERY_RESULT_BACKEND='rediss://host/0' is wrong"),
+        (
+            "CELERY_BROKER_URL",
+            "sentinel://:secret@a;redis://:secret@b",
+            "CELERY_BROKER_URL='sentinel://:***@a;redis://:***@b' is wrong",
+        ),
+        (
+            "CELERY_BROKER_URL",
+            "sentinel://:secret@a/0;sentinel://:secret@b/zero",
+            "CELERY_BROKER_URL='sentinel://:***@a/0;sentinel://:***@b/zero' is wrong",
+        ),
+        ("CELERY_SENTINEL_MASTER", "", "CELERY_SENTINEL_MASTER='' is wrong"),
         ("DB_PORT", "0", "DB_PORT='0' is wrong: allowed is a port, 1 to 65535"),
         ("DB_PORT", "many", "DB_PORT='many' is wrong: allowed is a port, 1 to 65535"),
         ("DB_HOST", "two words", "DB_HOST='two words' is wrong"),
@@ -85,6 +104,7 @@ def test_migrations_need_no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("redis://host:6379?x=1", "redis://host:6379?x=1"),
         ("redis://user:pass@host", "redis://user:***@host"),
         ("redis://user:p@ss:w/rd@host/0", "redis://user:***@host/0"),
+        ("sentinel://u:pass@a;sentinel://u:pass@b/0", "sentinel://u:***@a;sentinel://u:***@b/0"),
         ("redis:user:pass@host", ":***@host"),
         ("redis://host?password=pass&db=1", "redis://host?password=***&db=1"),
     ],

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.redis_server import MASK, RedisError, Server, connect, normal_word, same
 
 DOCUMENTATION = """
 module: redis_live_config
-short_description: Compare a running Redis server with what is wanted, and apply it live
+short_description: Compare a running Redis server or sentinel with what is wanted, and apply it live
 description:
   - Asks the server what it runs (CONFIG GET, ACL LIST), returns the difference as a diff and applies it by
-    CONFIG SET and ACL SETUSER.
+    CONFIG SET and ACL SETUSER. A sentinel is asked by SENTINEL MASTER and told by SENTINEL SET.
   - When a setting differs that Redis reads at start only, nothing is applied; the setting is named in
     C(restart) and a restart, for which the files must be written already, applies everything.
   - An append-only file that is switched on is always switched on live, because a restart alone would start
@@ -47,6 +46,13 @@ options:
     description: Wanted settings whose values are never shown.
     type: dict
     default: {}
+  sentinel_master:
+    description: Name of the primary whose settings (C(quorum), C(auth-pass), …) are meant, on a sentinel.
+    type: str
+  sentinel_file:
+    description: The sentinel's file, which it writes whenever it is told something, secrets included.
+    type: path
+    default: /etc/redis/sentinel.conf
   users:
     description: All users that shall exist. Any other is deleted. An empty list leaves the users alone.
     type: list
@@ -74,14 +80,7 @@ applied: {description: Settings and users that were applied live., type: list, r
 restart: {description: Differing settings that need a restart., type: list, returned: always}
 """
 
-UNITS = {"b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
-ALL_KEYSPACE_EVENTS = "g$lshztxed"
-MASK = "(secret)"
 PROBE = "role-probe:"
-
-
-class RedisError(Exception):
-    """Something that the user has to know, in one line."""
 
 
 # --- Comparing: pure functions ----------------------------------------------------------------------------
@@ -96,33 +95,6 @@ def words(value: object) -> str:
     return str(value)
 
 
-def normal(name: str, value: str) -> object:
-    """A form of the value in which two ways to write the same are equal."""
-    if name == "notify-keyspace-events":
-        return frozenset(value.replace("A", ALL_KEYSPACE_EVENTS))
-    tokens = [normal_word(word) for word in value.split()]
-    if name == "client-output-buffer-limit":
-        tokens = ["slave" if word == "replica" else word for word in tokens]
-        return {tokens[i]: tuple(tokens[i + 1 : i + 4]) for i in range(0, len(tokens), 4)}
-    return tokens
-
-
-def normal_word(word: str) -> str:
-    """Memory sizes in bytes; anything else as it is, but yes and no in lower case."""
-    size = re.fullmatch(r"(\d+)([kmg]b?|b)", word, re.IGNORECASE)
-    if size:
-        return str(int(size[1]) * UNITS[size[2].lower()])
-    return word.lower() if word.lower() in {"yes", "no"} else word
-
-
-def same(name: str, wanted: str, running: str) -> bool:
-    """Whether the server already runs what is wanted. Of the buffer limits only the named classes count."""
-    left, right = normal(name, wanted), normal(name, running)
-    if isinstance(left, dict) and isinstance(right, dict):
-        return all(right.get(key) == limits for key, limits in left.items())
-    return left == right
-
-
 def differing(wanted: dict[str, str], running: dict[str, str]) -> list[str]:
     """Names of the settings that differ, sorted. A setting that the server does not know is an error."""
     unknown = sorted(set(wanted) - set(running))
@@ -131,17 +103,6 @@ def differing(wanted: dict[str, str], running: dict[str, str]) -> list[str]:
             f"this Redis knows no setting {', '.join(unknown)}: correct the name or leave it out"
         )
     return sorted(name for name, value in wanted.items() if not same(name, value, running[name]))
-
-
-def quoted(argument: str) -> str:
-    """An argument as redis-cli reads it from its standard input."""
-    escaped = "".join(
-        char
-        if " " <= char <= "~" and char not in '"\\'
-        else "".join(f"\\x{byte:02x}" for byte in char.encode())
-        for char in argument
-    )
-    return f'"{escaped}"'
 
 
 def acl_entries(lines: list[str]) -> dict[str, str]:
@@ -161,6 +122,32 @@ def acl_shown(rules: str) -> str:
     return re.sub(r"#([0-9a-f]{4})[0-9a-f]{60}", r"#\1…", rules)
 
 
+def sentinel_logins(lines: list[str], master: str) -> dict[str, str]:
+    """What a sentinel logs in with, to the servers and to other sentinels, from the lines of its file."""
+    found = {"auth-user": "", "auth-pass": "", "sentinel-user": "", "sentinel-pass": ""}
+    for line in lines:
+        match line.split():
+            case ["sentinel", ("auth-user" | "auth-pass") as name, of, value] if of == master:
+                found[name] = value
+            case ["sentinel", ("sentinel-user" | "sentinel-pass") as name, value]:
+                found[name] = value
+    return found
+
+
+def setters(settings: dict[str, str], master: str | None) -> list[tuple[str, ...]]:
+    """The commands that set the settings; a server takes all or none of them."""
+    if not settings:
+        return []
+    if master is None:
+        return [("CONFIG", "SET", *[word for item in settings.items() for word in item])]
+    return [
+        ("SENTINEL", "CONFIG", "SET", *item)
+        if item[0].startswith("sentinel-")
+        else ("SENTINEL", "SET", master, *item)
+        for item in settings.items()
+    ]
+
+
 def diff_text(settings: dict[str, str], users: dict[str, str], hidden: set[str]) -> str:
     """One side of the diff."""
     empty = '""'
@@ -172,75 +159,17 @@ def diff_text(settings: dict[str, str], users: dict[str, str], hidden: set[str])
 # --- Talking to the server --------------------------------------------------------------------------------
 
 
-class Server(NamedTuple):
-    """A way to the server that works."""
-
-    address: tuple[str, ...]
-    username: str | None
-    password: str
-
-    def raw(self, lines: list[str], *options: str) -> str:
-        """Send the commands through the standard input, for an argv is seen by everybody."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("REDISCLI")}
-        command = ["redis-cli", *options, *self.address]
-        if self.username is not None:
-            command += ["--user", self.username]
-            environment["REDISCLI_AUTH"] = self.password
-        done = subprocess.run(
-            command,
-            input="\n".join(lines) + "\n",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        # redis-cli goes on after a refused login, as whoever needs none.
-        if done.returncode != 0 or "AUTH failed" in done.stderr:
-            raise RedisError(f"redis-cli: {(done.stderr or done.stdout).strip()}")
-        return done.stdout
-
-    def ask(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The replies to the commands; a RedisError stands in the place of each reply that is an error."""
-        output = self.raw([" ".join(map(quoted, command)) for command in commands], "--json")
-        replies: list[Any] = []
-        for line in output.splitlines():
-            if line.startswith("error:"):
-                replies.append(RedisError(json.loads(line.removeprefix("error:"))))
-            elif line:
-                replies.append(json.loads(line))
-        if len(replies) != len(commands):
-            raise RedisError(f"redis-cli gave {len(replies)} replies to {len(commands)} commands")
-        return replies
-
-    def do(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The replies to the commands, none of which may fail."""
-        replies = self.ask(*commands)
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
-        return replies
-
-
-def connect(socket: str, username: str, passwords: list[str]) -> Server:
-    """The first way to the server that is let in."""
-    configured = Path(socket).exists()
-    address = ("-s", socket) if configured else ("-h", "127.0.0.1", "-p", "6379")
-    ways = [Server(address, username, password) for password in passwords]
-    if not configured:
-        ways.append(Server(address, None, ""))
-    refusal = ""
-    for way in ways:
-        try:
-            way.do(("CONFIG", "GET", "port"))
-        except RedisError as error:
-            refusal = refusal or str(error)
-        else:
-            return way
-    raise RedisError(
-        f"cannot ask Redis as the user {username} ({refusal}); after a change of its password "
-        "give the old one as previous_password for one run"
-    )
+def running_settings(server: Server, names: list[str], params: dict[str, Any]) -> dict[str, str]:
+    """What the server runs, of the named settings."""
+    if not names:
+        return {}
+    master = params["sentinel_master"]
+    if master is None:
+        running: dict[str, str] = server.do(("CONFIG", "GET", *names))[0]
+        return running
+    told = server.do(("SENTINEL", "MASTER", master))[0]
+    lines = Path(params["sentinel_file"]).read_text(encoding="utf-8").splitlines()
+    return told | sentinel_logins(lines, master)
 
 
 def immutable(server: Server, names: list[str], running: dict[str, str]) -> list[str]:
@@ -283,9 +212,7 @@ def switch_on_append_only(server: Server) -> None:
     server.do(("CONFIG", "SET", "appendonly", "yes"))
     deadline = time.monotonic() + 3600
     while time.monotonic() < deadline:
-        state = dict(
-            line.split(":", 1) for line in server.raw(["INFO persistence"]).splitlines() if ":" in line
-        )
+        state = server.info("persistence")
         if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
             if state.get("aof_last_bgrewrite_status") != "ok":
                 raise RedisError("the append-only file could not be written; see the journal of redis-server")
@@ -295,18 +222,17 @@ def switch_on_append_only(server: Server) -> None:
 
 
 def apply_live(
-    server: Server, settings: dict[str, str], users: list[dict[str, Any]], strangers: list[str]
+    server: Server, commands: list[tuple[str, ...]], users: list[dict[str, Any]], strangers: list[str]
 ) -> None:
-    """Set the differing settings, all or none, then the differing users; delete those that are not wanted."""
-    commands: list[tuple[str, ...]] = []
-    if settings:
-        commands.append(("CONFIG", "SET", *[word for item in settings.items() for word in item]))
-    for user in users:
-        commands.append(
+    """Send the commands that set the differing settings, then set the users that differ, delete strangers."""
+    commands = [
+        *commands,
+        *[
             ("ACL", "SETUSER", user["name"], "reset", user["state"], *user["passwords"], *user["rules"])
-        )
-    if strangers:
-        commands.append(("ACL", "DELUSER", *strangers))
+            for user in users
+        ],
+        *([("ACL", "DELUSER", *strangers)] if strangers else []),
+    ]
     if commands:
         server.do(*commands)
 
@@ -320,9 +246,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     hidden = set(params["secret_settings"])
     server = connect(params["socket"], params["username"], params["passwords"])
 
-    running = server.do(("CONFIG", "GET", *sorted(wanted)))[0] if wanted else {}
+    running = running_settings(server, sorted(wanted), params)
     names = differing(wanted, running)
-    restart = immutable(server, names, running)
+    master = params["sentinel_master"]
+    restart = immutable(server, names, running) if master is None else []
 
     users_now, users_wanted = normal_users(server, params["users"]) if params["users"] else ({}, {})
     changed_users = [
@@ -336,7 +263,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             if "appendonly" in names and normal_word(wanted["appendonly"]) == "yes":
                 switch_on_append_only(server)
         else:
-            apply_live(server, {name: wanted[name] for name in names}, changed_users, strangers)
+            commands = setters({name: wanted[name] for name in names}, master)
+            apply_live(server, commands, changed_users, strangers)
 
     before_users = {name: users_now[name] for name in [*changed_names, *strangers] if name in users_now}
     return {
@@ -366,6 +294,8 @@ def main() -> None:
             "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
             "settings": {"type": "dict", "default": {}},
             "secret_settings": {"type": "dict", "default": {}, "no_log": True},
+            "sentinel_master": {"type": "str"},
+            "sentinel_file": {"type": "path", "default": "/etc/redis/sentinel.conf"},
             "users": {
                 "type": "list",
                 "elements": "dict",

@@ -9,7 +9,7 @@ that kills its worker each time (out of memory) comes back each time, too.
 Importing raises SettingsError if a setting is missing or wrong.
 """
 
-from tasks import queues, schedule
+from tasks import connections, queues, schedule
 from tasks.settings import settings
 
 # Broker and results. All messages and results are JSON: unpickling a message runs code.
@@ -17,8 +17,15 @@ broker_url = settings().celery_broker_url
 broker_connection_retry_on_startup = True
 # The order of queues stays round robin, the default: all queues of one step get their turn. Steps come before
 # queues anyway; the strategy "priority" would only let a full first queue starve the others.
-broker_transport_options = {"priority_steps": list(queues.PRIORITY_STEPS), "socket_keepalive": True}
+broker_transport_options = {
+    "priority_steps": list(queues.PRIORITY_STEPS),
+    **connections.SOCKET_OPTIONS,
+    **connections.broker_options(broker_url),
+}
 result_backend = settings().celery_result_backend
+result_backend_transport_options = connections.result_options(result_backend)
+redis_socket_timeout = connections.ANSWER_WITHIN
+redis_socket_connect_timeout = connections.CONNECT_WITHIN
 result_expires = 3600  # seconds
 result_extended = True  # name and arguments too, for Flower and for the deduplication below
 accept_content = ["json"]
@@ -60,6 +67,11 @@ worker_cancel_long_running_tasks_on_connection_loss = True
 beat_scheduler = "redbeat.RedBeatScheduler"
 beat_schedule = schedule.beat_schedule()
 beat_max_loop_interval = 5  # seconds; each loop renews the lock
-redbeat_redis_url = settings().celery_broker_url
-redbeat_redis_options = {"retry_period": 30, "socket_timeout": 10, "socket_connect_timeout": 10}
+redbeat_redis_url, _sentinel_options = connections.redbeat_options(broker_url)
+redbeat_redis_options = {
+    "retry_period": 30,
+    "socket_timeout": 10,
+    "socket_connect_timeout": 10,
+    **_sentinel_options,
+}
 redbeat_lock_timeout = 30  # seconds

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import click
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -13,9 +14,11 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REDIS_URL = (
-    "redis://[[user]:password@]host[:port][/database] or "
-    "rediss://[[user]:password@]host[:port][/database]?ssl_cert_reqs=required"
+    "redis://[[user]:password@]host[:port][/database], "
+    "rediss://[[user]:password@]host[:port][/database]?ssl_cert_reqs=required or, for each sentinel, "
+    "sentinel://[[user]:password@]host[:port][/database], joined by ';'"
 )
+SENTINEL_PORT = 26379
 SECRETS = frozenset({"db_password"})
 
 SomeSettings = TypeVar("SomeSettings", bound=BaseSettings)
@@ -30,8 +33,15 @@ class SettingsError(click.ClickException):
 
 
 def _check_redis_url(url: str) -> str:
+    several = _each_sentinel(url)
+    for one in several or [url]:
+        _check_one_url(one, {"sentinel"} if several else {"redis", "rediss"})
+    return url
+
+
+def _check_one_url(url: str, schemes: set[str]) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in {"redis", "rediss"}:
+    if parts.scheme not in schemes:
         raise ValueError("unknown scheme")
     if not parts.hostname or parts.port == 0:  # reading the port checks it
         raise ValueError("no host or no valid port")
@@ -39,7 +49,10 @@ def _check_redis_url(url: str) -> str:
         raise ValueError("the database is not a number")
     if parts.scheme == "rediss" and "ssl_cert_reqs=" not in parts.query:
         raise ValueError("TLS without ssl_cert_reqs")  # Celery's result backend insists on it
-    return url
+
+
+def _each_sentinel(url: str) -> list[str]:
+    return re.split(r";(?=\w+://)", url) if url.startswith("sentinel://") else []
 
 
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
@@ -80,6 +93,31 @@ class Settings(DatabaseSettings):
 
     celery_broker_url: RedisUrl = Field(description=REDIS_URL)
     celery_result_backend: RedisUrl = Field(description=REDIS_URL)
+    celery_sentinel_master: str = Field(
+        default="celery", pattern=r"^\S+$", description="the name under which the sentinels know the primary"
+    )
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """What a sentinel:// URL says: whom to ask for the server, and what to log in with, here and there."""
+
+    addresses: list[tuple[str, int]]
+    login: dict[str, str]
+    database: int
+
+
+def sentinels(url: str) -> Sentinels | None:
+    """Return what a valid sentinel:// URL says, or nothing for the URL of a server."""
+    parts = [urlsplit(one) for one in _each_sentinel(url)]
+    if not parts:
+        return None
+    login = {"username": parts[0].username, "password": parts[0].password}
+    return Sentinels(
+        addresses=[(str(part.hostname), part.port or SENTINEL_PORT) for part in parts],
+        login={name: unquote(value) for name, value in login.items() if value},
+        database=int(parts[0].path.strip("/") or 0),
+    )
 
 
 @cache
@@ -107,6 +145,8 @@ def read(kind: type[SomeSettings]) -> SomeSettings:
 
 def masked_url(url: str) -> str:
     """Return the URL with *** in place of its password, even if it is no valid URL."""
+    if len(several := _each_sentinel(url)) > 1:
+        return ";".join(map(masked_url, several))
     url = re.sub(r"(?i)(password=)[^&]*", r"\1***", url)
     credentials, at, rest = url.rpartition("@")
     if at:

@@ -8,6 +8,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tasks.connections import client
 from tasks.settings import settings
 
 #: List of JSON objects, newest first: the last 1000 tasks that failed (tasks/records.py).
@@ -32,7 +33,7 @@ def redis_client(wait: float = PATIENT) -> Redis:
     Args:
         wait: seconds to wait for a connection and for an answer.
     """
-    return Redis.from_url(
+    return client(
         settings().celery_broker_url,
         decode_responses=True,
         socket_timeout=wait,
