@@ -1,4 +1,5 @@
 # Two commands: `make up` and `make test`. `make help` lists the rest.
+# INVENTORY=ha deploys inventories/production as containers instead of inventories/local.
 # PYTHON names another Python (3.11 to 3.13), CA_BUNDLE another CA bundle than the machine's own.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ help: ## List what make can do
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: up
-up: venv docker ## Deploy three hosts as containers on this machine and prove that they execute tasks
+up: venv docker ## Deploy the hosts of inventories/local as containers on this machine and prove that they execute tasks
 	@scripts/images host:trixie
 	@scripts/fleet up
 
@@ -74,5 +75,5 @@ lock: venv ## Pin the newest allowed requirements
 	@scripts/lock
 
 .PHONY: clean
-clean: down ## Also remove the images, the caches and .venv
+clean: ## Remove the hosts, the images, the caches and .venv
 	@scripts/fleet clean
