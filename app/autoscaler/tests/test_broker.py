@@ -210,6 +210,37 @@ def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new
     assert [worker.process.poll() for worker in workers] == [None, None]
 
 
+# For longer than a lease: nobody can renew one.
+@pytest.mark.parametrize("seconds", [1.0, SHORT_LEASE + 1])
+def test_a_redis_that_takes_no_writes_stops_no_worker_and_loses_nothing(
+    server: RedisServer, new_fleet: NewFleet, seconds: float
+) -> None:
+    fleet = new_fleet(broker_url=server.url)
+    tasks = fleet.tasks
+    workers = fleet.start_several(2)
+    ids = tasks.send(200, 0.05)
+    tasks.wait_until_started(ids[:10])
+
+    # As after a failover, until the replicas have found the new primary.
+    tasks.redis.config_set("min-replicas-to-write", 1)
+    for worker in workers:
+        worker.wait_for_output("Redis takes no writes")
+    workers.append(fleet.start(ready=False))
+    since = time.monotonic()
+    workers[-1].wait_for_output("Connection to broker lost")
+    wait_for(lambda: time.monotonic() - since > seconds, "time stands still")
+    assert set(ids) - set(tasks.started())
+    assert [worker.process.poll() for worker in workers] == [None, None, None]
+    assert "Frequent restarts" not in workers[-1].output()
+    tasks.redis.config_set("min-replicas-to-write", 0)
+    workers[-1].wait_until_ready()
+    outcome = tasks.settle(ids)
+
+    assert outcome.exactly_once, outcome
+    assert tasks.left() == {}
+    assert [worker.process.poll() for worker in workers] == [None, None, None]
+
+
 # Away for longer than a lease, and for less.
 @pytest.mark.parametrize(("fsync", "away"), [("always", SHORT_LEASE + 2), ("everysec", 2.0)])
 def test_workers_go_on_after_a_crash_of_redis(

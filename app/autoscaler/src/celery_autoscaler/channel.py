@@ -32,8 +32,10 @@ from typing import Any
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
-from redis import Redis
+from redis import Connection, Redis, SSLConnection
+from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from celery_autoscaler import recovery
 from celery_autoscaler.keys import Keys
@@ -46,8 +48,10 @@ BATCH = 100
 LOOK = 1.0
 # Seconds between looks where nothing wakes the worker: the shortest, after activity, and the longest.
 POLL = (0.002, 0.05)
-# Seconds to wait before the next try when the server is full.
+# Seconds to wait before the next try when the server is full, or takes no writes.
 FULL = 0.5
+# How it words that it takes none for now: its replicas are away (min-replicas-to-write), its disk is full.
+REFUSALS = ("NOREPLICAS", "MISCONF")
 
 # KEYS: the worker's hash, its fence, its record, the set of workers.
 # ARGV: worker id, session, milliseconds of the lease.  Returns the tokens of the record.
@@ -107,6 +111,39 @@ return taken
 
 class Fenced(Exception):  # noqa: N818 - a state, not an error
     """The worker's messages were given to others while it was silent."""
+
+
+class Refused(NoConnection):
+    """The server takes no writes for now: to be tried again, as after a lost connection."""
+
+
+class _Refusing:
+    """A connection that raises it. To redis-py it is the error of whoever asks, and workers end of those."""
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Read a reply."""
+        try:
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except ResponseError as error:
+            if str(error).startswith(REFUSALS):
+                raise Refused(str(error)) from error
+            raise
+
+
+class _Connection(_Refusing, Connection):
+    pass
+
+
+class _TLSConnection(_Refusing, SSLConnection):
+    pass
+
+
+class _SentinelConnection(_Refusing, SentinelManagedConnection):
+    pass
+
+
+class _SentinelTLSConnection(_Refusing, SentinelManagedSSLConnection):
+    pass
 
 
 class Ledger:
@@ -285,6 +322,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
     """Fetches where kombu's channel would block on ``BRPOP``."""
 
     QoS = QoS
+    connection_class: type[Connection] = _Connection
+    connection_class_ssl: type[SSLConnection] = _TLSConnection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._session: str | None = None
@@ -324,7 +363,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             except Fenced:
                 ledger.fenced = True
                 return
-            except OutOfMemoryError:
+            except (OutOfMemoryError, Refused):
                 self._wait(FULL)
                 return
             self._fetch_sha = ledger.client.script_load(FETCH)
@@ -390,6 +429,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._session = None
         except OutOfMemoryError:
             logger.warning("Redis is full: nothing is fetched until it has room")
+            self._wait(FULL)
+            raise Empty from None
+        except Refused as error:
+            logger.warning("Redis takes no writes: nothing is fetched until it does (%s)", error)
             self._wait(FULL)
             raise Empty from None
         except ResponseError as error:
@@ -481,6 +524,9 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]
     """The same on a server found through Sentinel."""
+
+    connection_class = _SentinelConnection
+    connection_class_ssl = _SentinelTLSConnection
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
 from kombu.utils.compat import detect_environment
 
-from celery_autoscaler.channel import TRANSPORTS, Ledger, transport_for
+from celery_autoscaler.channel import TRANSPORTS, Ledger, Refused, transport_for
 
 # Seconds between looks of a worker that has to know whether its lease lives.
 UNCERTAIN = 0.2
@@ -143,6 +143,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Keep the requests: their messages are still recorded as this worker's."""
         self._connection_lost = True
         super().on_connection_error_after_connected(exc)
+        if isinstance(exc, Refused):
+            # Nothing else holds the next try up: the server answers.
+            sleep(RECONNECT)
 
     def on_close(self) -> None:
         """Drop what was not begun when the worker ends, not when a connection does."""
