@@ -26,6 +26,9 @@ result_backend = settings().celery_result_backend
 result_backend_transport_options = connections.result_options(result_backend)
 redis_socket_timeout = connections.ANSWER_WITHIN
 redis_socket_connect_timeout = connections.CONNECT_WITHIN
+# A connection that lay idle is asked first whether there is still somebody at its other end.
+redis_socket_keepalive = True
+redis_backend_health_check_interval = connections.ANSWER_WITHIN
 result_expires = 3600  # seconds
 result_extended = True  # name and arguments too, for Flower and for the deduplication below
 accept_content = ["json"]
