@@ -78,6 +78,7 @@ EXAMPLES = """
 RETURN = """
 applied: {description: Settings and users that were applied live., type: list, returned: always}
 restart: {description: Differing settings that need a restart., type: list, returned: always}
+role: {description: Whether a server is a C(master) or a C(slave)., type: str, returned: always}
 """
 
 PROBE = "role-probe:"
@@ -270,6 +271,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     return {
         "changed": bool(names or changed_names or strangers),
         "restart": restart,
+        "role": server.info("replication").get("role", "sentinel"),
         "applied": [] if restart else [*names, *[f"user {name}" for name in [*changed_names, *strangers]]],
         "diff": {
             "before_header": "Redis, running",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,3 +135,32 @@ def connect(socket: str, username: str, passwords: list[str]) -> Server:
         f"cannot ask Redis as the user {username} ({refusal}); after a change of its password "
         "give the old one as previous_password for one run"
     )
+
+
+def lacking(info: dict[str, str]) -> str:
+    """What a server still lacks, from INFO: its data, or its primary's; nothing if it is ready."""
+    if info.get("loading") != "0":
+        return "it loads its data"
+    if info["role"] == "slave" and (
+        info["master_link_status"] != "up" or info.get("master_sync_in_progress") != "0"
+    ):
+        return f"it does not follow its primary {info['master_host']}:{info['master_port']}"
+    return ""
+
+
+def wait_until_ready(socket: str, username: str, passwords: list[str], timeout: float) -> str:
+    """The role of the server, once it has its data and follows its primary."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            info = connect(socket, username, passwords).info()
+            reason = lacking(info)
+        except (RedisError, subprocess.TimeoutExpired) as error:
+            reason = str(error)
+        if not reason:
+            return info["role"]
+        if time.monotonic() > deadline:
+            raise RedisError(
+                f"Redis is not ready after {timeout:g} s: {reason}; see the journal of redis-server"
+            )
+        time.sleep(0.1)
