@@ -41,6 +41,7 @@ def use_settings_of(scenario: Scenario) -> None:
     for name, other in scenario.hosts().items():
         # This machine does not resolve the hosts' names.
         text = re.sub(rf"(?<=[@=]){name}(?=[:/\n])", address(other), f"{text}\n")
+    text = text.replace("/etc/ssl/celery-fleet/authority.pem", str(scenario.authority))
     os.environ.update(re.findall(r"(?m)^((?:CELERY|DB)_\w+)=(.*)$", text))
     app.loader.import_default_modules()
 

@@ -19,15 +19,21 @@ class Servers:
 
     def __init__(self, scenario: Scenario) -> None:
         self.hosts: dict[str, Any] = scenario.hosts("redis")
+        self._all: dict[str, Any] = scenario.hosts()
         self.secrets = scenario.secrets
+        self.authority = scenario.authority
+        """The certificate to trust, where they speak TLS."""
 
-    def connect(self, name: str, port: int = 6379, user: str = "operator") -> Any:
+    def connect(self, name: str, port: int = 6379, user: str = "operator", password: str = "") -> Any:
         """Return a client of a server, or of a sentinel."""
+        trusted = str(self.authority) if self.authority.exists() else None
         return redis.Redis(
-            host=address(self.hosts[name]),
+            host=address(self._all[name]),
             port=port,
             username=user,
-            password=self.secrets[f"redis_{user}"],
+            password=password or self.secrets[f"redis_{user}"],
+            ssl=trusted is not None,
+            ssl_ca_certs=trusted,
             decode_responses=True,
             socket_timeout=2,
             socket_connect_timeout=2,

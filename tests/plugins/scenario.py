@@ -39,6 +39,11 @@ class Scenario:
         """The generated secrets, by name."""
         return read_secrets(self.inventory / ".secrets")
 
+    @property
+    def authority(self) -> Path:
+        """The certificate of its own authority, where it has one."""
+        return self.inventory / ".secrets/authority/authority.pem"
+
     @cache  # noqa: B019 -- a frozen constant of a test module; reading the inventory takes a second
     def hosts(self, pattern: str = "all") -> dict[str, Any]:
         """The hosts of the inventory that the pattern matches, by name."""

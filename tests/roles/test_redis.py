@@ -270,6 +270,70 @@ def test_a_sentinel_has_the_users_of_redis_with_rights_of_their_own(ha_files: di
     assert "+sentinel|is-master-down-by-addr" in watch
 
 
+def test_with_tls_nothing_listens_in_the_clear() -> None:
+    names = ["etc/redis/redis.conf.j2", "etc/redis/sentinel.conf.j2"]
+    variables = {"redis_users": HA_USERS, "redis_replication_of": "data1", "redis_tls": True}
+    rendered = render("redis", names, variables)
+    for name, port in zip(names, (6379, 26379), strict=True):
+        for line in (
+            "port 0",
+            f"tls-port {port}",
+            "tls-replication yes",
+            "tls-auth-clients no",
+            "tls-key-file /etc/redis/tls/key.pem",
+        ):
+            assert line in rendered[name].splitlines()
+    # Where the others are found.
+    assert "sentinel monitor celery data1 6379 2" in rendered[names[1]]
+
+
+def test_the_host_reaches_its_own_server_where_it_listens() -> None:
+    binds = [["127.0.0.1", "x"], ["-::1"], ["*"], ["0.0.0.0"], ["::*"], ["192.0.2.11"]]  # noqa: S104
+    found = evaluate("redis", "__redis_address", [{"redis_bind": bind} for bind in binds])
+    assert found == ["127.0.0.1", "::1", "127.0.0.1", "127.0.0.1", "::1", "192.0.2.11"]
+
+
+def test_previous_passwords_are_accepted_until_their_time_ends() -> None:
+    accepted, ended = evaluate(
+        "redis",
+        "__redis_acl[2]['passwords'] | length",
+        [{"redis_users": USERS}, {"redis_users": USERS, "redis_previous_passwords": False}],
+    )
+    assert (accepted, ended) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("info", "lacking"),
+    [
+        ({"loading": "1", "role": "master"}, "it loads its data"),
+        ({"loading": "0", "role": "master"}, ""),
+        (
+            {
+                "loading": "0",
+                "role": "slave",
+                "master_link_status": "down",
+                "master_host": "data1",
+                "master_port": "6379",
+            },
+            "it does not follow its primary data1:6379",
+        ),
+        (
+            {
+                "loading": "0",
+                "role": "slave",
+                "master_link_status": "up",
+                "master_sync_in_progress": "0",
+                "master_host": "data1",
+                "master_port": "6379",
+            },
+            "",
+        ),
+    ],
+)
+def test_a_server_is_ready_with_its_data_and_its_primary(info: dict[str, str], lacking: str) -> None:
+    assert server.lacking(info) == lacking
+
+
 RIGHT: dict[str, Any] = {"redis_users": USERS}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"redis_users": [{**USERS[1], "password": "short"}]}, "is shorter than 16 characters"),

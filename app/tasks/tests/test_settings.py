@@ -65,6 +65,7 @@ def test_no_secret_shows_when_settings_are_printed() -> None:
             "CELERY_BROKER_URL='sentinel://:***@a/0;sentinel://:***@b/zero' is wrong",
         ),
         ("CELERY_SENTINEL_MASTER", "", "CELERY_SENTINEL_MASTER='' is wrong"),
+        ("CELERY_SENTINEL_AUTHORITY", "/no/such", "CELERY_SENTINEL_AUTHORITY='/no/such' is wrong"),
         ("DB_PORT", "0", "DB_PORT='0' is wrong: allowed is a port, 1 to 65535"),
         ("DB_PORT", "many", "DB_PORT='many' is wrong: allowed is a port, 1 to 65535"),
         ("DB_HOST", "two words", "DB_HOST='two words' is wrong"),

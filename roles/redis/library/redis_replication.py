@@ -8,14 +8,14 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, Server, connect
+from ansible.module_utils.redis_server import RedisError, Server, connect, wait_until_ready
 
 DOCUMENTATION = """
 module: redis_replication
 short_description: Make a new Redis server a replica
 description:
   - A server that has neither data nor replicas becomes a replica of the primary, which is the one that a
-    sentinel names, if one answers, else C(primary).
+    sentinel names, if one answers, else C(primary). The module ends when it has that one's data.
   - A primary that has data or replicas stays what it is, whatever the inventory says, and so does a replica
     that sentinels look after.
 options:
@@ -49,6 +49,10 @@ options:
     description: Their port.
     type: int
     default: 26379
+  authority:
+    description: File of the authority's certificate, where the sentinels speak TLS.
+    type: path
+    default: ""
   sentinel_master:
     description: Name under which they know the primary.
     type: str
@@ -71,6 +75,7 @@ primary: {description: "Address of the primary, host:port.", type: str, returned
 """
 
 SENTINEL_ANSWERS_WITHIN = 5  # seconds
+FOLLOWS_WITHIN = 600  # seconds
 
 
 def shown(host: str, port: int | str) -> str:
@@ -97,9 +102,10 @@ def is_local(host: str) -> bool:
 def elected(params: dict[str, Any]) -> tuple[str, int] | None:
     """The primary that the first sentinel to answer names."""
     question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", params["sentinel_master"])
+    tls = ("--tls", "--cacert", params["authority"]) if params["authority"] else ()
     for host in params["sentinels"]:
         for password in params["passwords"]:
-            address = ("-h", host, "-p", str(params["sentinel_port"]))
+            address = ("-h", host, "-p", str(params["sentinel_port"]), *tls)
             sentinel = Server(address, params["username"], password, SENTINEL_ANSWERS_WITHIN)
             try:
                 (answer,) = sentinel.do(question)
@@ -131,6 +137,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
     if not module.check_mode:
         server.do(("REPLICAOF", host, str(port)), ("CONFIG", "REWRITE"))
+        wait_until_ready(params["socket"], params["username"], params["passwords"], FOLLOWS_WITHIN)
     return {
         "changed": True,
         "primary": shown(host, port),
@@ -154,6 +161,7 @@ def main() -> None:
             "port": {"type": "int", "default": 6379},
             "sentinels": {"type": "list", "elements": "str", "default": []},
             "sentinel_port": {"type": "int", "default": 26379},
+            "authority": {"type": "path", "default": ""},
             "sentinel_master": {"type": "str", "required": True},
         },
         supports_check_mode=True,

@@ -22,7 +22,9 @@ broker_transport_options = {
     **connections.SOCKET_OPTIONS,
     **connections.broker_options(broker_url),
 }
+broker_use_ssl = connections.tls_options(broker_url)
 result_backend = settings().celery_result_backend
+redis_backend_use_ssl = connections.tls_options(result_backend)
 result_backend_transport_options = connections.result_options(result_backend)
 redis_socket_timeout = connections.ANSWER_WITHIN
 redis_socket_connect_timeout = connections.CONNECT_WITHIN

@@ -6,6 +6,7 @@ A host that dies or is cut off says no good-bye: the kernel gives its connection
 from __future__ import annotations
 
 import socket
+from ssl import CERT_REQUIRED
 from typing import Any
 
 from redis import Redis
@@ -42,11 +43,21 @@ def client(url: str, **options: Any) -> Redis:
     if found is None:
         return Redis.from_url(url, **options)
     sentinel: Any = Sentinel  # untyped upstream
-    asked = sentinel(found.addresses, sentinel_kwargs=_sentinel_options(found.login))
-    primary: Redis = asked.master_for(
-        settings().celery_sentinel_master, db=found.database, **found.login, **SOCKET_OPTIONS | options
-    )
+    asked = sentinel(found.addresses, sentinel_kwargs=_sentinel_options(url, found.login))
+    options = {**found.login, **tls_options(url, ssl=True), **SOCKET_OPTIONS, **options}
+    primary: Redis = asked.master_for(settings().celery_sentinel_master, db=found.database, **options)
     return primary
+
+
+def tls_options(url: str, **more: bool) -> dict[str, Any]:
+    """Return how to speak TLS with servers found through sentinels; the URL of a server says it itself.
+
+    In the words of Celery; redis-py wants `ssl=True` as well.
+    """
+    authority = settings().celery_sentinel_authority
+    if not authority or sentinels(url) is None:
+        return {}
+    return {"ssl_cert_reqs": CERT_REQUIRED, "ssl_ca_certs": authority, **more}
 
 
 def broker_options(url: str) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def broker_options(url: str) -> dict[str, Any]:
         return {}
     return {
         "master_name": settings().celery_sentinel_master,
-        "sentinel_kwargs": _sentinel_options(found.login),
+        "sentinel_kwargs": _sentinel_options(url, found.login),
     }
 
 
@@ -81,15 +92,16 @@ def redbeat_options(url: str) -> tuple[str, dict[str, Any]]:
     return "redis-sentinel://", {
         "sentinels": found.addresses,
         "service_name": settings().celery_sentinel_master,
-        "sentinel_kwargs": _sentinel_options(found.login),
+        "sentinel_kwargs": _sentinel_options(url, found.login),
         "db": found.database,
         **found.login,
     }
 
 
-def _sentinel_options(login: dict[str, str]) -> dict[str, Any]:
+def _sentinel_options(url: str, login: dict[str, str]) -> dict[str, Any]:
     return {
         **login,
+        **tls_options(url, ssl=True),
         "socket_timeout": SENTINEL_WITHIN,
         "socket_connect_timeout": SENTINEL_WITHIN,
         "retry": Retry(NoBackoff(), 0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -55,6 +56,12 @@ def _each_sentinel(url: str) -> list[str]:
     return re.split(r";(?=\w+://)", url) if url.startswith("sentinel://") else []
 
 
+def _check_file(path: str) -> str:
+    if path and not Path(path).is_file():
+        raise ValueError("no such file")
+    return path
+
+
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url)]
 
 
@@ -95,6 +102,10 @@ class Settings(DatabaseSettings):
     celery_result_backend: RedisUrl = Field(description=REDIS_URL)
     celery_sentinel_master: str = Field(
         default="celery", pattern=r"^\S+$", description="the name under which the sentinels know the primary"
+    )
+    celery_sentinel_authority: Annotated[str, AfterValidator(_check_file)] = Field(
+        default="",
+        description="the file of the authority's certificate, if sentinels and servers speak TLS, or empty",
     )
 
 
