@@ -1,15 +1,17 @@
 """The modules and the templates of the role redis, without a host."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import Place, evaluate, load_module, render
+from role_files import Place, evaluate, load_module, render, security_score
 
 module = load_module("redis", "redis_live_config")
 config_file = load_module("redis", "redis_config_file")
 server = sys.modules["ansible.module_utils.redis_server"]
 replication = load_module("redis", "redis_replication")
+restore = load_module("redis", "redis_restore")
 
 USERS: list[dict[str, Any]] = [
     {"name": "app", "preset": "app", "password": "an-app-password-1"},
@@ -334,6 +336,30 @@ def test_a_server_is_ready_with_its_data_and_its_primary(info: dict[str, str], l
     assert server.lacking(info) == lacking
 
 
+def test_the_unit_of_the_copies_exposes_at_most_2_5(tmp_path: Path) -> None:
+    template = "etc/systemd/system/redis-backup.service.j2"
+    unit = render("redis", [template], {"redis_users": USERS})[template]
+    (tmp_path / "redis-backup.service").write_text(unit)
+
+    score = security_score(tmp_path, "redis-backup.service")
+
+    assert score.returncode == 0, score.stdout + score.stderr
+    assert "Overall exposure level" in score.stdout
+
+
+def test_the_keys_of_a_copy_and_of_a_server_are_counted() -> None:
+    lines = ["[offset 99] \\o/ RDB looks OK! \\o/", "[info] 12 keys read", "[info] 5 expires"]
+    report = "\n".join([*lines, "[info] 2 already expired"])
+    assert restore.counted(report) == (12, 5, 2)
+    info = {
+        "role": "master",
+        "db0": "keys=7,expires=3,avg_ttl=1",
+        "db1": "keys=3,expires=0",
+        "dbsize": "keys=9",
+    }
+    assert restore.keys_of(info) == 10
+
+
 RIGHT: dict[str, Any] = {"redis_users": USERS}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"redis_users": [{**USERS[1], "password": "short"}]}, "is shorter than 16 characters"),
@@ -348,6 +374,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"redis_users": USERS, "redis_extra_settings": {"requirepass": "x"}},
         "requirepass belongs to the role",
     ),
+    ({"redis_users": USERS, "redis_backup": True}, "no user with the preset backup"),
     (
         {"redis_users": USERS, "redis_extra_settings": {"maxmemory": "1gb"}},
         "maxmemory belongs to the role",
