@@ -49,6 +49,7 @@ class Place:
     host: str = "localhost"
     hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"localhost": {}})
     play: str = ""  # the pattern of its hosts; the host alone where it is empty
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 HERE = Place()
@@ -70,7 +71,10 @@ def _run(role: str, tasks: Sequence[Mapping[str, Any]], place: Place) -> None:
         playbook = Path(folder) / "play.json"
         playbook.write_text(json.dumps([play]), encoding="utf-8")
         inventory = Path(folder) / "hosts.json"
-        inventory.write_text(json.dumps({"all": {"hosts": place.hosts}}), encoding="utf-8")
+        groups = {name: {"hosts": {host: {} for host in names}} for name, names in place.groups.items()}
+        inventory.write_text(
+            json.dumps({"all": {"hosts": place.hosts, "children": groups}}), encoding="utf-8"
+        )
         done = subprocess.run(
             ["ansible-playbook", f"--inventory={inventory}", "--connection=local", str(playbook)],
             check=False,

@@ -10,7 +10,7 @@ import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parent for path in (CHECKOUT / "roles").glob("*/tasks"))
-SECRET = re.compile(r"password$|secret$|token$")
+SECRET = re.compile(r"(password|passphrase|secret|token)$")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The modules and the templates of the role postgres, without a host."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,71 @@ def test_the_password_is_written_as_libpq_reads_it() -> None:
     assert text[path].splitlines()[-1] == r"*:*:*:replicator:with\:colon\\and-backslash"
 
 
+# The same servers and the host of their backups.
+ARCHIVE = Place("backup1", {**HOSTS, "backup1": {}}, "all", {"postgres": [*HOSTS]})
+TO_BACKUP1: dict[str, Any] = {
+    "postgres_repository": "backup1",
+    "postgres_repository_passphrase": "a-passphrase-of-backups",
+}
+PGBACKREST = "etc/pgbackrest/pgbackrest.conf.j2"
+
+
+def test_the_repository_knows_all_servers_and_each_server_only_the_repository() -> None:
+    repository = render("postgres", [PGBACKREST], TO_BACKUP1, ARCHIVE)[PGBACKREST].splitlines()
+    for line in (
+        "tls-server-auth=data1=main",
+        "tls-server-auth=data3=main",
+        "pg1-host=10.0.0.1",
+        "pg3-host=data3",
+        "repo1-cipher-type=aes-256-cbc",
+        "repo1-retention-full=2",
+    ):
+        assert line in repository
+    on_data2 = replace(ARCHIVE, host="data2")
+    server = render("postgres", [PGBACKREST], {**OF_DATA1, **TO_BACKUP1}, on_data2)[PGBACKREST].splitlines()
+    assert [line for line in server if line.startswith("tls-server-auth")] == ["tls-server-auth=backup1=main"]
+    assert "repo1-host=backup1" in server
+    assert not [line for line in [*repository, *server] if "cipher-pass" in line]
+
+    settings = rendered({**OF_DATA1, **TO_BACKUP1}, on_data2)["settings"].splitlines()
+    assert "archive_mode = 'on'" in settings
+    assert """archive_command = 'pgbackrest --stanza=main archive-push "%p"'""" in settings
+    assert """restore_command = 'pgbackrest --stanza=main archive-get %f "%p"'""" in settings
+
+
+def test_an_archive_that_cannot_work_is_refused() -> None:
+    cases = [
+        (TO_BACKUP1, ""),
+        ({**TO_BACKUP1, "postgres_repository": ""}, ""),
+        ({**TO_BACKUP1, "postgres_repository_passphrase": "short"}, "must be 16 or more ASCII characters"),
+        ({**TO_BACKUP1, "postgres_repository": "data1"}, "data1 is one of the servers; backups must outlive"),
+        ({**TO_BACKUP1, "postgres_repository": "nowhere"}, "nowhere is not in the inventory"),
+    ]
+    given = [variables for variables, _message in cases]
+    found = evaluate("postgres", "__postgres_archive_errors", given, ARCHIVE)
+    for (_given, message), errors in zip(cases, found, strict=True):
+        assert message in "; ".join(errors)
+        assert bool(errors) == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("to", "right"),
+    [
+        ("latest", True),
+        ("2026-11-24 10:00:00+00", True),
+        ("2026-11-24 10:00:00.123456-03:30", True),
+        ("2026-11-24 10:00:00", False),
+        ("2026-11-24", False),
+        ("2026-11-24T10:00:00Z", False),
+        ("now; true", False),
+    ],
+)
+def test_a_moment_has_a_time_zone(to: str, right: bool) -> None:
+    variables = {**TO_BACKUP1, "postgres_restore_to": to}
+    ((*errors,),) = evaluate("postgres", "__postgres_restore_errors", [variables], ARCHIVE)
+    assert not errors if right else "is no moment" in errors[0]
+
+
 STATE: dict[str, Any] = {
     "versions": ["17"],
     "data": True,
@@ -294,6 +360,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"postgres_grants": [{"database": "shop", "user": "x"}]}, "x on shop names a user or a database"),
     ({"postgres_extra_settings": {"port": 1}}, "port belongs to the role"),
     ({"postgres_extra_settings": {"primary_conninfo": ""}}, "primary_conninfo belongs to the role"),
+    ({"postgres_extra_settings": {"archive_command": ""}}, "archive_command belongs to the role"),
     (
         {"ansible_facts": {**FACTS, "distribution_major_version": "14"}},
         "carries no version of PostgreSQL that",

@@ -18,6 +18,7 @@ from services import wait_for
 
 SCENARIO = Scenario("postgres_ha")
 FAILOVER = "../../playbooks/failover-postgres.yml"
+VERIFY = "../../playbooks/verify-postgres.yml"
 
 units = ["postgresql@17-main"]
 
@@ -242,20 +243,29 @@ def test_a_former_primary_that_returns_stays_down_until_it_is_rebuilt() -> None:
 
 
 def test_a_standby_that_is_away_too_long_costs_the_primary_no_disk_and_is_copied_anew() -> None:
-    SCENARIO.play("--limit=data3", postgres_max_slot_wal_keep_size="32MB")
     status = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'data1'"
+    ask("data3", "ALTER SYSTEM SET max_slot_wal_keep_size = '32MB'")
+    ask("data3", "SELECT pg_reload_conf()")
     hosts()["data1"].check_output("systemctl stop postgresql@17-main")
     for _ in range(5):
         ask("data3", "SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()")
     ask("data3", "CHECKPOINT")
+    ask("data3", "ALTER SYSTEM RESET max_slot_wal_keep_size")
+    ask("data3", "SELECT pg_reload_conf()")
     assert ask("data3", status) == "lost"
+
+    printed = SCENARIO.play()
+
+    assert "REBUILD data1: it does not follow data3 (the log that it needs is not kept any more)" in printed
+    assert ask("data3", status) == "lost"
+    with pytest.raises(AssertionError, match="data1: it does not follow data3"):
+        SCENARIO.play(playbook=VERIFY)
 
     fail_over("data3")
 
     assert ask("data3", status) == "reserved"
     assert_all_servers_agree()
-    SCENARIO.play("--limit=data3")
-    assert ask("data3", "SHOW max_slot_wal_keep_size") == "4GB"
+    SCENARIO.play(playbook=VERIFY)
 
 
 def test_what_cannot_be_rewound_is_copied_and_said() -> None:

@@ -46,6 +46,11 @@ position:
   returned: when running
 replayed: {description: Bytes of write-ahead log that queries see., type: int, returned: when running}
 last_commit: {description: When what was replayed last was committed., type: str, returned: when running}
+timeline: {description: What a primary writes; 0 of a standby., type: int, returned: when running}
+lost_slots:
+  description: Replication slots for which the log that their standbys need is not kept any more.
+  type: list
+  returned: when running
 """
 
 CONFIG = Path("/etc/postgresql")
@@ -62,7 +67,11 @@ SELECT json_build_object(
             ELSE pg_current_wal_lsn() END, '0/0'),
     'replayed', pg_wal_lsn_diff(
         CASE WHEN recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, '0/0'),
-    'last_commit', coalesce(pg_last_xact_replay_timestamp()::text, '')
+    'last_commit', coalesce(pg_last_xact_replay_timestamp()::text, ''),
+    'timeline', CASE WHEN recovery THEN 0
+        ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END,
+    'lost_slots', (SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots
+        WHERE wal_status = 'lost')
 ) FROM pg_is_in_recovery() AS recovery
 """
 
