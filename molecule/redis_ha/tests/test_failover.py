@@ -36,7 +36,7 @@ units = [WORKERS, SUPERVISOR]
 logger = logging.getLogger(__name__)
 
 RATE = 10.0  # tasks a second
-RECOVERS_WITHIN = 60.0  # seconds; 8 to 10 on an idle machine, 20 on one with ten times the load of its cores
+RECOVERS_WITHIN = 60.0  # seconds; 8 on an idle machine, up to 20 with a load of ten on two cores
 PATIENCE = 30.0  # seconds in which no task ends, after which what is missing is lost
 # Tasks and acknowledgements that the old primary had taken and not passed on: it does not wait for the
 # replicas. These are some milliseconds of the load.
