@@ -71,7 +71,9 @@ def _run(role: str, tasks: Sequence[Mapping[str, Any]], place: Place) -> None:
         playbook = Path(folder) / "play.json"
         playbook.write_text(json.dumps([play]), encoding="utf-8")
         inventory = Path(folder) / "hosts.json"
-        groups = {name: {"hosts": {host: {} for host in names}} for name, names in place.groups.items()}
+        groups: dict[str, Any] = {
+            name: {"hosts": {host: {} for host in names}} for name, names in place.groups.items()
+        }
         inventory.write_text(
             json.dumps({"all": {"hosts": place.hosts, "children": groups}}), encoding="utf-8"
         )
