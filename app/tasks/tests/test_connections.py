@@ -73,6 +73,8 @@ def test_a_worker_executes_tasks_and_keeps_results_through_a_sentinel(
         return found is not None and json.loads(found)["status"] == "SUCCESS"
 
     wait_for(executed, "no result", WITHIN)
+    # The worker's options are part of its answer.
+    celery_process(environment, "inspect", "stats").wait_for_output("1 node online")
 
 
 def test_beat_locks_its_schedule_through_a_sentinel(

@@ -128,7 +128,8 @@ def main() -> int:
     whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
     consumers = {worker for queue in report["queues"].values() for worker in queue["workers"]}
     enough = len(consumers) >= options.workers if options.at_least else len(consumers) == options.workers
-    return 0 if whole and enough and all(report["workers"].values()) else 1
+    shared = bool(report["workers"]) and all(report["workers"].values())
+    return 0 if whole and enough and shared else 1
 
 
 if __name__ == "__main__":

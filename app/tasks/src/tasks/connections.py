@@ -37,6 +37,16 @@ SOCKET_OPTIONS: dict[str, Any] = {
 }
 
 
+class _Once(Retry):
+    """No second try. Part of the options that a worker tells as JSON when it is asked for its statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 0)
+
+    def __json__(self) -> str:
+        return "once"
+
+
 def client(url: str, **options: Any) -> Redis:
     """Return a client of the server, with these options of redis-py."""
     found = sentinels(url)
@@ -104,5 +114,5 @@ def _sentinel_options(url: str, login: dict[str, str]) -> dict[str, Any]:
         **tls_options(url, ssl=True),
         "socket_timeout": SENTINEL_WITHIN,
         "socket_connect_timeout": SENTINEL_WITHIN,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": _Once(),
     }
