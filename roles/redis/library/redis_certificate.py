@@ -6,12 +6,11 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, connect
+from ansible.module_utils.redis_server import RedisError, answer, connect
 
 DOCUMENTATION = """
 module: redis_certificate
@@ -129,12 +128,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except (RedisError, subprocess.TimeoutExpired) as error:
-        module.fail_json(msg=str(error))
-    else:
-        module.exit_json(**result)
+    answer(module, run)
 
 
 if __name__ == "__main__":

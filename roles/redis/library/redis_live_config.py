@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import MASK, RedisError, Server, connect, normal_word, same
+from ansible.module_utils.redis_server import MASK, RedisError, Server, answer, connect, normal_word, same
 
 DOCUMENTATION = """
 module: redis_live_config
@@ -312,12 +311,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except (RedisError, subprocess.TimeoutExpired) as error:
-        module.fail_json(msg=str(error))
-    else:
-        module.exit_json(**result)
+    answer(module, run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, Server, connect, wait_until_ready
+from ansible.module_utils.redis_server import RedisError, Server, answer, connect, wait_until_ready
 
 DOCUMENTATION = """
 module: redis_replication
@@ -166,12 +166,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except (RedisError, subprocess.TimeoutExpired) as error:
-        module.fail_json(msg=str(error))
-    else:
-        module.exit_json(**result)
+    answer(module, run)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, connect, wait_until_ready
+from ansible.module_utils.redis_server import RedisError, answer, connect, wait_until_ready
 
 DOCUMENTATION = """
 module: redis_restore
@@ -153,12 +152,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except (RedisError, subprocess.TimeoutExpired) as error:
-        module.fail_json(msg=str(error))
-    else:
-        module.exit_json(**result)
+    answer(module, run)
 
 
 if __name__ == "__main__":

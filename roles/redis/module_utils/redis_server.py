@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ansible.module_utils.basic import AnsibleModule
 
 UNITS = {"b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 ALL_KEYSPACE_EVENTS = "g$lshztxed"
@@ -164,3 +167,13 @@ def wait_until_ready(socket: str, username: str, passwords: list[str], timeout: 
                 f"Redis is not ready after {timeout:g} s: {reason}; see the journal of redis-server"
             )
         time.sleep(0.1)
+
+
+def answer(module: AnsibleModule, run: Callable[[AnsibleModule], dict[str, Any]]) -> None:
+    """End a module with what it found and did, or with the one line that says what is wrong."""
+    try:
+        result = run(module)
+    except (RedisError, subprocess.TimeoutExpired) as error:
+        module.fail_json(msg=str(error))
+    else:
+        module.exit_json(**result)
