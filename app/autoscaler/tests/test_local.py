@@ -142,27 +142,27 @@ def test_a_worker_that_does_not_consume_yet_need_not_drain() -> None:
 
 
 def test_what_an_idle_worker_costs_is_nothing() -> None:
-    assert worker().candidate(1000.0, "r2", {"": 30.0}) == Candidate(outdated=False, busy=0, remaining=0.0)
+    assert worker().candidate(1000.0, {"": 30.0}) == Candidate(outdated=False, busy=0, remaining=0.0)
 
 
 def test_what_is_left_of_a_task_is_its_usual_time_less_what_it_has_run() -> None:
     busy = worker(replace(BUSY, reserved=1))
 
-    assert busy.candidate(1000.0, "", {"": 20.0, "mail": 30.0}) == Candidate(
+    assert busy.candidate(1000.0, {"": 20.0, "mail": 30.0}) == Candidate(
         # 20 of 30 s are left, and a task of 20 s for two slots.
         outdated=False, busy=2, remaining=20.0 + 10.0,
     )  # fmt: skip
 
 
 def test_a_task_that_takes_longer_than_usual_may_end_at_any_moment() -> None:
-    assert worker(BUSY).candidate(2000.0, "", {"": 20.0}).remaining == 0.0
+    assert worker(BUSY).candidate(2000.0, {"": 20.0}).remaining == 0.0
 
 
-def test_a_worker_of_another_release_is_outdated_where_a_release_is_asked_for() -> None:
-    assert worker().is_outdated("r3")
-    assert not worker().is_outdated("r2")
-    assert not worker().is_outdated("")
-    assert not worker(replace(IDLE, release="")).is_outdated("r3")
+def test_a_worker_in_whose_place_another_one_comes_goes_first() -> None:
+    outdated = worker()
+    outdated.outdated = True
+
+    assert outdated.candidate(1000.0, {}).outdated
 
 
 # --- A worker that takes nothing -----------------------------------------------------------------------

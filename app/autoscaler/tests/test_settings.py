@@ -142,7 +142,6 @@ promise = 2
 min_workers = 0
 max_workers = 3
 drain_timeout = 30
-version = "20260101"
 options = { max_tasks_per_child = 100 }
 
 [groups.slow-reports]
@@ -157,7 +156,7 @@ def test_a_file_gives_groups_and_all_else(read: Reader) -> None:
     assert (settings.tick, settings.stabilisation, settings.capacity) == (0.5, 0, 4)
     assert settings.groups["mails"] == Group(
         name="mails", queues=("mails",), pool="threads", concurrency=20, promise=2, min_workers=0,
-        max_workers=3, drain_timeout=30, version="20260101", options={"max_tasks_per_child": 100},
+        max_workers=3, drain_timeout=30, options={"max_tasks_per_child": 100},
     )  # fmt: skip
     assert settings.groups["slow-reports"] == Group(name="slow-reports", queues=("reports", "reports.late"))
 
@@ -246,7 +245,7 @@ WHOLE = "a whole number from 1 to 10000"
         (
             f"{ONE}max_worker = 5",
             "groups.a.max_worker is no setting; there are: concurrency, drain_timeout, max_workers, "
-            "min_workers, options, pool, promise, queues, version",
+            "min_workers, options, pool, promise, queues",
         ),
         ("tick = ", "Invalid value (at end of document)"),
     ],

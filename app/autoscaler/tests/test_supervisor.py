@@ -327,26 +327,6 @@ def test_no_worker_joins_a_redis_that_is_short_of_memory(
     assert outcome.exactly_once, outcome
 
 
-def test_workers_of_an_older_release_are_replaced_without_a_gap(fleet: SupervisedFleet) -> None:
-    supervisor = fleet.start(group={"version": "old", "min_workers": 2, "max_workers": 3})
-    old = {fleet.pid_of(name) for name in fleet.wait_for_workers(2)}
-    config = supervisor.config.read_text()
-    least = 2
-
-    def look() -> None:
-        nonlocal least
-        least = min(least, len(fleet.consuming()))
-
-    with Load(fleet.tasks, 20.0, 0.1, between=look) as load:
-        supervisor.config.write_text(config.replace('"old"', '"new"'))
-        supervisor.signal(signal.SIGHUP)
-        wait_for(lambda: not old & {fleet.pid_of(name) for name in fleet.consuming()}, "old ones go on", 60.0)
-    outcome = fleet.tasks.settle(load.ids)
-
-    assert outcome.exactly_once, outcome
-    assert least == 2
-
-
 def test_a_worker_that_an_operator_drains_ends_and_is_replaced(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"max_workers": 1})
     [worker] = fleet.wait_for_workers(1)

@@ -105,6 +105,7 @@ class Heartbeat(threading.Thread):
             "scheduled": len(scheduled),
             "next_eta": min(etas, default=""),
             "processed": state.all_total_count[0],
+            "failed": self.ledger.failed,
             "busy_seconds": f"{self.busy_seconds:.3f}",
             # Lists by name, and how many messages were taken from each.
             "taken": json.dumps(self.ledger.taken),

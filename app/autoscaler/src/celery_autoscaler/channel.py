@@ -168,6 +168,8 @@ class Ledger:
         self.fetches = 0
         # How many messages were taken from each list, by its name without prefix.
         self.taken: Counter[str] = Counter()
+        # Tasks that ended with an error.
+        self.failed = 0
         self.sessions = 0
         self.draining = False
         self.fenced = False

@@ -20,7 +20,17 @@ from rich.live import Live
 
 from celery_autoscaler import broker as brokers
 from celery_autoscaler import check as checks
-from celery_autoscaler import dead_letters, fleet_status, http, overrides, recovery, settings, terminal
+from celery_autoscaler import (
+    dead_letters,
+    fleet_status,
+    gate,
+    http,
+    overrides,
+    recovery,
+    rollout,
+    settings,
+    terminal,
+)
 from celery_autoscaler.keys import worker_name
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.systemd import notify
@@ -228,12 +238,27 @@ def scale(context: Context, group: str, minimum: int | None, maximum: int | None
 
 
 @click.command()
-@click.argument("worker")
-@click.option("--undo", is_flag=True, help="Let it take messages again.")
+@click.argument("target", metavar="WORKER|HOST")
+@click.option("--undo", is_flag=True, help="Let it take messages again; let the host run workers again.")
+@click.option("--wait", is_flag=True, help="Return when the last worker of the host has ended.")
 @click.pass_obj
-def drain(context: Context, worker: str, undo: bool) -> None:
-    """Let WORKER take nothing new and finish what it holds; a supervisor then ends and replaces it."""
+def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
+    """Let WORKER take nothing new and finish what it holds; a supervisor then ends and replaces it.
+
+    Of HOST all workers end, once those of other hosts suffice; it runs none until that is undone.
+    """
     broker = context.broker
+    if "@" in target:
+        drain_worker(broker, target, undo)
+    elif undo:
+        broker.client.hdel(broker.keys.leaving, target)
+        click.echo(f"{target}: runs workers again")
+    else:
+        drain_host(broker, target, wait)
+
+
+def drain_worker(broker: brokers.Broker, worker: str, undo: bool) -> None:
+    """Let a worker take nothing new, or take messages again."""
     if worker not in {worker_name(name) for name in workers(broker)}:
         raise click.ClickException(f"no worker '{worker}' has a lease")
     if undo:
@@ -241,6 +266,64 @@ def drain(context: Context, worker: str, undo: bool) -> None:
     else:
         broker.client.sadd(broker.keys.drain, worker)
     click.echo(f"{worker}: {'takes messages again' if undo else 'takes nothing new'}")
+
+
+def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
+    """Let a host run no workers."""
+    hosts = fleet_status.fleet_status(broker).supervisors
+    if host not in hosts:
+        raise click.ClickException(f"no supervisor on '{host}'; there are: {', '.join(sorted(hosts))}")
+    broker.client.hset(broker.keys.leaving, host, getpass.getuser())
+    told = None
+    while wait:
+        supervisor = fleet_status.fleet_status(broker).supervisors.get(host)
+        if supervisor is None:
+            raise click.ClickException(f"the supervisor on '{host}' has ended")
+        left = supervisor["workers"]
+        if supervisor["state"] == "leaving" and not left:
+            break
+        if len(left) != told:
+            told = len(left)
+            click.echo(f"{host}: {told} workers, {sum(w['active'] for w in left)} tasks run", err=True)
+        time.sleep(rollout.LOOK)
+    click.echo(f"{host}: {'runs no workers' if wait else 'its workers end'}")
+
+
+@click.command()
+@click.argument("names", metavar="WORKER...", nargs=-1, required=True)
+@click.pass_obj
+def replace(context: Context, names: tuple[str, ...]) -> None:
+    """Start others in the place of each WORKER, one after the other, then let it finish what it holds."""
+    try:
+        rollout.replace_workers(context.broker, set(names), lambda line: click.echo(line, err=True))
+    except rollout.RolloutError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"replaced: {', '.join(sorted(names))}")
+
+
+@click.command("gate")
+@click.argument("release")
+@click.argument("host")
+@click.option("--ended", type=click.IntRange(0), default=0, help="Tasks that ended before the release.")
+@click.option("--failed", type=click.IntRange(0), default=0, help="Those of them that failed.")
+@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.05, help="Allowed rise of that part.")
+@click.option("--seconds", type=click.FloatRange(0), default=10.0, help="For how long to watch.")
+@click.pass_obj
+def judge_release(
+    context: Context, /, release: str, host: str, ended: int, failed: int, **options: float
+) -> None:
+    """Watch RELEASE on HOST; exit 1 if a worker runs another one or more tasks fail than before."""
+    verdict = gate.judge(context.broker, release, host, before=gate.Tally(ended, failed), **options)
+    if not verdict.passed:
+        raise click.ClickException(verdict.reason)
+    click.echo(verdict.reason)
+
+
+@click.command()
+@click.pass_obj
+def tally(context: Context) -> None:
+    """Print how many tasks the living workers have ended, and how many of them failed, as JSON."""
+    click.echo(json.dumps(vars(gate.tally(gate.workers(context.broker)))))
 
 
 def workers(broker: brokers.Broker) -> list[str]:
@@ -312,7 +395,8 @@ def purge(context: Context, queue: str) -> None:
 
 for group in (main, autoscaler):
     for command in (
-        run, status, explain, pause, resume, scale, drain, check_settings, recover, dead_letter
+        run, status, explain, pause, resume, scale, drain, replace, judge_release, tally, check_settings,
+        recover, dead_letter,
     ):  # fmt: skip
         group.add_command(command)
 

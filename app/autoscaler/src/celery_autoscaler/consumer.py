@@ -11,7 +11,7 @@ from time import sleep
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
@@ -75,12 +75,14 @@ class Request(CeleryRequest):  # type: ignore[misc]
         return ledger.fenced
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Note why the message may go back, unless the task itself asked for it."""
+        """Note why the message may go back, unless the task itself asked for it, and count the failure."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         if not isinstance(exc, Reject):
             self._message.died = f"{type(exc).__name__}: {exc}"
+        if self.ledger is not None and not isinstance(exc, Reject | Ignore | Retry):
+            self.ledger.failed += 1
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 

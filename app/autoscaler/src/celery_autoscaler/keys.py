@@ -35,6 +35,16 @@ class Keys:
         return f"{self.prefix}fleet:drain"
 
     @property
+    def replace(self) -> str:
+        """Set of the ids of workers in whose place others shall be started before they drain."""
+        return f"{self.prefix}fleet:replace"
+
+    @property
+    def leaving(self) -> str:
+        """Hash: host that shall run no workers → who wants that."""
+        return f"{self.prefix}fleet:leaving"
+
+    @property
     def supervisors(self) -> str:
         """Sorted set: host of a supervisor → end of its lease, in milliseconds of the server's clock."""
         return f"{self.prefix}fleet:supervisors"

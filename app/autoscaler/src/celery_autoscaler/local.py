@@ -37,6 +37,8 @@ class LocalWorker:
     """Whether it was there before this supervisor."""
     ready_at: float | None = None
     lasted: bool = False
+    outdated: bool = False
+    """Whether another one shall be started in its place."""
     seen: WorkerSeen | None = None
     """Its last heartbeat, while its lease lives."""
     stop_since: float | None = None
@@ -77,10 +79,10 @@ class LocalWorker:
             self._progress, self._progress_at = progress, now
         return now - self._progress_at > CATATONIC
 
-    def candidate(self, now_epoch: float, version: str, service_times: Mapping[str, float]) -> Candidate:
+    def candidate(self, now_epoch: float, service_times: Mapping[str, float]) -> Candidate:
         """Return what it would cost to stop it."""
         if self.seen is None:
-            return Candidate(outdated=False, busy=0, remaining=0.0)
+            return Candidate(outdated=self.outdated, busy=0, remaining=0.0)
         typical = service_times.get("", 0.0)
         left = [
             max(0.0, service_times.get(task, typical) - (now_epoch - (begun or now_epoch)))
@@ -88,14 +90,10 @@ class LocalWorker:
         ]
         waiting = self.seen.reserved * typical / self.seen.concurrency
         return Candidate(
-            outdated=self.is_outdated(version),
+            outdated=self.outdated,
             busy=self.seen.active + self.seen.reserved,
             remaining=max(left, default=0.0) + waiting,
         )
-
-    def is_outdated(self, version: str) -> bool:
-        """Whether it runs something else than it should."""
-        return bool(version and self.seen and self.seen.release and self.seen.release != version)
 
     def stop(self, now: float, why: str, drain_timeout: float, *, may_return: bool = False) -> None:
         """Begin to stop it: from now on it takes nothing new."""

@@ -43,6 +43,7 @@ class WorkerSeen:
     processed: int = 0
     busy_seconds: float = 0.0
     memory: int = 0
+    failed: int = 0
     release: str = ""
     next_eta: float | None = None
     """Time of the first task that waits for its ETA, in seconds of the epoch."""
@@ -83,6 +84,7 @@ class WorkerSeen:
             reserved=max(0, number("reserved")),
             scheduled=number("scheduled"),
             processed=number("processed"),
+            failed=number("failed"),
             busy_seconds=float(found.get("busy_seconds") or 0),
             memory=number("memory"),
             release=found.get("release", ""),
@@ -127,6 +129,10 @@ class Seen:
     """Ids of the workers whose lease has run out."""
     draining: frozenset[str]
     """Names of the workers that shall take nothing new."""
+    replaced: frozenset[str]
+    """Ids of the workers in whose place others shall be started."""
+    leaving: Mapping[str, str]
+    """Hosts that shall run no workers → who wants that."""
     peers: Sequence[PeerSeen]
     overrides: Mapping[str, Override]
     claims: Mapping[str, Sequence[str]]
@@ -166,6 +172,8 @@ class Observer:
             pipe.zrange(keys.workers, 0, -1, withscores=True)
             pipe.zrange(keys.supervisors, 0, -1, withscores=True)
             pipe.smembers(keys.drain)
+            pipe.smembers(keys.replace)
+            pipe.hgetall(keys.leaving)
             pipe.hgetall(keys.overrides)
             for group in self._groups:
                 pipe.zrange(keys.claims(group), 0, -1, withscores=True)
@@ -178,7 +186,7 @@ class Observer:
             replies = iter(pipe.execute())
         seconds, microseconds = next(replies)
         now = seconds + microseconds / 1e6
-        lengths, leases, peers, draining, overrides = (next(replies) for _ in range(5))
+        lengths, leases, peers, draining, replaced, leaving, overrides = (next(replies) for _ in range(7))
         claims = {group: next(replies) for group in self._groups}
         heartbeats = {worker_id: next(replies) for worker_id in self._workers}
         offers = {host: next(replies) for host in self._hosts}
@@ -198,6 +206,8 @@ class Observer:
             workers=[WorkerSeen.parse(name, alive, heartbeats[name]) for name, alive in ids.items()],
             expired=[name for name, alive in ids.items() if not alive],
             draining=frozenset(map(bytes.decode, draining)),
+            replaced=frozenset(map(bytes.decode, replaced)),
+            leaving={host.decode(): by.decode() for host, by in leaving.items()},
             peers=[peer for host in hosts if (peer := parse_peer(host, offers[host])) is not None],
             overrides={group.decode(): parse_override(value) for group, value in overrides.items()},
             claims={

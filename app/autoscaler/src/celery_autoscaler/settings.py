@@ -102,8 +102,6 @@ class Group:
     """Workers that the whole fleet never exceeds."""
     drain_timeout: float = setting(600.0, SECONDS)
     """Seconds that a worker may take to finish its tasks before it gives them back."""
-    version: str = setting("", ANY_TEXT)
-    """What the heartbeats of workers that are up to date carry; nothing means that all are."""
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": OPTIONS, "variable": ""})
     """Further options of ``celery worker`` for the process launcher."""
 

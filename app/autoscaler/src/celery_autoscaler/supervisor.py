@@ -91,8 +91,21 @@ class GroupState:
     short_since: float | None = None
     quiet_since: float = 0.0
     """Since when this host has started and stopped none."""
+    leaving_since: float | None = None
+    """Since when this host shall run none."""
     queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    replacement: str = ""
+    """The worker that was started in the place of an outdated one of this host."""
+    failed_starts: int = 0
+    last_failure: str = ""
+    """How the last start that failed did."""
     published: tuple[Any, ...] = ()
+
+    def start_failed(self, now: float, how: str) -> None:
+        """Take in that a worker of this host ended soon after its start, or never consumed."""
+        self.backoff.failed(now)
+        self.failed_starts += 1
+        self.last_failure = how
 
 
 @dataclass
@@ -277,6 +290,7 @@ class Supervisor:
     ) -> None:
         group = self.groups.get(worker.group)
         started_in = worker.look(now, heartbeat)
+        worker.outdated = heartbeat is not None and heartbeat.id in seen.replaced
         if started_in is not None:
             self._unclaim(worker)
             if not worker.adopted and group is not None:
@@ -296,8 +310,9 @@ class Supervisor:
         elif group is None:
             self._stop(now, worker, "its group is gone")
         elif worker.ready_at is None and now - worker.since > START_TIMEOUT:
-            group.backoff.failed(now)
-            self._stop(now, worker, f"it does not consume {START_TIMEOUT:g} s after its start", 0.0)
+            why = f"it does not consume {START_TIMEOUT:g} s after its start"
+            group.start_failed(now, f"{worker.name}: {why}")
+            self._stop(now, worker, why, 0.0)
 
     def _see_end(self, now: float, worker: LocalWorker, seen: Seen, *, failed: bool) -> None:
         """Take in that a worker has ended."""
@@ -306,10 +321,11 @@ class Supervisor:
         asked = worker.stop_since is not None
         if failed and not asked:
             words = self.launcher.last_words(worker.name)
-            logger.error("%s died%s", worker.name, f"; it printed last: {' / '.join(words)}" if words else "")
+            death = f"{worker.name} died" + (f"; it printed last: {' / '.join(words)}" if words else "")
+            logger.error("%s", death)
             self.counts.died[worker.group] = self.counts.died.get(worker.group, 0) + 1
             if group is not None and (worker.ready_at is None or now - worker.ready_at < SHORT_LIFE):
-                group.backoff.failed(now)
+                group.start_failed(now, death)
         elif asked:
             seconds = now - (worker.stop_since or now)
             logger.info("%s has ended, %.1f s after it was told to", worker.name, seconds)
@@ -326,6 +342,8 @@ class Supervisor:
             pipe.zrem(keys.claims(worker.group), name)
             if worker.name not in self.local:
                 pipe.srem(keys.drain, name)
+                if worker.outdated and worker.seen is not None:
+                    pipe.srem(keys.replace, worker.seen.id)
             pipe.execute()
 
     # --- Recovery --------------------------------------------------------------------------------------
@@ -428,6 +446,10 @@ class Supervisor:
     def _act(self, now: float, state: GroupState, seen: Seen) -> None:
         """Start or stop as many workers of a group as are this host's part."""
         group, decision = state.group, state.decision
+        if self.host in seen.leaving:
+            self._leave_to_others(now, state, seen)
+            return
+        state.leaving_since = None
         if decision.limit == "paused":
             state.held_back, state.limit = "", None
             return
@@ -440,7 +462,8 @@ class Supervisor:
             calm = replace(self.host_seen, cpu=0.0, cpu_pressure=0.0)
             shortage, most = self._shortage(now, state, seen, calm), few
         state.held_back = shortage
-        mine = self._count(group.name, "starting", "ready")
+        extra = self._replace(now, state, seen)
+        mine = self._count(group.name, "starting", "ready") - extra
         if not shortage:
             state.short_since, state.limit = None, None
         elif state.short_since is None:
@@ -453,7 +476,7 @@ class Supervisor:
                 peer.host, peer.weight, peer.limits[group.name], crc32(f"{group.name}@{peer.host}".encode())
             )
             for peer in seen.peers
-            if group.name in peer.limits
+            if group.name in peer.limits and peer.host not in seen.leaving
         ]
         delta = policy.moves(
             decision.want,
@@ -463,21 +486,62 @@ class Supervisor:
             rebalance=now - state.quiet_since > self.settings.stabilisation,
         ).get(self.host, 0)
         why = decision.reason
-        if delta == 0 and (outdated := self._outdated(state)):
-            delta = 1 if state.seen.ready + state.seen.starting < high else -1
-            why = f"{outdated} runs another release than {group.version}"
         if delta > 0:
             self._grow(now, state, min(delta, most), shortage)
         elif delta < 0 and not state.seen.starting:
             self._shrink(now, state, -delta, why)
         self._record(state, delta, why, seen)
 
-    def _outdated(self, state: GroupState) -> str:
-        """Return a worker of this host to be replaced by one of the present release, one at a time."""
-        if self._count(state.group.name, "starting", "draining", "stopping"):
-            return ""
-        mine = (worker for worker in self.local.values() if worker.group == state.group.name)
-        return next((worker.name for worker in mine if worker.is_outdated(state.group.version)), "")
+    def _leave_to_others(self, now: float, state: GroupState, seen: Seen) -> None:
+        """Stop this host's workers of a group, once those of other hosts suffice or no more of them come."""
+        state.held_back, state.limit = "", 0
+        if state.leaving_since is None:
+            state.leaving_since = now
+        mine = self._count(state.group.name, "starting", "ready")
+        others = self._by_host(state.group.name, seen)
+        ready = sum(
+            w.alive and w.group == state.group.name and w.state == "running" and w.host in others
+            for w in seen.workers
+            if w.name not in seen.draining
+        )
+        why = f"{seen.leaving[self.host]} wants no workers on {self.host}"
+        if ready >= state.decision.want:
+            self._shrink(now, state, mine, why, may_return=False)
+        elif ready == sum(others.values()) and now - max(state.quiet_since, state.leaving_since) > LEASE:
+            self._shrink(now, state, 1, why, may_return=False)
+
+    def _replace(self, now: float, state: GroupState, seen: Seen) -> int:
+        """Replace the outdated workers of a group on this host, one after the other.
+
+        Another one is started first, one more than the group's maximum if need be; the outdated one drains
+        once that consumes. Busy CPUs do not matter: in the end there are as many workers as before.
+
+        Returns:
+            How many workers there are in excess until an outdated one drains: 1 or 0.
+        """
+        mine = [w for w in self.local.values() if w.group == state.group.name]
+        outdated = [w for w in mine if w.outdated and w.state == "ready"]
+        new = self.local.get(state.replacement)
+        if not outdated or new is None or new.state not in {"starting", "ready"}:
+            state.replacement = ""
+        if not outdated:
+            return 0
+        if not state.replacement:
+            calm = replace(self.host_seen, cpu=0.0, cpu_pressure=0.0)
+            shortage = self._shortage(now, state, seen, calm)
+            if shortage:
+                state.held_back = shortage
+            elif not self._count(state.group.name, "starting"):
+                state.replacement = self._start(now, state, extra=1)
+            return int(bool(state.replacement))
+        if state.replacement in self.local and self.local[state.replacement].state == "ready":
+            times = self._service_times(state)
+            candidates = {w.name: w.candidate(seen.time, times) for w in outdated}
+            [victim] = policy.victims(1, candidates)
+            self._stop(now, self.local[victim], f"{state.replacement} takes its place")
+            state.replacement = ""
+            return 0
+        return 1
 
     def _relieve(self, now: float) -> None:
         """Give up one worker while the host is short of memory, or of CPUs to no avail."""
@@ -494,7 +558,7 @@ class Supervisor:
             self._shrink(now, most, 1, why, may_return=False)
 
     def _by_host(self, group: str, seen: Seen) -> dict[str, int]:
-        """Return how many workers of a group consume or start, by host."""
+        """Return how many workers of a group consume or start, by host; none of hosts that shall run none."""
         names = set(seen.claims[group])
         for worker in seen.workers:
             if worker.alive and worker.group == group and worker.state in {"running", ""}:
@@ -502,7 +566,8 @@ class Supervisor:
         counts: dict[str, int] = {}
         for name in names - seen.draining:
             host = name.partition("@")[2]
-            counts[host] = counts.get(host, 0) + 1
+            if host not in seen.leaving:
+                counts[host] = counts.get(host, 0) + 1
         return counts
 
     def _shortage(self, now: float, state: GroupState, seen: Seen, host: policy.HostSeen) -> str:
@@ -528,7 +593,7 @@ class Supervisor:
         """Let draining workers take messages again, and start others."""
         keys, client = self.broker.keys, self.broker.client
         draining = [w for w in self.local.values() if w.group == state.group.name and w.state == "draining"]
-        again = [w for w in draining if w.may_return and not w.is_outdated(state.group.version)][:count]
+        again = [w for w in draining if w.may_return and not w.outdated][:count]
         for worker in again:
             client.srem(keys.drain, f"{worker.name}@{self.host}")
             worker.undo_stop()
@@ -543,31 +608,31 @@ class Supervisor:
         while count > 0 and self._start(now, state):
             count -= 1
 
-    def _start(self, now: float, state: GroupState) -> bool:
-        """Start a worker, if the fleet's maximum allows another one."""
+    def _start(self, now: float, state: GroupState, extra: int = 0) -> str:
+        """Start a worker, if the fleet's maximum and so many more allow another one; return its name."""
         group, keys, client = state.group, self.broker.keys, self.broker.client
         name = self._free_name(group.name)
         full_name = f"{name}@{self.host}"
         _, high = self._override(group.name).bounds(group)
         claimed = client.register_script(CLAIM)(
             keys=[keys.workers, keys.claims(group.name)],
-            args=[group.name, full_name, high, int(CLAIM_LEASE * 1000)],
+            args=[group.name, full_name, high + extra, int(CLAIM_LEASE * 1000)],
         )
         if not claimed:
-            return False
+            return ""
         client.srem(keys.drain, full_name)
         try:
             self.launcher.start(group, name)
         except LaunchError as error:
             client.zrem(keys.claims(group.name), full_name)
-            state.backoff.failed(now)
-            logger.error("%s cannot be started: %s", name, error)  # noqa: TRY400  one line says it all
-            return False
+            state.start_failed(now, f"{name} cannot be started: {error}")
+            logger.error("%s", state.last_failure)  # noqa: TRY400  one line says it all
+            return ""
         self.local[name] = self._local_worker(now, name, group.name, group.drain_timeout)
         self.counts.started[group.name] = self.counts.started.get(group.name, 0) + 1
         state.quiet_since = now
         logger.info("%s starts", name)
-        return True
+        return name
 
     def _free_name(self, group: str) -> str:
         """Return the first name of a group that nothing on this host has, dead or alive."""
@@ -588,12 +653,13 @@ class Supervisor:
         epoch = self.seen.time if self.seen else 0.0
         times = self._service_times(state)
         candidates = {
-            worker.name: worker.candidate(epoch, state.group.version, times)
+            worker.name: worker.candidate(epoch, times)
             for worker in self.local.values()
             if worker.group == state.group.name and worker.state == "ready"
         }
         for name in policy.victims(count, candidates):
-            self._stop(now, self.local[name], why, may_return=may_return)
+            outdated = self.local[name].outdated
+            self._stop(now, self.local[name], why, may_return=may_return and not outdated)
         state.quiet_since = now
 
     def _service_times(self, state: GroupState) -> dict[str, float]:
@@ -725,8 +791,8 @@ class Supervisor:
         return {
             "host": self.host,
             "at": seen.time,
-            "state": "paused" if paused else "supervising",
-            "why": "",
+            "state": "leaving" if self.host in seen.leaving else "paused" if paused else "supervising",
+            "why": seen.leaving.get(self.host, ""),
             "pid": os.getpid(),
             "tick": self._tick_status(),
             "peers": [peer.host for peer in seen.peers],
@@ -755,6 +821,8 @@ class Supervisor:
             "limit": state.decision.limit,
             "emergency": state.decision.emergency,
             "held_back": state.held_back,
+            "failed_starts": state.failed_starts,
+            "last_failure": state.last_failure,
             "ready": seen.ready,
             "starting": seen.starting,
             "draining": state.draining,
@@ -781,6 +849,8 @@ class Supervisor:
             "active": heartbeat.active if heartbeat else 0,
             "reserved": heartbeat.reserved if heartbeat else 0,
             "processed": heartbeat.processed if heartbeat else 0,
+            "failed": heartbeat.failed if heartbeat else 0,
+            "outdated": worker.outdated,
             "memory": heartbeat.memory if heartbeat else 0,
             "release": heartbeat.release if heartbeat else "",
             "running": [
@@ -828,9 +898,7 @@ class Supervisor:
             LaunchError: It cannot be started.
         """
         with self._lock:
-            before = set(self.local)
-            self._start(time.monotonic(), self.groups[group])
-            return next(iter(set(self.local) - before), None)
+            return self._start(time.monotonic(), self.groups[group]) or None
 
     def stop_worker(self, name: str) -> None:
         """Begin to stop a worker of this host, ``<group>-<n>``: it finishes what it holds.

@@ -70,7 +70,6 @@ class ProcessLauncher:
         environment = os.environ | {
             SUPERVISOR_VARIABLE: str(os.getpid()),
             DRAIN_VARIABLE: f"{group.drain_timeout:g}",
-            "CELERY_APP_RELEASE": group.version,
         }
         environment.pop("NOTIFY_SOCKET", None)
         try:
