@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -16,6 +17,7 @@ from role_files import CHECKOUT, load_module, render, security_score
 bundle = load_module("celery_app", "celery_bundle")
 release = load_module("celery_app", "celery_release")
 units = load_module("celery_app", "celery_units")
+current = load_module("celery_app", "celery_current")
 
 AWKWARD = {
     "PLAIN": "redis://app:secret@data1:6379/0",
@@ -243,16 +245,16 @@ def test_adopted_units_are_neither_started_nor_stopped_and_no_longer_start_at_bo
     assert todo.start == todo.restart == []
 
 
-def test_adopted_units_that_are_outdated_are_restarted_once_their_process_has_begun() -> None:
-    def restarts(state: str, running: dict[str, str]) -> bool:
-        return bool(plan({"worker@a-1.service": unit(state)}, {}, ADOPTED, running, "r2").restart)
+def test_adopted_units_that_are_outdated_are_replaced_once_their_process_has_begun() -> None:
+    def replaces(state: str, running: dict[str, str]) -> bool:
+        return bool(plan({"worker@a-1.service": unit(state)}, {}, ADOPTED, running, "r2").replace)
 
-    assert restarts("active", {"CELERY_APP_RELEASE": "r1"})
-    assert restarts("activating", {"CELERY_APP_RELEASE": "r1"})
-    assert restarts("active", {"PATH": "/bin"})
-    assert not restarts("activating", {"PATH": "/bin"})
-    assert not restarts("deactivating", {"CELERY_APP_RELEASE": "r1"})
-    assert not restarts("active", {"CELERY_APP_RELEASE": "r2"})
+    assert replaces("active", {"CELERY_APP_RELEASE": "r1"})
+    assert replaces("activating", {"CELERY_APP_RELEASE": "r1"})
+    assert replaces("active", {"PATH": "/bin"})
+    assert not replaces("activating", {"PATH": "/bin"})
+    assert not replaces("deactivating", {"CELERY_APP_RELEASE": "r1"})
+    assert not replaces("active", {"CELERY_APP_RELEASE": "r2"})
 
 
 def test_units_that_are_handed_back_go_on() -> None:
@@ -302,3 +304,64 @@ def test_the_examples_bundle_has_what_the_autoscaler_needs(python: str) -> None:
 
     assert content.added
     bundle.refuse_unmet("it", metadata["dependencies"], content.pins, bundle.environment_of(python, "x86_64"))
+
+
+# --- Releases come and go ------------------------------------------------------------------------------
+
+
+def test_units_with_the_same_spare_are_restarted_in_turns() -> None:
+    wanted = {
+        name: units.Wanted([], {}, spare)
+        for name, spare in {"a-1": "a-3", "a-2": "a-3", "b-1": "b-2", "beat": ""}.items()
+    }
+
+    assert units.rounds(["a-1", "a-2", "b-1", "beat"], wanted) == (
+        ["a-3", "b-2"],
+        [["beat"], ["a-1", "b-1"], ["a-2"]],
+    )
+    assert units.rounds(["a-2"], wanted) == (["a-3"], [["a-2"]])
+    assert units.rounds([], wanted) == ([], [])
+
+
+def test_a_unit_s_worker_has_the_name_that_celery_gives_it() -> None:
+    assert units.worker_name("celery-worker@slow-reports-2.service", "web1") == "slow-reports-2@web1"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """Where five releases are installed, r1 the oldest."""
+    for number in range(1, 6):
+        path = tmp_path / f"releases/r{number}"
+        path.mkdir(parents=True)
+        os.utime(path, (number, number))
+    return tmp_path
+
+
+def test_a_link_is_replaced_and_never_missing(installed: Path) -> None:
+    link = installed / "current"
+
+    current.point(link, "r1")
+    current.point(link, "r2")
+
+    assert current.target(link) == "r2"
+    assert link.resolve() == installed / "releases/r2"
+    assert current.target(installed / "previous") == ""
+
+
+def test_the_oldest_releases_go_but_never_one_that_is_needed(installed: Path) -> None:
+    releases = installed / "releases"
+
+    assert [path.name for path in current.superfluous(releases, 3, {"r5"})] == ["r1", "r2"]
+    assert [path.name for path in current.superfluous(releases, 1, {"r1", "r3"})] == ["r2", "r4", "r5"]
+    assert current.superfluous(releases, 5, set()) == []
+    assert current.superfluous(installed / "none", 1, set()) == []
+
+
+def test_nothing_goes_behind_migrations_that_cannot_be_taken_back(installed: Path) -> None:
+    releases = installed / "releases"
+    (releases / "r3" / current.IRREVERSIBLE).touch()
+    os.utime(releases / "r3", (3, 3))
+
+    assert current.barrier(releases, "r2") == "r3"
+    assert current.barrier(releases, "r3") == current.barrier(releases, "r4") == ""
+    assert current.barrier(releases, "not yet there") == ""

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +20,10 @@ short_description: Have exactly these units running, on this release and with th
 description:
   - Starts and enables the units that are missing, stops and disables those that are not wanted, and restarts
     those whose process runs another release or has other settings than its files say.
-  - Units that a supervisor starts and stops are left to it; they are restarted as the others are, and do not
-    start by themselves when the host boots.
+  - Units with the same spare are restarted one after the other while the spare runs, so that there are never
+    fewer of them.
+  - Units that a supervisor starts and stops are left to it. It is asked to replace those that are outdated;
+    without a supervisor they are restarted. They do not start by themselves when the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
 options:
@@ -42,6 +47,10 @@ options:
           it read last. It is reloaded when they differ.
         type: dict
         default: {}
+      spare:
+        description: Name of a unit that runs while this one is restarted.
+        type: str
+        default: ""
   adopted:
     description: Units that somebody else starts and stops.
     type: list
@@ -57,6 +66,11 @@ options:
         type: list
         elements: path
         required: true
+  replace:
+    description: The command that has the supervisor replace workers, whose names are appended.
+    type: list
+    elements: str
+    default: []
   release:
     description: The release id that the units must run.
     type: str
@@ -71,6 +85,9 @@ options:
 
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = "CELERY_APP_RELEASE"
+SUPERVISOR = "celery-autoscaler.service"
+# Looks until no worker is left that was there before.
+PASSES = 10
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
 
 
@@ -143,6 +160,7 @@ class Wanted(NamedTuple):
 
     environment_files: list[str]
     reloads: dict[str, str]
+    spare: str = ""
 
 
 class Plan(NamedTuple):
@@ -150,6 +168,7 @@ class Plan(NamedTuple):
 
     stop: list[str]
     restart: list[str]
+    replace: list[str]
     reload: list[str]
     start: list[str]
     disable: list[str]
@@ -165,7 +184,7 @@ def plan(
         for pattern, files in adopted.items()
         if name not in wanted and re.fullmatch(pattern, name)
     }
-    restart, reload = [], []
+    restart, replace, reload = [], [], []
     for name, files in {**others, **{name: unit.environment_files for name, unit in wanted.items()}}.items():
         if name not in seen or not seen[name].active:
             continue
@@ -173,7 +192,7 @@ def plan(
         if name in others and seen[name].state == "activating" and RELEASE_VARIABLE not in running:
             continue  # its process has not begun, and will begin with what is there now
         if is_outdated(running, settings(files, release)):
-            restart.append(name)
+            (replace if name in others else restart).append(name)
         elif name in wanted and is_stale(wanted[name].reloads):
             reload.append(name)
     return Plan(
@@ -183,6 +202,7 @@ def plan(
             if name not in wanted and name not in others and (unit.active or unit.enabled)
         ),
         restart=sorted(restart),
+        replace=sorted(replace),
         reload=sorted(reload),
         start=sorted(
             name for name in wanted if not (name in seen and seen[name].active and seen[name].enabled)
@@ -191,9 +211,94 @@ def plan(
     )
 
 
+def rounds(names: list[str], wanted: dict[str, Wanted]) -> tuple[list[str], list[list[str]]]:
+    """Return the spares that must run while units are restarted, and the units to be restarted at a time."""
+    by_spare: dict[str, list[str]] = {}
+    for name in names:
+        by_spare.setdefault(wanted[name].spare if name in wanted else "", []).append(name)
+    alone = by_spare.pop("", [])
+    one_by_one = [[name for name in turn if name is not None] for turn in zip_longest(*by_spare.values())]
+    return sorted(by_spare), [*([alone] if alone else []), *one_by_one]
+
+
+def worker_name(unit: str, host: str) -> str:
+    """Return Celery's name of the worker of a unit."""
+    return f"{unit.partition('@')[2].removesuffix('.service')}@{host}"
+
+
 def lines(states: dict[str, str]) -> str:
     """Return one line a unit, in order, for a diff."""
     return "".join(f"{name} {state}\n" for name, state in sorted(states.items()))
+
+
+def systemctl(module: AnsibleModule, verb: str, *arguments: str) -> str:
+    """Run systemctl; fail with the units' last words."""
+    code, output, error = module.run_command(["systemctl", verb, *arguments])
+    if code:
+        units = [f"--unit={argument}" for argument in arguments if argument.endswith(".service")]
+        journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat", *units]
+        last_words = module.run_command(journal)[1].splitlines()
+        module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=last_words)
+    return str(output)
+
+
+def look(module: AnsibleModule, wanted: dict[str, Wanted]) -> tuple[str, dict[str, Unit], Plan]:
+    """Return what systemd says of the units, what it means, and what has to happen."""
+    adopted = {unit["pattern"]: unit["environment_files"] for unit in module.params["adopted"]}
+    listed = json.loads(systemctl(module, "list-units", "--all", "--output=json", *module.params["owned"]))
+    names = sorted({unit["unit"] for unit in listed} | set(wanted))
+    shown = systemctl(module, "show", f"--property={PROPERTIES}", *names) if names else ""
+    seen = parse_units(shown)
+    return shown, seen, plan(seen, wanted, adopted, module.params["release"])
+
+
+def restart(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) -> None:
+    """Restart units, in turns where they have a spare."""
+    spares, turns = rounds(units, wanted)
+    if spares:
+        systemctl(module, "start", *spares)
+    for turn in turns:
+        systemctl(module, "restart", *turn)
+    if spares:
+        systemctl(module, "stop", *spares)
+
+
+def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) -> None:
+    """Have the supervisor replace workers until none is left that was there before."""
+    is_supervised = module.run_command(["systemctl", "is-active", "--quiet", SUPERVISOR])[0] == 0
+    if not (is_supervised and module.params["replace"]):
+        systemctl(module, "restart", *units)
+        return
+    for _ in range(PASSES):
+        names = [worker_name(unit, socket.gethostname()) for unit in units]
+        code, _output, error = module.run_command([*module.params["replace"], *names])
+        if code:
+            reason = error.strip().splitlines()[-1:] or ["no reason given"]
+            module.fail_json(msg=reason[0].removeprefix("Error: "))
+        # Those that were starting had no lease yet.
+        units = look(module, wanted)[2].replace
+        if not units:
+            return
+        time.sleep(1)
+    module.fail_json(msg=f"still run what they should not: {', '.join(units)}")
+
+
+def apply(module: AnsibleModule, todo: Plan, wanted: dict[str, Wanted], *, reread: bool) -> None:
+    """Do what has to happen."""
+    if reread:
+        systemctl(module, "daemon-reload")
+    if todo.stop:
+        systemctl(module, "disable", "--now", *todo.stop)
+    if todo.disable:
+        systemctl(module, "disable", *todo.disable)
+    if todo.restart:
+        restart(module, todo.restart, wanted)
+    if todo.replace:
+        replace(module, todo.replace, wanted)
+    if todo.reload:
+        systemctl(module, "reload", *todo.reload)
+    if todo.start:
+        systemctl(module, "enable", "--now", *todo.start)
 
 
 def main() -> None:
@@ -208,6 +313,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "environment_files": {"type": "list", "elements": "path", "required": True},
                     "reloads": {"type": "dict", "default": {}},
+                    "spare": {"type": "str", "default": ""},
                 },
             },
             "adopted": {
@@ -219,47 +325,23 @@ def main() -> None:
                     "environment_files": {"type": "list", "elements": "path", "required": True},
                 },
             },
+            "replace": {"type": "list", "elements": "str", "default": []},
             "release": {"type": "str", "required": True},
             "owned": {"type": "list", "elements": "str", "required": True},
         },
         supports_check_mode=True,
     )
 
-    def systemctl(verb: str, *arguments: str) -> str:
-        code, output, error = module.run_command(["systemctl", verb, *arguments])
-        if code:
-            units = [f"--unit={argument}" for argument in arguments if argument.endswith(".service")]
-            journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat", *units]
-            last_words = module.run_command(journal)[1].splitlines()
-            module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=last_words)
-        return str(output)
-
     wanted = {
-        unit["name"]: Wanted(unit["environment_files"], unit["reloads"]) for unit in module.params["units"]
+        unit["name"]: Wanted(unit["environment_files"], unit["reloads"], unit["spare"])
+        for unit in module.params["units"]
     }
-    adopted = {unit["pattern"]: unit["environment_files"] for unit in module.params["adopted"]}
-    listed = json.loads(systemctl("list-units", "--all", "--output=json", *module.params["owned"]))
-    names = sorted({unit["unit"] for unit in listed} | set(wanted))
-    shown = systemctl("show", f"--property={PROPERTIES}", *names) if names else ""
-    seen = parse_units(shown)
-    todo = plan(seen, wanted, adopted, module.params["release"])
-
+    shown, seen, todo = look(module, wanted)
     if not module.check_mode:
-        if "NeedDaemonReload=yes" in shown:
-            systemctl("daemon-reload")
-        if todo.stop:
-            systemctl("disable", "--now", *todo.stop)
-        if todo.disable:
-            systemctl("disable", *todo.disable)
-        if todo.restart:
-            systemctl("restart", *todo.restart)
-        if todo.reload:
-            systemctl("reload", *todo.reload)
-        if todo.start:
-            systemctl("enable", "--now", *todo.start)
+        apply(module, todo, wanted, reread="NeedDaemonReload=yes" in shown)
 
     active = [name for name, unit in seen.items() if unit.active]
-    outdated = {*todo.restart, *todo.reload}
+    outdated = {*todo.restart, *todo.replace, *todo.reload}
     before = {name: "outdated" if name in outdated else "running" for name in active}
     after = {name for name in active if name not in todo.stop} | set(wanted)
     module.exit_json(

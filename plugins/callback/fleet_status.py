@@ -1,0 +1,159 @@
+"""Ansible callback: print the state of the fleet on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+DOCUMENTATION = r"""
+name: fleet_status
+type: aggregate
+short_description: Print the state of the fleet on one screen
+description:
+  - Prints the statistic C(fleet_status) that C(playbooks/status.yml) sets, after the recap.
+  - Says nothing when no play has set it.
+"""
+
+Host = Mapping[str, Any]
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return a table whose columns after the first two are figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number > 1 else "left")
+    return table
+
+
+def services(host: Host) -> Text:
+    """Return the services of a host: the active ones, and in red those that have failed."""
+    words = Text()
+    for unit in host["units"]:
+        name = unit["unit"].split("@")[0].removesuffix(".service")
+        if name == "celery-worker" or unit["active"] not in {"active", "failed", "activating"}:
+            continue
+        good = unit["active"] == "active"
+        words.append(name + " ", style="" if good else "bold red")
+    return words
+
+
+def hosts_table(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Table:
+    """Return a row for each host."""
+    table = new_table("Hosts", "host", "services", "release", "workers", "CPU", "memory")
+    supervisors = fleet.get("supervisors", {})
+    for name, host in sorted(hosts.items()):
+        seen = supervisors.get(name, {})
+        workers = [unit for unit in host["units"] if unit["unit"].startswith("celery-worker@")]
+        table.add_row(
+            name,
+            services(host) if host["answers"] else Text("does not answer", style="bold red"),
+            host["release"] or "-",
+            str(sum(unit["active"] == "active" for unit in workers)) if workers or seen else "-",
+            f"{seen['cpu']:.0f} %" if seen else "-",
+            f"{seen['memory']:.0f} %" if seen else "-",
+        )
+    return table
+
+
+def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each worker group and each of its queues that is not empty."""
+    table = new_table("Workers and queues", "group", "queue", "workers", "waiting", "oldest")
+    for name, group in groups.items():
+        late = group["age"] > group["promise"]
+        table.add_row(
+            name,
+            "all",
+            f"{group['ready']} of {group['minimum']}-{group['maximum']}",
+            str(group["waiting"]),
+            Text(f"{group['age']:.1f} of {group['promise']:g} s", style="bold red" if late else ""),
+        )
+        for queue, found in group["queues"].items():
+            if found["messages"]:
+                table.add_row("", queue, "", str(int(found["messages"])), f"{found['age']:.1f} s")
+    return table
+
+
+def data_table(hosts: Mapping[str, Host]) -> Table:
+    """Return a row for each server of data."""
+    table = new_table("Data", "server", "role", "memory", "lag")
+    for name, host in sorted(hosts.items()):
+        redis, postgres = host["redis"], host["postgres"].get("state", {})
+        if "role" in redis:
+            limit = f" of {redis['maxmemory'] / 2**20:.0f}" if redis["maxmemory"] else ""
+            table.add_row(f"{name} Redis", redis["role"], f"{redis['memory'] / 2**20:.0f}{limit} MiB", "-")
+        if postgres.get("running"):
+            role = "standby" if postgres["standby"] else "primary"
+            lag = f"{int(host['postgres']['lag']) / 2**20:.1f} MiB" if postgres["standby"] else "-"
+            table.add_row(f"{name} PostgreSQL", role, "-", lag)
+    return table
+
+
+def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what somebody should look at."""
+    for name, host in sorted(hosts.items()):
+        if not host["answers"]:
+            yield f"{name} does not answer"
+        for unit in host["units"]:
+            if unit["active"] == "failed":
+                yield f"{name}: {unit['unit']} has failed"
+        for words in (host["redis"].get("lacking"), host["redis"].get("msg")):
+            if words:
+                yield f"{name}: Redis: {words}"
+        yield from (f"{name}: PostgreSQL: {error}" for error in host["postgres"].get("errors", []))
+    releases = sorted({host["release"] for host in hosts.values() if host["release"]})
+    if len(releases) > 1:
+        yield f"the hosts are on {len(releases)} releases: {', '.join(releases)}"
+    held = {
+        f"{name}: held back: {group['held_back']}"
+        for name, supervisor in fleet.get("supervisors", {}).items()
+        for group in supervisor["groups"].values()
+        if group["held_back"]
+    }
+    yield from sorted(held)
+
+
+def backups(hosts: Mapping[str, Host]) -> Iterator[str]:
+    """Yield what is known of the backups."""
+    for name, host in sorted(hosts.items()):
+        if host["postgres"].get("backup"):
+            yield f"{name}: {host['postgres']['backup']}"
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Prints the state when the playbook ends."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "fleet_status"
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Print the screen."""
+        report = stats.custom.get("_run", {}).get("fleet_status")
+        if not report:
+            return
+        hosts, fleet = report["hosts"], report["fleet"]
+        console = Console(highlight=False)
+        if fleet:
+            bad = fleet["verdict"] != "keeping up"
+            console.print(
+                Text(f"\n{fleet['verdict'].upper()}", style="bold red" if bad else "bold green"), end=""
+            )
+            console.print(Text(f"  {fleet['why']}"))
+        else:
+            console.print(Text("\nNo supervisor answers.", style="bold red"))
+        console.print(hosts_table(hosts, fleet))
+        if fleet.get("groups"):
+            console.print(groups_table(fleet["groups"]))
+        console.print(data_table(hosts))
+        for line in backups(hosts):
+            console.print(Text(f"Backup  {line}"))
+        found = list(warnings(hosts, fleet))
+        for line in found:
+            console.print(Text(f"Warning  {line}", style="bold yellow"))
+        if not found:
+            console.print(Text("No warnings.", style="green"))
