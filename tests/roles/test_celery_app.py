@@ -1,10 +1,13 @@
 """The role celery_app without a host: its modules, its units, its settings."""
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import subprocess
+import sys
+import tarfile
 import tomllib
 import zipfile
 from functools import partial
@@ -16,6 +19,7 @@ from role_files import CHECKOUT, load_module, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
 release = load_module("celery_app", "celery_release")
+source = importlib.import_module("ansible.module_utils.celery_source")
 units = load_module("celery_app", "celery_units")
 current = load_module("celery_app", "celery_current")
 
@@ -126,13 +130,14 @@ def test_wheels_for_an_older_glibc_are_good_and_for_a_newer_one_are_not() -> Non
 
 def test_the_release_id_follows_sources_and_lock_and_nothing_else(tmp_path: Path) -> None:
     def checkout(place: str, code: str = "x = 1", lock: str = "a", companion: str = "b") -> str:
-        source = tmp_path / place / "proj"
-        (source / "__pycache__").mkdir(parents=True)
-        (source / "__pycache__/tasks.pyc").write_text(place)
-        (source / "tasks.py").write_text(code)
-        (source / "lock").write_text(lock)
-        (tmp_path / place / "companion").write_text(companion)
-        return str(bundle.release_id([source], [source / "lock", tmp_path / place / "companion"]))
+        project = tmp_path / place
+        for name in ("__pycache__/tasks.pyc", "my-venv/pyvenv.cfg", ".env", "db.sqlite3", ".git/HEAD"):
+            write(project / name, place)
+        write(project / "tasks.py", code)
+        write(project / "lock", lock)
+        write(tmp_path / f"{place} companion", companion)
+        locks = [project / "lock", tmp_path / f"{place} companion"]
+        return str(bundle.release_id([source.Source(project)], locks))
 
     assert checkout("here") == checkout("elsewhere")
     assert checkout("here2") != checkout("changed", code="x = 2")
@@ -146,17 +151,263 @@ def test_the_same_input_makes_the_same_bundle(tmp_path: Path, monkeypatch: pytes
         (folder / "pip-1-py3-none-any.whl").write_text("pip")
 
     monkeypatch.setattr(bundle, "collect_wheels", collect)
-    params = {"python": "3.13", "machine": "x86_64"}
+    write(tmp_path / "modules/app.py", "x = 1")
+    modules = source.Source(tmp_path / "modules", builds=False)
     for name in ("one.tar", "two.tar"):
-        bundle.write_bundle(tmp_path / name, "id", params, [], bundle.Content({}, set()))
+        bundle.write_bundle(tmp_path / name, "id", TARGET, [modules], bundle.Content({}, set()))
 
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+    with tarfile.open(tmp_path / "one.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert release.check_hashes(tmp_path, manifest) is None
+    assert set(manifest["sha256"]) == {
+        "wheels/proj-1-py3-none-any.whl",
+        "wheels/pip-1-py3-none-any.whl",
+        "source/app.py",
+    }
+
+
+def test_the_parts_are_listed_as_cyclonedx_has_it() -> None:
+    parts = bundle.parts_list("id", {"Foo_Bar-1.0-py3-none-any.whl": "aa", "pip-1-py3-none-any.whl": "bb"})
+
+    assert (parts["bomFormat"], parts["specVersion"], parts["version"]) == ("CycloneDX", "1.6", 1)
+    assert parts["metadata"]["component"]["version"] == "id"
+    assert parts["components"][0] == {
+        "type": "library",
+        "bom-ref": "pkg:pypi/foo-bar@1.0",
+        "name": "foo-bar",
+        "version": "1.0",
+        "scope": "required",
+        "hashes": [{"alg": "SHA-256", "content": "aa"}],
+        "purl": "pkg:pypi/foo-bar@1.0",
+    }
+    assert [part["scope"] for part in parts["components"]] == ["required", "excluded"]
+
+
+PYPROJECT = """
+[project]
+name = "proj"
+version = "1"
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+# The least that pip can build with; it needs no network.
+BACKEND = """
+import zipfile, tarfile
+
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{directory}/proj-1-py3-none-any.whl", "w") as wheel:
+        wheel.write("proj.py")
+        for name, text in {
+            "METADATA": "Metadata-Version: 2.1\\nName: proj\\nVersion: 1\\n",
+            "WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+            "RECORD": "",
+        }.items():
+            wheel.writestr(f"proj-1.dist-info/{name}", text)
+    return "proj-1-py3-none-any.whl"
+"""
+TARGET = {"python": "3.13", "machine": "x86_64", "glibc": "2.41"}
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def git(*arguments: str) -> str:
+    """Run git as nobody in particular."""
+    names = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    done = subprocess.run(["git", *names, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The directory of a project that pip can build."""
+    write(tmp_path / "proj/pyproject.toml", PYPROJECT)
+    write(tmp_path / "proj/backend.py", BACKEND)
+    write(tmp_path / "proj/proj.py", "x = 1")
+    return tmp_path / "proj"
+
+
+@pytest.fixture
+def repository(project: Path) -> Path:
+    """The same as a git repository with a tag."""
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "one"], ["tag", "v1"]):
+        git("-C", str(project), *command)
+    return project
+
+
+def find(named: Path | str, cache: Path, revision: str = "", run: str = "run") -> Any:
+    """The project that a user names."""
+    return source.find_source(str(named), revision, cache, run)
+
+
+def contents(found: Any, scratch: Path) -> set[str]:
+    """What is in a bundle of the project, without any requirements."""
+    scratch.mkdir()
+    wheels = scratch / "wheels"
+    wheels.mkdir()
+    params = TARGET | {"installer": str(write(scratch / "installer", ""))}
+    with pytest.MonkeyPatch.context() as patch:
+        build = bundle.pip
+        patch.setattr(bundle, "pip", lambda kind, *rest: build(kind, *rest) if kind == "wheel" else None)
+        bundle.collect_wheels(wheels, params, [found], bundle.Content({}, set()))
+    return {wheel.name for wheel in wheels.iterdir()} | {found.name_of(f) for f in found.files()}
+
+
+def test_a_directory_a_commit_an_sdist_and_a_wheel_give_the_same_wheel(
+    repository: Path, tmp_path: Path
+) -> None:
+    wheel = "proj-1-py3-none-any.whl"
+    with tarfile.open(tmp_path / "proj-1.tar.gz", "w:gz") as sdist:
+        for name in ("pyproject.toml", "backend.py", "proj.py"):
+            sdist.add(repository / name, f"proj-1/{name}")
+
+    assert wheel in contents(find(repository, tmp_path), tmp_path / "1")
+    assert wheel in contents(find(f"file://{repository}", tmp_path, "v1"), tmp_path / "2")
+    assert wheel in contents(find(tmp_path / "proj-1.tar.gz", tmp_path), tmp_path / "3")
+    assert wheel in contents(find(tmp_path / "1/wheels" / wheel, tmp_path), tmp_path / "4")
+
+
+def test_a_project_that_is_not_packaged_goes_along_as_it_is(tmp_path: Path) -> None:
+    for name in ("manage.py", "shop/settings.py", "shop/templates/mail.html", "pyproject.toml"):
+        write(tmp_path / "shop" / name, "")
+    for name in (".env", "venv/pyvenv.cfg", "venv/bin/python", "shop/__pycache__/x.pyc", "db.sqlite3"):
+        write(tmp_path / "shop" / name, "")
+
+    found = find(tmp_path / "shop", tmp_path)
+
+    assert not found.builds
+    assert contents(found, tmp_path / "1") == {
+        "manage.py",
+        "pyproject.toml",
+        "shop/settings.py",
+        "shop/templates/mail.html",
+    }
+
+
+def test_a_branch_is_looked_up_once_a_run_and_a_commit_needs_no_network(
+    repository: Path, tmp_path: Path
+) -> None:
+    url = f"file://{repository}"
+    first = find(url, tmp_path, "main", run="first")
+    write(repository / "proj.py", "x = 2")
+    git("-C", str(repository), "commit", "-qam", "two")
+
+    assert find(url, tmp_path, "main", run="first") == first
+    assert (find(url, tmp_path, "main", run="second").path / "proj.py").read_text() == "x = 2"
+    assert find(url, tmp_path, "v1", run="third") == first
+    repository.rename(tmp_path / "away")
+    assert find(url, tmp_path, first.commit, run="fourth") == first
+    with pytest.raises(source.BundleError, match=r"git: '.*' does not appear to be a git repository"):
+        find(url, tmp_path, "main", run="fifth")
+
+
+def test_what_cannot_be_a_project_is_refused_in_one_line(repository: Path, tmp_path: Path) -> None:
+    empty = write(tmp_path / "empty/README", "").parent
+    url = f"file://{repository}"
+    for named, revision, words in (
+        (tmp_path / "nowhere", "", "celery_app_source: .*/nowhere does not exist"),
+        (empty, "", "is no Python project"),
+        (empty / "README", "", "neither a directory nor a wheel"),
+        (url, "", "celery_app_revision is needed"),
+        (url, "v2", f"{url} has no revision v2"),
+        (repository, "v1", "celery_app_revision is for the URL of a git repository"),
+        ("https://me:secret@localhost/proj.git", "v1", "holds a password"),
+    ):
+        with pytest.raises(source.BundleError, match=words) as refused:
+            find(named, tmp_path, revision)
+        assert "\n" not in str(refused.value)
+        assert "secret" not in str(refused.value)
+
+
+def test_a_wheel_brings_no_lock_file(tmp_path: Path) -> None:
+    wheel = source.Source(write(tmp_path / "proj-1-py3-none-any.whl", ""))
+
+    assert wheel.find_lock(str(tmp_path / "lock")) == tmp_path / "lock"
+    with pytest.raises(source.BundleError, match=r"proj-1-py3-none-any\.whl brings no lock file"):
+        wheel.find_lock("requirements.txt")
+
+
+@pytest.mark.parametrize(
+    ("tags", "runs"),
+    [
+        ("py3-none-any", True),
+        ("cp313-cp313-manylinux_2_17_x86_64", True),
+        ("cp311-abi3-linux_x86_64", True),
+        ("cp312-cp312-linux_x86_64", False),
+        ("cp313-cp313-manylinux_2_42_x86_64", False),
+        ("cp313-cp313-linux_aarch64", False),
+    ],
+)
+def test_a_wheel_that_does_not_run_on_the_host_is_refused(tags: str, runs: bool) -> None:
+    wheel = Path(f"proj-1-{tags}.whl")
+
+    if runs:
+        bundle.refuse_foreign(wheel, TARGET)
+    else:
+        with pytest.raises(source.BundleError, match="does not run on the host's Python"):
+            bundle.refuse_foreign(wheel, TARGET)
+
+
+@pytest.mark.parametrize(
+    ("modules", "status", "words"),
+    [
+        ({"app.py": "import celery; app = celery.Celery()"}, 0, ""),
+        ({"app/__init__.py": "", "app/celery.py": "import celery; app = celery.Celery()"}, 0, ""),
+        ({}, 3, "ModuleNotFoundError: No module named 'app'"),
+        ({"app.py": "x = 1"}, 3, "there is no Celery app behind `celery -A app`"),
+        ({"app.py": "app = 1"}, 3, "there is no Celery app behind `celery -A app`"),
+        ({"app.py": "\nimport nowhere"}, 3, "ModuleNotFoundError: No module named 'nowhere' ({}/app.py:2)"),
+        (
+            {"app/__init__.py": "", "app/celery.py": "import nowhere"},
+            3,
+            "ModuleNotFoundError: No module named 'nowhere' ({}/app/celery.py:1)",
+        ),
+        ({"app.py": "import os\nint(os.environ['DB_PASSWORD'])"}, 4, "'(DB_PASSWORD)' ({}/app.py:2)"),
+        ({"app.py": "import os\nos.environ['SHOP_HOST']"}, 3, "KeyError: 'SHOP_HOST'"),
+        (
+            {
+                "app.py": "import celery; app = celery.Celery(include=['app_tasks'])",
+                "app_tasks.py": "import x0",
+            },
+            3,
+            "ModuleNotFoundError: No module named 'x0' ({}/app_tasks.py:1)",
+        ),
+    ],
+)
+def test_an_app_is_imported_with_its_tasks_or_one_line_says_why_not(
+    tmp_path: Path, modules: dict[str, str], status: int, words: str
+) -> None:
+    for name, text in modules.items():
+        write(tmp_path / name, text)
+    script = CHECKOUT / "roles/celery_app/files/import_app.py"
+
+    done = subprocess.run(
+        [sys.executable, "-", "app"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin", "DB_PASSWORD": "12345678x"},
+        input=script.read_text(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == status, done.stderr
+    assert words.format(tmp_path) in done.stderr
+    assert "12345678x" not in done.stderr
+    assert len(done.stderr.splitlines()) == bool(status)
 
 
 def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
-    (tmp_path / "wheels").mkdir()
-    (tmp_path / "wheels/good.whl").write_text("good")
-    (tmp_path / "wheels/bad.whl").write_text("damaged")
+    (tmp_path / "good.whl").write_text("good")
+    (tmp_path / "bad.whl").write_text("damaged")
     manifest = {"sha256": {name: hashlib.sha256(b"good").hexdigest() for name in ("good.whl", "bad.whl")}}
 
     assert release.check_hashes(tmp_path, manifest).startswith("bad.whl is damaged")

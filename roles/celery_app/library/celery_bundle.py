@@ -6,7 +6,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,15 +13,17 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.celery_source import BundleError, Source, find_source
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.tags import compatible_tags, cpython_tags
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 DOCUMENTATION = r"""
 ---
@@ -30,19 +31,28 @@ module: celery_bundle
 short_description: Build a Celery project into a bundle that installs without any network
 description:
   - Runs on the controller. A bundle holds the wheels of the project, of its locked requirements and of pip,
-    made for one version of Python and one machine type, with the hash of each file.
+    made for one version of Python and one machine type, with the hash of each file. A project that is not
+    packaged goes into it as it is.
   - Of the companion's lock only those requirements are taken that the project's own lock does not have.
     A version that the project pins and the companion cannot work with is refused.
   - The release id is the hash of the sources and of both locks. What is in the cache is not built again.
 options:
   source:
-    description: Directory of the project.
+    description: Directory of the project, its wheel, its sdist, or the URL of its git repository.
     type: path
     required: true
+  revision:
+    description: Branch, tag or commit of the git repository.
+    type: str
+    default: ""
+  run:
+    description: Whatever names this run of Ansible. Within one, a branch is looked up once.
+    type: str
+    default: ""
   requirements:
     description: Lock file with the exact version and the hashes of every requirement, as C(uv pip compile
-      --generate-hashes) and C(pip-compile --generate-hashes) write it.
-    type: path
+      --generate-hashes) and C(pip-compile --generate-hashes) write it. A relative path is one in the source.
+    type: str
     required: true
   companion:
     description: Directory of a project that is installed beside it.
@@ -74,12 +84,6 @@ options:
     required: true
 """
 
-IGNORED = {".git", ".venv", "__pycache__", "build", "dist", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
-
-
-class BundleError(Exception):
-    """One line that tells the user what is wrong with the project or its lock file."""
-
 
 class Locked(NamedTuple):
     """A pinned requirement."""
@@ -97,21 +101,12 @@ class Content(NamedTuple):
     """Names of those that are there for the companion only."""
 
 
-def source_files(source: Path) -> Iterator[Path]:
-    """Yield the files of a project directory in a fixed order, without caches and build products."""
-    for directory, folders, names in os.walk(source):
-        folders[:] = sorted(f for f in folders if f not in IGNORED and not f.endswith(".egg-info"))
-        for name in sorted(names):
-            if not name.endswith(".pyc"):
-                yield Path(directory) / name
-
-
-def release_id(sources: list[Path], locks: list[Path]) -> str:
+def release_id(sources: list[Source], locks: list[Path]) -> str:
     """Return the release id: 12 hexadecimal digits of the hash over all sources and lock files."""
     digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks))
-    for source in sources:
-        for path in source_files(source):
-            digest.update(f"{source.name}/{path.relative_to(source)}\0".encode())
+    for number, source in enumerate(sources):
+        for path in source.files():
+            digest.update(f"{number}/{source.name_of(path)}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -216,17 +211,35 @@ def pip(*arguments: str) -> None:
         raise BundleError(errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-2000:])
 
 
-def collect_wheels(folder: Path, params: dict[str, str], sources: list[Path], content: Content) -> None:
+def refuse_foreign(wheel: Path, params: Mapping[str, str]) -> None:
+    """Raise BundleError unless a wheel runs on the host."""
+    major, minor = (int(part) for part in params["python"].split("."))
+    runs_on = [f"linux_{params['machine']}", *platforms(params["machine"], params["glibc"])]
+    good = {*cpython_tags((major, minor), platforms=runs_on)}
+    good |= {*compatible_tags((major, minor), f"cp{major}{minor}", runs_on)}
+    try:
+        _name, _version, _build, tags = parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename as error:
+        raise BundleError(f"{wheel.name} is no name of a wheel: {error}") from error
+    if not tags & good:
+        raise BundleError(
+            f"{wheel.name} does not run on the host's Python {params['python']} on {params['machine']}"
+        )
+
+
+def collect_wheels(folder: Path, params: Mapping[str, str], sources: list[Source], content: Content) -> None:
     """Build the sources and download the locked wheels for the host into a folder."""
     for source in sources:
-        pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source))
-    tag = params["python"].replace(".", "")
+        if source.path.suffix == ".whl":
+            shutil.copy(source.path, folder)
+        elif source.builds:
+            pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source.path))
     for wheel in folder.glob("*.whl"):
-        if not wheel.stem.endswith(("-any", f"cp{tag}-linux_{params['machine']}")):
-            raise BundleError(f"{wheel.name} does not run on the host's Python {params['python']}")
+        refuse_foreign(wheel, params)
     requirements = folder.parent / "lock.txt"
     lines = [pin.line for pin in content.pins.values()]
     requirements.write_text("\n".join([*lines, Path(params["installer"]).read_text()]))
+    tag = params["python"].replace(".", "")
     target = [f"--platform={p}" for p in platforms(params["machine"], params["glibc"])]
     target += ["--implementation=cp", f"--python-version={params['python']}"]
     target += [f"--abi=cp{tag}", "--abi=abi3", "--abi=none"]
@@ -239,45 +252,75 @@ def collect_wheels(folder: Path, params: dict[str, str], sources: list[Path], co
     refuse_conflicts(folder, content, environment_of(params["python"], params["machine"]))
 
 
+def parts_list(release: str, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the list of the wheels in a bundle as CycloneDX has it, without a date."""
+    components = []
+    for file, sha256 in hashes.items():
+        name, version, _build, _tags = parse_wheel_filename(file)
+        purl = f"pkg:pypi/{name}@{version}"
+        components.append(
+            {
+                "type": "library",
+                "bom-ref": purl,
+                "name": name,
+                "version": str(version),
+                # pip installs the others and stays behind.
+                "scope": "excluded" if name == "pip" else "required",
+                "hashes": [{"alg": "SHA-256", "content": sha256}],
+                "purl": purl,
+            }
+        )
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {"type": "application", "name": "celery-release", "version": release}},
+        "components": components,
+    }
+
+
 def write_bundle(
-    archive: Path, release: str, params: dict[str, str], sources: list[Path], content: Content
+    archive: Path, release: str, params: Mapping[str, str], sources: list[Source], content: Content
 ) -> None:
-    """Write the bundle: wheels, an install list with hashes, a manifest. Same input, same bytes."""
+    """Write the bundle: wheels, modules, lists of both, a manifest. Same input, same bytes."""
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         root = Path(scratch)
         wheels = root / "wheels"
         wheels.mkdir()
         collect_wheels(wheels, params, sources, content)
-        hashes = {w.name: hashlib.sha256(w.read_bytes()).hexdigest() for w in sorted(wheels.iterdir())}
+        files = {f"wheels/{wheel.name}": wheel for wheel in sorted(wheels.iterdir())}
+        hashes = {w.name: hashlib.sha256(w.read_bytes()).hexdigest() for w in files.values()}
         install = [f"./wheels/{n} --hash=sha256:{h}" for n, h in hashes.items() if not n.startswith("pip-")]
         (root / "requirements.txt").write_text("\n".join(install) + "\n")
-        target = {"python": params["python"], "machine": params["machine"]}
-        manifest = {"release": release, **target, "sha256": hashes}
+        (root / "sbom.cdx.json").write_text(json.dumps(parts_list(release, hashes), indent=2) + "\n")
+        for source in sources:
+            if not source.builds:
+                files |= {f"source/{source.name_of(path)}": path for path in source.files()}
+        manifest = {
+            "release": release,
+            "python": params["python"],
+            "machine": params["machine"],
+            "sha256": {n: hashlib.sha256(path.read_bytes()).hexdigest() for n, path in files.items()},
+        }
         (root / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        files |= {path.name: path for path in sorted([*root.glob("*.txt"), *root.glob("*.json")])}
         partial = root / archive.name
         with tarfile.open(partial, "w") as tar:
-            for path in sorted([*root.glob("*.txt"), *root.glob("*.json"), *wheels.iterdir()]):
-                member = tarfile.TarInfo(str(path.relative_to(root)))
+            for name, path in files.items():
+                member = tarfile.TarInfo(name)
                 member.size, member.mode = path.stat().st_size, 0o644
                 with path.open("rb") as opened:
                     tar.addfile(member, opened)
         shutil.move(partial, archive)
 
 
-def check_inputs(sources: list[Path], locks: list[Path]) -> None:
-    """Raise BundleError unless the sources are Python projects and there are lock files."""
-    for source in sources:
-        if not any((source / name).is_file() for name in ("pyproject.toml", "setup.py")):
-            raise BundleError(f"{source} is no Python project: it has no pyproject.toml and no setup.py")
-    for lock in locks:
+def read_locks(project: Path, companion: Path, python: str, machine: str) -> Content:
+    """Return what the locks pin for the host: of the companion's what the project's own does not have."""
+    for lock in (project, companion):
         if not lock.is_file():
             raise BundleError(
                 f"the lock file {lock} is missing: make it with uv pip compile --generate-hashes"
             )
-
-
-def read_locks(project: Path, companion: Path, python: str, machine: str) -> Content:
-    """Return what the locks pin for the host: of the companion's what the project's own does not have."""
     own, further = (
         lock_for_target(lock.read_text(), lock.name, python, machine) for lock in (project, companion)
     )
@@ -292,12 +335,45 @@ def one_builder(cache: Path) -> Iterator[None]:
         yield
 
 
+def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
+    """Build the bundle if it is not in the cache; return what the user learns.
+
+    Raises:
+        BundleError: it cannot be built, or would not work.
+    """
+    python, machine, cache = params["python"], params["machine"], Path(params["cache"])
+    project = find_source(params["source"], params["revision"], cache, params["run"])
+    companion = Source(Path(params["companion"]).resolve())
+    sources = [project, companion]
+    locks = [project.find_lock(params["requirements"]), Path(params["companion_requirements"])]
+    content = read_locks(*locks, python, machine)
+    metadata = tomllib.loads((companion.path / "pyproject.toml").read_text())["project"]
+    refuse_unmet(metadata["name"], metadata["dependencies"], content.pins, environment_of(python, machine))
+    release = release_id(sources, locks)
+    archive = cache / f"{release}-cp{python.replace('.', '')}-{machine}.tar"
+    changed = False
+    if not archive.exists() and not check_mode:
+        write_bundle(archive, release, params, sources, content)
+        changed = True
+    tried = archive.with_suffix(".tried")
+    return {
+        "changed": changed,
+        "release": release,
+        "path": str(archive),
+        "commit": project.commit,
+        # As celery_proof leaves it.
+        "tried": tried.read_text() if tried.exists() else "",
+    }
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "path", "required": True},
-            "requirements": {"type": "path", "required": True},
+            "revision": {"type": "str", "default": ""},
+            "run": {"type": "str", "default": ""},
+            "requirements": {"type": "str", "required": True},
             "companion": {"type": "path", "required": True},
             "companion_requirements": {"type": "path", "required": True},
             "installer": {"type": "path", "required": True},
@@ -308,29 +384,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params = module.params
-    python, machine, cache = params["python"], params["machine"], Path(params["cache"])
-    sources = _, companion = [Path(params[name]).resolve() for name in ("source", "companion")]
-    locks = [Path(params["requirements"]), Path(params["companion_requirements"])]
+    cache = Path(module.params["cache"])
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        check_inputs(sources, locks)
-        content = read_locks(*locks, python, machine)
-        metadata = tomllib.loads((companion / "pyproject.toml").read_text())["project"]
-        refuse_unmet(
-            metadata["name"], metadata["dependencies"], content.pins, environment_of(python, machine)
-        )
-        release = release_id(sources, locks)
-        archive = cache / f"{release}-cp{python.replace('.', '')}-{machine}.tar"
-        changed = False
-        if not module.check_mode:
-            cache.mkdir(parents=True, exist_ok=True)
-            with one_builder(cache):
-                if not archive.exists():
-                    write_bundle(archive, release, params, sources, content)
-                    changed = True
+        with one_builder(cache):
+            result = make(module.params, module.check_mode)
     except BundleError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, release=release, path=str(archive))
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

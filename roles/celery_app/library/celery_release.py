@@ -16,8 +16,9 @@ DOCUMENTATION = r"""
 module: celery_release
 short_description: Install a bundle into a release directory, all of it or nothing
 description:
-  - Runs on the host, without any network. Checks the hash of each wheel, installs them into a virtual
-    environment of the release's own. Only then the release counts as complete.
+  - Runs on the host, without any network. Checks the hash of each file, installs the wheels into a virtual
+    environment of the release's own, which also finds the modules of a project that is not packaged. Only
+    then the release counts as complete.
   - The bundle is removed afterwards.
 options:
   bundle:
@@ -35,9 +36,9 @@ COMPLETE = "manifest.json"
 
 
 def check_hashes(release: Path, manifest: dict[str, Any]) -> str | None:
-    """Return a line about the first wheel that is not what the controller packed, or nothing."""
+    """Return a line about the first file that is not what the controller packed, or nothing."""
     for name, wanted in manifest["sha256"].items():
-        if hashlib.sha256((release / "wheels" / name).read_bytes()).hexdigest() != wanted:
+        if hashlib.sha256((release / name).read_bytes()).hexdigest() != wanted:
             return f"{name} is damaged: its SHA-256 is not the one in the manifest"
     return None
 
@@ -62,6 +63,12 @@ def install(module: AnsibleModule, release: Path) -> None:
         *(python, pip / "pip", "install", "--no-index", "--no-deps", "--require-hashes", "--no-cache-dir"),
         *("--disable-pip-version-check", "--root-user-action=ignore", "--requirement", "requirements.txt"),
     )
+    source = release / "source"
+    if source.is_dir():
+        (packages,) = (release / "venv/lib").glob("python3*/site-packages")
+        (packages / "celery_app_source.pth").write_text(f"{source}\n")
+        # The app's user may not write there. That a template of code is no Python is no error.
+        module.run_command([str(python), "-m", "compileall", "-q", str(source)])
     shutil.rmtree(release / "wheels")
     (release / "requirements.txt").unlink()
     (release / "manifest.unproved").rename(manifest_file)

@@ -1,0 +1,54 @@
+"""A release that cannot work is refused or put back by itself; the one before never stops serving."""
+
+import pytest
+from fleet_workers import load, outcome
+from releases import Rollouts, Source, sampled
+
+testinfra_hosts = ["ansible://worker1"]
+units = ["celery-autoscaler", "celery-worker@general-1"]
+
+CRASHES = """
+from celery.signals import celeryd_init
+
+@celeryd_init.connect
+def _crash(**_):
+    raise SystemExit("no such bucket: pictures")
+"""
+FAILS = """
+wait.run = lambda *_, **__: 1 / 0
+"""
+
+
+def test_a_release_that_does_not_import_reaches_nothing(rollouts: Rollouts, source: Source) -> None:
+    before = rollouts.current()
+    source.append("raise RuntimeError('no such setting: COLOUR')", module="default")
+
+    printed = rollouts.refused(source)
+
+    assert "no such setting: COLOUR" in printed
+    assert rollouts.current() == before
+    assert rollouts.running() == set(before.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "module", "cause"),
+    [(CRASHES, "celery", "no such bucket: pictures"), (FAILS, "io_intensive", "tasks failed in release")],
+    ids=["crashes", "fails"],
+)
+def test_a_release_that_proves_bad_is_put_back(
+    rollouts: Rollouts, source: Source, trace: str, line: str, module: str, cause: str
+) -> None:
+    before = rollouts.current()
+    source.append(line, module=module)
+
+    with load(trace) as ids, sampled("general", "slow") as samples:
+        printed = rollouts.refused(source)
+    found = outcome(trace, ids, within=5.0 if module == "io_intensive" else 60.0)
+
+    assert cause in printed, printed
+    assert "worker1 put back to release" in printed
+    assert min(samples.least.values()) >= 1, samples.least
+    assert rollouts.current() == before
+    assert rollouts.running() == set(before.values())
+    if module == "celery":
+        assert found.exactly_once, found
