@@ -100,9 +100,7 @@ class Samples:
         """Look once."""
         counts = dict.fromkeys(self.groups, 0)
         for worker_id in enlisted():
-            state, group, release = redis().hmget(
-                f"fleet:worker:{worker_id}", ["state", "group", "release"]
-            )
+            state, group, release = redis().hmget(f"fleet:worker:{worker_id}", ["state", "group", "release"])
             if state == "running" and group in counts:
                 counts[str(group)] += 1
                 self.releases.add(str(release))
@@ -127,4 +125,3 @@ def sampled(*groups: str) -> Iterator[Samples]:
         finally:
             enough.set()
         looking.result()
-

@@ -1,4 +1,4 @@
-"""Releases come and go under load: each task runs once, and each group always has a worker that takes tasks."""
+"""Releases come and go under load: each task runs once, and each group always has a worker."""
 
 import logging
 import time

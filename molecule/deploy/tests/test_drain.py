@@ -1,7 +1,5 @@
 """A host is emptied and comes back under load; one that dies is missed by nobody."""
 
-import time
-
 from deployed_app import redis
 from fleet_workers import load, outcome
 from releases import PLAYBOOKS, sampled
@@ -35,16 +33,13 @@ def test_a_host_is_emptied_and_comes_back_without_a_task_lost_or_repeated(
     assert samples.least["general"] >= 1
 
 
-def test_a_host_that_dies_and_comes_back_costs_no_task(
-    hosts: dict[str, SupervisedHost], trace: str
-) -> None:
+def test_a_host_that_dies_and_comes_back_costs_no_task(hosts: dict[str, SupervisedHost], trace: str) -> None:
     worker2 = hosts["worker2"]
     with load(trace) as ids:
         wait_for_workers(lambda numbers: bool(numbers["worker2"]), "worker on the host")
         worker2.host.check_output("systemctl kill --signal=KILL 'celery-*'")
-        wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "the supervisor does not come back")
-        wait_for_workers(lambda numbers: numbers.total() >= 4, "full fleet", 120.0)
-        time.sleep(1)
+        wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing")
+        wait_for_workers(lambda numbers: bool(numbers["worker2"]), "worker on the host that came back", 120.0)
     found = outcome(trace, ids)
 
     assert not found.lost, found
@@ -53,5 +48,5 @@ def test_a_host_that_dies_and_comes_back_costs_no_task(
 def test_the_state_of_the_fleet_is_on_one_screen() -> None:
     shown = play("status")
 
-    for words in ("KEEPING UP", "worker2", "celery-autoscaler", "general", "data1 Redis", "primary", "No warnings."):
+    for words in ("KEEPING UP", "worker2", "celery-autoscaler", "general", "data1 Redis", "No warnings."):
         assert words in shown, shown
