@@ -389,6 +389,16 @@ def test_a_cluster_has_one_primary_and_a_password() -> None:
     assert error.startswith("two primaries in one play with standbys: alone, data1;")
 
 
+def test_memory_is_not_promised_twice() -> None:
+    both = Place(groups={"redis": ["localhost"], "postgres": ["localhost"]})
+    shares: list[dict[str, Any]] = [{}, {"postgres_memory_percent": 40, "redis_maxmemory_percent": 60}]
+    line = "postgres_memory_percent: 100 and redis_maxmemory_percent: 50 promise more memory than there is"
+
+    found = evaluate("postgres", "__postgres_errors", [{**RIGHT, **share} for share in shares], both)
+
+    assert found == [[line], []]
+
+
 def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
     # Two worker hosts under supervisors, which share their groups, and one without.
     supervised = {

@@ -12,6 +12,9 @@ config_file = load_module("redis", "redis_config_file")
 server = sys.modules["ansible.module_utils.redis_server"]
 replication = load_module("redis", "redis_replication")
 restore = load_module("redis", "redis_restore")
+packages = load_module("redis", "redis_packages")
+health = load_module("redis", "redis_health")
+switchover = load_module("redis", "redis_switchover")
 
 USERS: list[dict[str, Any]] = [
     {"name": "app", "preset": "app", "password": "an-app-password-1"},
@@ -389,6 +392,22 @@ def test_wrong_input_is_named_and_right_input_passes() -> None:
     assert found[-1] == []
 
 
+def test_memory_is_not_promised_twice() -> None:
+    both = Place(groups={"redis": ["localhost"], "postgres": ["localhost"]})
+    shares: list[dict[str, Any]] = [
+        {},
+        {"postgres_memory_percent": 51},
+        {"postgres_memory_percent": 50},
+        {"redis_maxmemory_percent": 25, "postgres_memory_percent": 75},
+    ]
+    cases = [{"redis_users": USERS, **share} for share in shares]
+    line = "redis_maxmemory_percent: 50 and postgres_memory_percent: {} promise more memory than there is"
+
+    assert evaluate("redis", "__redis_errors", cases, both) == [[line.format(100)], [line.format(51)], [], []]
+    alone = Place(groups={"redis": ["localhost"]})
+    assert evaluate("redis", "__redis_errors", cases[:1], alone) == [[]]
+
+
 def sentinels(master: str, *primaries: str) -> dict[str, dict[str, Any]]:
     """So many hosts with a sentinel each, by name."""
     return {
@@ -449,3 +468,99 @@ def test_a_replication_that_cannot_work_is_refused_in_one_line_and_one_that_can_
     for (_inputs, message), errors in zip(REFUSED, found[:-1], strict=True):
         assert message in "; ".join(errors)
     assert found[-1] == []
+
+
+POLICY = """redis-server:
+  Installed: 5:7.0.15-1~deb12u1
+  Candidate: 5:7.0.15-1~deb12u10
+  Version table:
+     5:7.0.15-1~deb12u10 500
+        500 http://security.debian.org/debian-security bookworm-security/main amd64 Packages
+     5:7.0.15-1~deb12u7 500
+        500 http://deb.debian.org/debian bookworm/main amd64 Packages
+ *** 5:7.0.15-1~deb12u1 100
+        100 /var/lib/dpkg/status
+"""
+
+
+def test_the_version_that_apt_prefers_is_wanted_unless_another_is_named() -> None:
+    assert packages.wanted("redis-server", POLICY, "") == "5:7.0.15-1~deb12u10"
+    assert packages.wanted("redis-server", POLICY, "5:7.0.15-1~deb12u7") == "5:7.0.15-1~deb12u7"
+
+
+def test_a_version_that_no_source_offers_is_refused_with_those_that_are() -> None:
+    # What is installed and gone from the sources could not be had again.
+    for version in ("5:9", "5:7.0.15-1~deb12u1"):
+        with pytest.raises(server.RedisError, match=r"they offer 5:7.0.15-1~deb12u10, 5:7.0.15-1~deb12u7$"):
+            packages.wanted("redis-server", POLICY, version)
+
+
+def test_a_primary_lacks_the_replicas_that_do_not_follow() -> None:
+    info = {
+        "loading": "0",
+        "role": "master",
+        "connected_slaves": "2",
+        "slave0": "ip=192.0.2.12,port=6379,state=online,offset=100,lag=0",
+        "slave1": "ip=192.0.2.13,port=6379,state=wait_bgsave,offset=0,lag=0",
+        "slave_expires_tracked_keys": "0",
+    }
+    assert health.server_lacks(info, 2) == ["1 of 2 replicas follow it"]
+    assert health.server_lacks(info, 1) == []
+
+
+def test_a_sentinel_lacks_who_is_down_or_does_not_follow() -> None:
+    master = {"flags": "master", "ip": "192.0.2.11"}
+    replicas = [{"flags": "slave", "master-link-status": "ok"}] * 2
+    sentinels = [{"flags": "sentinel"}] * 2
+    assert health.sentinel_lacks(master, replicas, sentinels, 2, 3) == []
+    down = {"flags": "s_down,slave,disconnected", "master-link-status": "err"}
+    assert health.sentinel_lacks(
+        {"flags": "s_down,master", "ip": "192.0.2.11"}, [replicas[0], down], [sentinels[0], down], 2, 3
+    ) == [
+        "its sentinel finds the primary 192.0.2.11 s_down,master",
+        "its sentinel sees 1 of 2 replicas follow",
+        "its sentinel sees 1 of 2 other sentinels",
+    ]
+
+
+def test_a_replica_has_everything_when_all_have() -> None:
+    info = {
+        "master_repl_offset": "120",
+        "slave0": "ip=192.0.2.12,port=6379,state=online,offset=120,lag=0",
+        "slave1": "ip=192.0.2.13,port=6379,state=online,offset=100,lag=0",
+    }
+    assert switchover.behind(info) == 20
+    with pytest.raises(server.RedisError, match="no replica follows"):
+        switchover.behind({"master_repl_offset": "120"})
+
+
+def test_a_primary_is_new_when_all_sentinels_name_it() -> None:
+    old, new = ("192.0.2.11", "6379"), ("192.0.2.12", "6379")
+    assert switchover.agreed([new, new], old) == new
+    assert switchover.agreed([new, old], old) is None
+    assert switchover.agreed([old, old], old) is None
+
+
+def test_only_a_whole_set_with_one_version_is_upgraded() -> None:
+    def errors(offers: list[str], hosts: list[str]) -> list[str]:
+        names = ["data1", "data2", "data3"]
+        inventory = {
+            name: {"redis_replication_of": "data1", "__redis_offer": {"offered": version}}
+            for name, version in zip(names, offers, strict=True)
+        }
+        (found,) = evaluate(
+            "redis",
+            "__redis_outdated_errors",
+            [{"redis_users": USERS, "redis_replication_of": "data1"}],
+            Place("data1", inventory, ":".join(hosts), {"redis": names}),
+        )
+        return list(found)
+
+    everybody = ["data1", "data2", "data3"]
+    assert errors(["2", "2", "2"], everybody) == []
+    assert errors(["2", "3", "2"], everybody) == [
+        "the apt sources of the hosts offer 2 and 3; say which one all shall have: -e redis_version=…"
+    ]
+    assert errors(["2", "2", "2"], ["data1"]) == [
+        "the servers and sentinels of a set are upgraded together: --limit leaves out data2, data3"
+    ]

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, Server, answer, connect, wait_until_ready
+from ansible.module_utils.redis_server import RedisError, answer, connect, sentinels, wait_until_ready
 
 DOCUMENTATION = """
 module: redis_replication
@@ -74,7 +73,6 @@ RETURN = """
 primary: {description: "Address of the primary, host:port.", type: str, returned: always}
 """
 
-SENTINEL_ANSWERS_WITHIN = 5  # seconds
 FOLLOWS_WITHIN = 600  # seconds
 
 
@@ -101,18 +99,10 @@ def is_local(host: str) -> bool:
 
 def elected(params: dict[str, Any]) -> tuple[str, int] | None:
     """The primary that the first sentinel to answer names."""
-    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", params["sentinel_master"])
-    tls = ("--tls", "--cacert", params["authority"]) if params["authority"] else ()
-    for host in params["sentinels"]:
-        for password in params["passwords"]:
-            address = ("-h", host, "-p", str(params["sentinel_port"]), *tls)
-            sentinel = Server(address, params["username"], password, SENTINEL_ANSWERS_WITHIN)
-            try:
-                (answer,) = sentinel.do(question)
-            except (RedisError, subprocess.TimeoutExpired):
-                continue
-            if answer:
-                return answer[0], int(answer[1])
+    for sentinel in sentinels(params):
+        (named,) = sentinel.ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", params["sentinel_master"]))
+        if named and not isinstance(named, RedisError):
+            return named[0], int(named[1])
     return None
 
 

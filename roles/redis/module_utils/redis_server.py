@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 UNITS = {"b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 ALL_KEYSPACE_EVENTS = "g$lshztxed"
 MASK = "(secret)"
+SENTINEL_ANSWERS_WITHIN = 5  # seconds
 
 
 class RedisError(Exception):
@@ -138,6 +139,21 @@ def connect(socket: str, username: str, passwords: list[str]) -> Server:
         f"cannot ask Redis as the user {username} ({refusal}); after a change of its password "
         "give the old one as previous_password for one run"
     )
+
+
+def sentinels(params: dict[str, Any]) -> Iterator[Server]:
+    """A way to each of the sentinels that answer."""
+    tls = ("--tls", "--cacert", params["authority"]) if params["authority"] else ()
+    for host in params["sentinels"]:
+        for password in params["passwords"]:
+            address = ("-h", host, "-p", str(params["sentinel_port"]), *tls)
+            sentinel = Server(address, params["username"], password, SENTINEL_ANSWERS_WITHIN)
+            try:
+                sentinel.do(("PING",))
+            except (RedisError, subprocess.TimeoutExpired):
+                continue
+            yield sentinel
+            break
 
 
 def lacking(info: dict[str, str]) -> str:
