@@ -10,6 +10,7 @@ from role_files import FACTS, HERE, Place, evaluate, load_module, render
 access = load_module("postgres", "postgres_access")
 live = load_module("postgres", "postgres_live_config")
 state = load_module("postgres", "postgres_state")
+certificate = load_module("common", "certificate")
 
 USERS = [
     {"name": "celery_owner", "password": "an-owner-password"},
@@ -81,6 +82,17 @@ def test_names_are_quoted() -> None:
 @pytest.mark.parametrize(("loaded", "is_stale"), [(99.0, True), (100.05, True), (100.2, False)])
 def test_a_newer_file_makes_the_server_stale(loaded: float, is_stale: bool) -> None:
     assert live.stale([50.0, 100.0], loaded) is is_stale
+
+
+def test_a_certificate_that_its_key_does_not_fit_is_named(tmp_path: Path) -> None:
+    for name in ("own", "other"):
+        certificate.build("data1", 1, None, []).write(tmp_path / name)
+    own, other = tmp_path / "own", tmp_path / "other"
+
+    assert live.unfit(f"{own}.pem", f"{own}.key") == []
+    (line,) = live.unfit(f"{own}.pem", f"{other}.key")
+    assert "own.pem cannot be used with" in line
+    assert len(live.unfit(f"{own}.pem", f"{tmp_path}/none.key")) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,6 +185,18 @@ def test_a_server_reaches_the_primary_whichever_of_the_others_it_is() -> None:
     )
     assert "ExecStartPre=/usr/local/sbin/postgres-may-start %i" in files["unit"].splitlines()
     assert "password" not in files["settings"].replace("password_encryption", "")
+
+
+def test_with_tls_nobody_may_connect_in_the_clear_and_servers_verify_each_other() -> None:
+    clients = [{"databases": ["celery"], "users": ["celery_app"], "addresses": ["10.0.0.0/24"]}]
+    files = rendered({**OF_DATA1, "postgres_tls": True, "postgres_clients": clients}, ON_DATA2)
+
+    kinds = {line.split()[0] for line in files["access"].splitlines() if not line.startswith("#") and line}
+    assert kinds == {"local", "hostssl"}
+    settings = files["settings"].splitlines()
+    assert "ssl = 'on'" in settings
+    (conninfo,) = [line for line in settings if line.startswith("primary_conninfo")]
+    assert "sslmode=verify-full sslrootcert=/etc/postgresql-common/tls/authority.pem" in conninfo
 
 
 def test_the_password_is_written_as_libpq_reads_it() -> None:

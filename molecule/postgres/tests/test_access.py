@@ -65,7 +65,7 @@ def test_passwords_are_stored_as_scram(host):
     stored = host.check_output(
         "runuser -u postgres -- psql -Atc 'SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL'"
     ).splitlines()
-    assert len(stored) == 3
+    assert len(stored) == 5
     assert all(verifier.startswith("SCRAM-SHA-256$") for verifier in stored)
 
 
@@ -125,6 +125,25 @@ def test_the_reader_only_reads(host, app):
         for statement in ("INSERT INTO test_job (state) VALUES ('x')", "SELECT nextval('test_job_id_seq')"):
             with pytest.raises(errors.InsufficientPrivilege):
                 reader.execute(statement)
+
+
+def test_the_monitor_reads_all_statistics_and_no_data(host, owner):
+    owner.execute("SELECT 'of another user'")
+    with connect(host, "monitor", database="postgres") as monitor:
+        others = "SELECT query FROM pg_stat_activity WHERE usename = 'celery_owner'"
+        assert any("of another user" in query for (query,) in monitor.execute(others).fetchall())
+        assert monitor.execute("SELECT pg_database_size('celery') > 0").fetchone() == (True,)
+        for statement in (
+            "CREATE TABLE intruder (id int)",
+            "SELECT pg_read_file('/etc/passwd')",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'celery_owner'",
+            "SELECT rolpassword FROM pg_authid",
+            "SET ROLE celery_owner",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                monitor.execute(statement)
+    with pytest.raises(psycopg.OperationalError, match=r"permission denied for database"):
+        connect(host, "monitor")
 
 
 @pytest.mark.parametrize("user", ["celery_app", "celery_report"])

@@ -1,9 +1,14 @@
 """What a changed variable does to a running server. These tests change the hosts and put them back."""
 
+import itertools
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import psycopg
 import pytest
-from scenario import Scenario
+from scenario import Scenario, address
 
 SCENARIO = Scenario("postgres")
 ROTATED = "rotated-" + "0123456789abcdef"
@@ -30,22 +35,78 @@ def hosts():
     return SCENARIO.hosts().values()
 
 
+def connect(host, user):
+    return psycopg.connect(
+        host=address(host),
+        dbname="celery",
+        user=user,
+        password=SCENARIO.secrets[f"postgres_{user}"],
+        connect_timeout=30,
+        autocommit=True,
+    )
+
+
+@contextmanager
+def rows_written_by(user, hosts):
+    """The numbers of the rows that the user wrote meanwhile, to every host, each by a new connection."""
+    ended = threading.Event()
+    written = []
+
+    def write():
+        for number in itertools.count():
+            for host in hosts:
+                with connect(host, user) as connection:
+                    connection.execute("INSERT INTO test_load VALUES (%s)", (number,))
+            written.append(number)
+            if ended.wait(0.05):
+                return
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        try:
+            yield written
+        finally:
+            ended.set()
+        writing.result()
+
+
+@pytest.fixture
+def load_table(hosts):
+    table = "SET ROLE celery_owner; DROP TABLE IF EXISTS test_load"
+    for host in hosts:
+        ask(host, f"{table}; CREATE TABLE test_load (number int PRIMARY KEY)")
+    yield
+    for host in hosts:
+        ask(host, table)
+
+
+@pytest.mark.usefixtures("load_table")
 def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
     before = [started(host) for host in hosts]
     users = [
         {"name": name, "password": SCENARIO.secrets[f"postgres_{name}"]}
-        for name in ("celery_owner", "celery_app", "celery_report")
+        for name in ("celery_owner", "celery_app", "celery_app_b", "celery_report")
     ]
     users[1]["password"] = ROTATED
     for host in hosts:
         ask(host, "GRANT CREATE ON SCHEMA public TO celery_app; ALTER ROLE celery_report CREATEDB")
 
-    printed = SCENARIO.play(
-        "--diff",
-        "-vvv",
-        postgres_users=users,
-        postgres_log_min_duration_statement="750ms",
-    )
+    # The app has moved to its other user; a worker that has not ended yet holds a connection.
+    held = [connect(host, "celery_app") for host in hosts]
+    with rows_written_by("celery_app_b", hosts) as written:
+        printed = SCENARIO.play(
+            "--diff",
+            "-vvv",
+            postgres_users=users,
+            postgres_log_min_duration_statement="750ms",
+        )
+
+    for host, connection in zip(hosts, held, strict=True):
+        stored = connection.execute("SELECT number FROM test_load ORDER BY number").fetchall()
+        assert [number for (number,) in stored] == written
+        connection.close()
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            connect(host, "celery_app")
 
     live = printed.split("TASK [postgres : service | Let the server read its files]")[1]
     count = len(hosts)
@@ -114,3 +175,23 @@ def test_a_foreign_cluster_is_refused_in_one_line(hosts, make, remove):
             SCENARIO.play("--check", "--limit=db12")
     finally:
         host.check_output(remove)
+
+
+@pytest.mark.usefixtures("load_table")
+def test_the_data_of_a_former_version_move_by_a_dump(hosts):
+    """As docs/operations.md says it, from version 15 to 17."""
+    former, present = hosts
+    ask(former, "SET ROLE celery_owner; INSERT INTO test_load SELECT generate_series(1, 1000)")
+    ask(present, "DROP TABLE test_load")
+
+    dump = "runuser -u postgres -- pg_dump --format=custom --no-owner --no-privileges celery"
+    restore = (
+        "runuser -u postgres -- pg_restore --dbname=celery --role=celery_owner --no-owner --no-privileges"
+        " --exit-on-error --single-transaction"
+    )
+    carried = former.check_output(f"{dump} | base64 --wrap=0")
+    present.check_output(f"echo %s | base64 --decode | {restore}", carried)
+
+    with connect(present, "celery_app") as connection:
+        assert connection.execute("SELECT count(*) FROM test_load").fetchone() == (1000,)
+    assert ask(present, "SELECT tableowner FROM pg_tables WHERE tablename = 'test_load'") == "celery_owner"

@@ -53,6 +53,8 @@ def connect() -> psycopg.Connection[Any]:
         dbname="celery",
         user="celery_owner",
         password=SCENARIO.secrets["postgres_celery_owner"],
+        sslmode="verify-full",
+        sslrootcert=SCENARIO.authority,
         connect_timeout=2,
         tcp_user_timeout=3000,
         keepalives_idle=1,
@@ -144,6 +146,51 @@ def test_standbys_follow_and_refuse_writes() -> None:
             user="celery_owner",
             password=SCENARIO.secrets["postgres_celery_owner"],
         ).execute("INSERT INTO written VALUES (0)")
+
+
+@pytest.mark.parametrize("user", ["celery_owner", "replicator"])
+@pytest.mark.parametrize("name", ["data1", "data2"])
+def test_nobody_connects_in_the_clear(name: str, user: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry .* no encryption"):
+        psycopg.connect(
+            host=address(hosts()[name]),
+            dbname={"celery_owner": "celery", "replicator": "postgres"}[user],
+            user=user,
+            password=SCENARIO.secrets[f"postgres_{user}"],
+            sslmode="disable",
+        )
+
+
+def test_the_standbys_replicate_in_tls_and_know_their_primary() -> None:
+    encrypted = "SELECT bool_and(ssl), count(*) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+    assert ask("data1", encrypted) == "t|2"
+    for name in ("data2", "data3"):
+        assert "sslmode=verify-full" in ask(name, "SELECT conninfo FROM pg_stat_wal_receiver")
+
+
+def test_certificates_are_renewed_by_a_reload_while_connections_live() -> None:
+    started = "SELECT pg_postmaster_start_time()"
+    before = {name: (ask(name, started), certificate(name)) for name in hosts()}
+
+    with connect() as connection:
+        # More days than a new one has left.
+        SCENARIO.play(common_certificate_renew_days=366)
+        connection.execute("SELECT 1")
+
+    for name, (since, former) in before.items():
+        assert ask(name, started) == since
+        assert certificate(name) != former
+        assert certificate(name) == (SCENARIO.authority.parent / name / "postgres.pem").read_bytes()
+    assert_all_servers_agree()
+
+
+def certificate(name: str) -> bytes:
+    """Return what a server shows, in PEM."""
+    shown = hosts()["data1"].run(
+        "openssl s_client -starttls postgres -connect %s:5432 </dev/null | openssl x509",
+        address(hosts()[name]),
+    )
+    return shown.stdout_bytes
 
 
 def test_the_user_that_replicates_can_do_no_more() -> None:
@@ -278,5 +325,7 @@ def test_what_cannot_be_rewound_is_copied_and_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["data1", "data2", "data3"])
-def test_no_secret_can_be_seen(name: str) -> None:
-    assert_no_secrets(hosts()[name], SCENARIO.secrets.values())
+def test_no_secret_and_no_key_can_be_seen(name: str) -> None:
+    keys = [path.read_text().splitlines()[1] for path in SCENARIO.authority.parent.glob("**/*.key")]
+    assert len(keys) == 4
+    assert_no_secrets(hosts()[name], [*SCENARIO.secrets.values(), *keys])

@@ -44,6 +44,10 @@ options:
         description: Whether it replicates, and may read the files of the data as pg_rewind does.
         type: bool
         default: false
+      monitor:
+        description: Whether it reads the statistics of the server, in the database postgres.
+        type: bool
+        default: false
   databases:
     description: Databases.
     type: list
@@ -318,6 +322,15 @@ class Cluster:
             self.do(cursor, f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {quoted(name)}")
             self.after.append(f"user {name}: may call {function}")
 
+    def allow_monitoring(self, cursor: Any, name: str) -> None:
+        """The user may connect to this database and read all statistics."""
+        cursor.execute(
+            "SELECT pg_has_role(oid, 'pg_monitor', 'USAGE') FROM pg_roles WHERE rolname = %s", (name,)
+        )
+        if cursor.fetchone() != (True,):
+            self.do(cursor, f"GRANT pg_monitor TO {quoted(name)}")
+            self.after.append(f"user {name}: reads the statistics")
+
     def set_extensions(self, cursor: Any, names: list[str]) -> None:
         """This database has the extensions."""
         cursor.execute("SELECT extname FROM pg_extension")
@@ -406,6 +419,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         for user in users:
             if user["replication"]:
                 cluster.allow_rewind(cursor, user["name"])
+            if user["monitor"]:
+                cluster.allow_monitoring(cursor, user["name"])
         cluster.set_extensions(cursor, module.params["extensions"])
         cluster.set_slots(cursor, module.params["slots"])
     connection.close()
@@ -443,6 +458,7 @@ def main() -> None:
                     "name": required,
                     "password": {**required, "no_log": True},
                     "replication": {"type": "bool", "default": False},
+                    "monitor": {"type": "bool", "default": False},
                 },
             },
             "databases": {

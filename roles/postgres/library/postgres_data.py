@@ -93,7 +93,10 @@ class Data:
 
     def run(self, *command: str, user: str = "postgres") -> None:
         """Run a command to its end."""
-        code, output, error = self.module.run_command(["runuser", "-u", user, "--", *command])
+        # libpq looks into the home, where postgres may not look into root's.
+        code, output, error = self.module.run_command(
+            ["runuser", "-u", user, "--", *command], environ_update={"HOME": str(DATA)}
+        )
         if code:
             words = (error or output).strip().splitlines()
             raise CommandError(f"{Path(command[0]).name}: {words[-1] if words else code}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,12 @@ options:
     description: Port that the files name; it is part of the socket's name.
     type: int
     required: true
+  certificate:
+    description: The server's certificate, where the files name one.
+    type: path
+  key:
+    description: Its key.
+    type: path
 """
 
 EXAMPLES = """
@@ -68,6 +75,15 @@ def changes(before: dict[str, str], after: dict[str, str]) -> tuple[str, str]:
         "".join(f"{name} = {before[name]}\n" for name in names if name in before),
         "".join(f"{name} = {after[name]}\n" for name in names if name in after),
     )
+
+
+def unfit(certificate: str, key: str) -> list[str]:
+    """Why the server would go on with the former certificate, of which only its log tells."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        return [f"{certificate} cannot be used with {key}: {error}"]
+    return []
 
 
 def port_in_use(wanted: int, sockets: list[str]) -> int:
@@ -158,12 +174,14 @@ class Server:
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Reload where needed and report."""
     folder = Path(module.params["config_dir"])
-    modified = [path.stat().st_mtime for name in FILES if (path := folder / name).exists()]
+    certificate, key = module.params["certificate"], module.params["key"]
+    paths = [*(folder / name for name in FILES), *map(Path, filter(None, (certificate, key)))]
+    modified = [path.stat().st_mtime for path in paths if path.exists()]
     server = Server(module.params["port"])
     reload = stale(modified, server.loaded())
     before = after = server.settings()
     if reload:
-        errors = server.errors()
+        errors = server.errors() + (unfit(certificate, key) if certificate else [])
         if errors:
             raise PostgresError("; ".join(errors))
         if not module.check_mode:
@@ -190,7 +208,10 @@ def main() -> None:
         argument_spec={
             "config_dir": {"type": "path", "required": True},
             "port": {"type": "int", "required": True},
+            "certificate": {"type": "path"},
+            "key": {"type": "path", "no_log": False},
         },
+        required_together=[("certificate", "key")],
         supports_check_mode=True,
     )
     try:
