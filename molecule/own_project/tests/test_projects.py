@@ -1,0 +1,58 @@
+"""Projects that are none of ours: tasks are executed, schedules kept, workers follow the load."""
+
+import json
+import logging
+from typing import Any
+
+from scenario import Scenario
+from secrets_scan import assert_no_secrets
+from services import wait_for
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://workers"]
+units = ["celery-beat", "celery-autoscaler", "celery-worker@general-1"]
+logger = logging.getLogger(__name__)
+
+WITHIN = 120.0  # seconds
+TASKS = 40
+SECONDS = 0.5
+
+
+def ids(lines: list[str]) -> list[str]:
+    """Return what recorded lines begin with."""
+    return [line.split()[0] for line in lines]
+
+
+def test_each_task_is_executed_once_while_workers_follow_the_load(project: Any, trace: str) -> None:
+    wait_for(lambda: project.workers() == 1, "more than one worker", WITHIN)
+
+    sent = project.send(trace, TASKS, SECONDS)
+    wait_for(lambda: project.workers() > 1, "no second worker", WITHIN)
+    wait_for(lambda: len(project.executed(trace)) >= TASKS, "tasks are missing", WITHIN)
+    wait_for(lambda: project.workers() == 1, "more than one worker is left", WITHIN)
+
+    assert sorted(ids(project.executed(trace))) == sorted(sent)
+
+
+def test_beat_sends_what_the_project_schedules(project: Any) -> None:
+    before = len(project.executed("beat"))
+
+    wait_for(lambda: len(project.executed("beat")) >= before + 2, "beat sends nothing", WITHIN)
+
+
+def test_the_release_lists_its_parts(host: Host) -> None:
+    parts = json.loads(host.check_output("cat /opt/celery/current/sbom.cdx.json"))
+    installed = json.loads(
+        host.check_output(
+            "/opt/celery/current/venv/bin/python -c %s",
+            "import importlib.metadata as m, json;"
+            "print(json.dumps({d.name.lower().replace('_', '-'): d.version for d in m.distributions()}))",
+        )
+    )
+
+    listed = {part["name"]: part["version"] for part in parts["components"] if part["scope"] == "required"}
+    assert listed == installed
+
+
+def test_no_secret_can_be_seen(host: Host) -> None:
+    assert_no_secrets(host, Scenario("own_project").secrets.values())

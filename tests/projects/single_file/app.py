@@ -1,0 +1,20 @@
+"""A Celery app in one file: tasks, settings and a schedule."""
+
+import os
+import time
+
+from celery import Celery, Task
+from redis import Redis
+
+app = Celery("app", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
+app.conf.task_acks_late = True
+app.conf.beat_schedule = {"tick": {"task": "app.record", "schedule": 2.0, "args": ("beat",)}}
+
+results = Redis.from_url(os.environ["CELERY_RESULT_BACKEND"], decode_responses=True)
+
+
+@app.task(bind=True, ignore_result=True)
+def record(self: Task, trace: str, seconds: float = 0.0) -> None:
+    """Take some time, then say so."""
+    time.sleep(seconds)
+    results.rpush(trace, str(self.request.id))
