@@ -1,11 +1,12 @@
 """The modules and the templates of the role redis, without a host."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import Place, evaluate, load_module, render, security_score
+from role_files import FACTS, Place, evaluate, load_module, render, security_score
 
 module = load_module("redis", "redis_live_config")
 config_file = load_module("redis", "redis_config_file")
@@ -218,7 +219,7 @@ def test_the_settings_are_rendered(files: dict[str, str]) -> None:
 
 def test_the_users_are_rendered_with_hashes_only(files: dict[str, str]) -> None:
     default, app, operator = files["access"].splitlines()
-    assert default == "user default off resetkeys resetchannels -@all"
+    assert default == "user default off ~* &* +@all"
     assert app.startswith("user app on #")
     assert " -@dangerous " in app
     assert operator.count(" #") == 2
@@ -265,7 +266,7 @@ def test_a_sentinel_watches_the_first_primary(ha_files: dict[str, str]) -> None:
 
 def test_a_sentinel_has_the_users_of_redis_with_rights_of_their_own(ha_files: dict[str, str]) -> None:
     default, app, operator, replicas, watch = ha_files["sentinel-users.acl"].splitlines()
-    assert default == "user default off resetkeys resetchannels -@all"
+    assert default == "user default off resetchannels -@all"
     assert app.startswith("user app on #")
     assert "+sentinel|get-master-addr-by-name" in app
     assert "+@all" not in app
@@ -350,6 +351,33 @@ def test_the_unit_of_the_copies_exposes_at_most_2_5(tmp_path: Path) -> None:
     assert "Overall exposure level" in score.stdout
 
 
+def test_nothing_of_redis_is_named_where_the_provider_is_valkey() -> None:
+    files = render(
+        "redis",
+        [
+            "etc/redis/redis.conf.j2",
+            "etc/redis/sentinel.conf.j2",
+            "etc/systemd/system/redis-backup.service.j2",
+            "usr/local/sbin/redis-backup.j2",
+        ],
+        {
+            "redis_users": [
+                *HA_USERS,
+                {"name": "copies", "preset": "backup", "password": "a-backup-password"},
+            ],
+            "redis_provider": "valkey",
+            "redis_replication_of": "192.0.2.11",
+            "redis_sentinel": True,
+            "redis_tls": True,
+        },
+    )
+    of_redis = re.compile(
+        r"(?m)/(?:etc|run|lib)/redis|redis-(?:server|sentinel|cli|check)|^(?:User|Group)=redis"
+    )
+    assert of_redis.findall("\n".join(files.values())) == []
+    assert "dir /var/lib/valkey" in files["etc/redis/redis.conf.j2"]
+
+
 def test_the_keys_of_a_copy_and_of_a_server_are_counted() -> None:
     lines = ["[offset 99] \\o/ RDB looks OK! \\o/", "[info] 12 keys read", "[info] 5 expires"]
     report = "\n".join([*lines, "[info] 2 already expired"])
@@ -378,6 +406,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "requirepass belongs to the role",
     ),
     ({"redis_users": USERS, "redis_backup": True}, "no user with the preset backup"),
+    (
+        {
+            "redis_users": USERS,
+            "redis_provider": "valkey",
+            "ansible_facts": {**FACTS, "distribution_major_version": "12"},
+        },
+        "redis_provider: Debian 12 has no valkey; it is in Debian 13",
+    ),
     (
         {"redis_users": USERS, "redis_extra_settings": {"maxmemory": "1gb"}},
         "maxmemory belongs to the role",

@@ -4,12 +4,13 @@ import re
 
 import pytest
 import redis
+from redis_provider import UNITS, provider
 from scenario import Scenario, address
 
 SCENARIO = Scenario("redis")
 NEW_PASSWORD = "rotated-" + "0123456789abcdef"
 
-units = ["redis-server"]
+units = UNITS
 
 
 def operator(host, password=None):
@@ -24,7 +25,8 @@ def operator(host, password=None):
 
 def starts(host):
     """How often the unit was started."""
-    return len(host.check_output("journalctl -u redis-server -o cat | grep '^Started '").splitlines())
+    unit = f"{provider(host)}-server"
+    return len(host.check_output(f"journalctl -u {unit} -o cat | grep '^Started '").splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_a_static_change_restarts_once_and_keeps_the_data(hosts, users):
         # As on a server that had no append-only file: a mere restart would load an empty one.
         client.config_set("appendonly", "no")
         client.set("test:taken-over", "kept")
-        host.check_output("rm -rf /var/lib/redis/appendonlydir")
+        host.check_output(f"rm -rf /var/lib/{provider(host)}/appendonlydir")
         before.append(starts(host))
 
     printed = SCENARIO.play("--diff", redis_databases=17, redis_users=users)
@@ -114,5 +116,20 @@ def test_the_former_variables_put_everything_back(hosts):
 def test_an_unknown_setting_is_refused_before_the_server_meets_it(hosts):
     with pytest.raises(AssertionError, match="this Redis knows no setting maxmemry-clients"):
         SCENARIO.play("--check", "--limit=broker13", redis_extra_settings={"maxmemry-clients": "1gb"})
+    for host in hosts:
+        assert operator(host).ping()
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "refusal"),
+    [
+        ("broker12", "valkey", "Debian 12 has no valkey; it is in Debian 13"),
+        ("broker13", "valkey", "valkey cannot stand beside or take over /var/lib/redis/appendonlydir, /"),
+        ("valkey13", "redis", "redis cannot stand beside or take over /var/lib/valkey/appendonlydir, /"),
+    ],
+)
+def test_another_provider_is_refused_and_the_present_one_goes_on(hosts, name, wanted, refusal):
+    with pytest.raises(AssertionError, match=f"redis_provider: {refusal}"):
+        SCENARIO.play(f"--limit={name}", redis_provider=wanted)
     for host in hosts:
         assert operator(host).ping()

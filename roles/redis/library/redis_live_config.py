@@ -215,7 +215,7 @@ def switch_on_append_only(server: Server) -> None:
         state = server.info("persistence")
         if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
             if state.get("aof_last_bgrewrite_status") != "ok":
-                raise RedisError("the append-only file could not be written; see the journal of redis-server")
+                raise RedisError("the append-only file could not be written; see its journal")
             return
         time.sleep(0.2)
     raise RedisError("the append-only file was not written within an hour")

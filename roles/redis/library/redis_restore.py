@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, answer, connect, wait_until_ready
+from ansible.module_utils.redis_server import RedisError, answer, connect, program, wait_until_ready
 
 DOCUMENTATION = """
 module: redis_restore
@@ -85,7 +85,7 @@ def check(module: AnsibleModule, file: Path) -> tuple[int, int, int]:
     """Refuse a file that is not whole; count its keys."""
     if not file.is_file():
         raise RedisError(f"{file}: no such file")
-    code, output, _errors = module.run_command(["redis-check-rdb", str(file)])
+    code, output, _errors = module.run_command([program("check-rdb"), str(file)])
     if code != 0 or "RDB looks OK" not in output:
         raise RedisError(f"{file} is no whole RDB file")
     return counted(output)
@@ -104,7 +104,7 @@ def lay_down(file: Path, settings: dict[str, str]) -> None:
     manifest = log / f"{name}.manifest"
     manifest.write_text(f"file {base.name} seq 1 type b\n", encoding="utf-8")
     for path in (log, base, manifest):
-        shutil.chown(path, "redis", "redis")
+        shutil.chown(path, folder.owner(), folder.group())
     for path in (base, manifest):
         path.chmod(0o640)
 

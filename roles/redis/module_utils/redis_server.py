@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -50,6 +51,12 @@ def same(name: str, wanted: str, running: str) -> bool:
     return left == right
 
 
+def program(kind: str) -> str:
+    """The name of a program that Redis and Valkey have in common; one of them is on the host."""
+    names = [f"{provider}-{kind}" for provider in ("redis", "valkey")]
+    return next((name for name in names if shutil.which(name)), names[0])
+
+
 def quoted(argument: str) -> str:
     """An argument as redis-cli reads it from its standard input."""
     escaped = "".join(
@@ -72,7 +79,7 @@ class Server(NamedTuple):
     def raw(self, lines: list[str], *options: str) -> str:
         """Send the commands through the standard input, for an argv is seen by everybody."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("REDISCLI")}
-        command = ["redis-cli", *options, *self.address]
+        command = [program("cli"), *options, *self.address]
         if self.username is not None:
             command += ["--user", self.username]
             environment["REDISCLI_AUTH"] = self.password
@@ -179,9 +186,7 @@ def wait_until_ready(socket: str, username: str, passwords: list[str], timeout: 
         if not reason:
             return info["role"]
         if time.monotonic() > deadline:
-            raise RedisError(
-                f"Redis is not ready after {timeout:g} s: {reason}; see the journal of redis-server"
-            )
+            raise RedisError(f"Redis is not ready after {timeout:g} s: {reason}; see its journal")
         time.sleep(0.1)
 
 
