@@ -1,7 +1,6 @@
 """Projects that are none of ours: tasks are executed, schedules kept, workers follow the load."""
 
 import json
-import logging
 from typing import Any
 
 from scenario import Scenario
@@ -11,7 +10,6 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://workers"]
 units = ["celery-beat", "celery-autoscaler", "celery-worker@general-1"]
-logger = logging.getLogger(__name__)
 
 WITHIN = 120.0  # seconds
 TASKS = 40
