@@ -18,6 +18,7 @@ import pytest
 from role_files import CHECKOUT, load_module, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
+proof = load_module("celery_app", "celery_proof")
 release = load_module("celery_app", "celery_release")
 source = importlib.import_module("ansible.module_utils.celery_source")
 units = load_module("celery_app", "celery_units")
@@ -403,6 +404,35 @@ def test_an_app_is_imported_with_its_tasks_or_one_line_says_why_not(
     assert words.format(tmp_path) in done.stderr
     assert "12345678x" not in done.stderr
     assert len(done.stderr.splitlines()) == bool(status)
+
+
+@pytest.mark.parametrize(
+    ("end", "problem"),
+    [("", ""), ("import nowhere", "No module named 'nowhere'"), ("raise OSError('no database')", "")],
+)
+def test_the_controller_refuses_only_what_no_host_could_import(
+    project: Path, tmp_path: Path, end: str, problem: str
+) -> None:
+    contents(find(project, tmp_path), tmp_path / "1")
+    with tarfile.open(tmp_path / "id.tar", "w") as tar:
+        tar.add(tmp_path / "1/wheels", "wheels")
+        tar.add(
+            write(tmp_path / "app.py", f"import os, proj\nassert os.environ['PORT'] == '1'\n{end}"),
+            "source/app.py",
+        )
+    words = "import sys\ntry:\n  import app\nexcept Exception as e:\n  print(e, file=sys.stderr)\n"
+    script = write(tmp_path / "script", f"{words}  sys.exit(3 if isinstance(e, ImportError) else 4)")
+    version = "{}.{}".format(*sys.version_info)
+
+    python = proof.find_python(version)
+    params = {"bundle": str(tmp_path / "id.tar"), "app": "app", "script": str(script)}
+
+    assert python == sys.executable
+    assert proof.prove(python, params, {"PORT": 1}) == problem
+
+
+def test_a_version_of_python_that_the_controller_lacks_is_not_found() -> None:
+    assert proof.find_python("3.99") is None
 
 
 def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
