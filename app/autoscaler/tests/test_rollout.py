@@ -95,8 +95,9 @@ def test_what_nobody_would_replace_is_refused(fleet: SupervisedFleet, broker: Br
     change(broker, GROUP, "me", paused=None)
     supervisor.kill_alone()
     broker.client.delete(broker.keys.supervisors)
-    with pytest.raises(RolloutError, match="here: no supervisor is alive"):
+    with pytest.raises(RolloutError, match="here: no supervisor is alive") as refusal:
         replace_workers(broker, [name], lambda _: None)
+    assert refusal.value.unsupervised
 
 
 def test_a_host_is_left_by_its_workers_once_others_have_taken_over(

@@ -23,7 +23,8 @@ description:
   - Units with the same spare are restarted one after the other while the spare runs, so that there are never
     fewer of them.
   - Units that a supervisor starts and stops are left to it. It is asked to replace those that are outdated;
-    without a supervisor they are restarted. They do not start by themselves when the host boots.
+    without a supervisor, or on another broker than it, they are restarted. They do not start by themselves when
+    the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
 options:
@@ -86,8 +87,10 @@ options:
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = "CELERY_APP_RELEASE"
 SUPERVISOR = "celery-autoscaler.service"
+# Exit status of the command that has it replace workers, where it is not there for that.
+UNSUPERVISED = 3
 # Looks until no worker is left that was there before.
-PASSES = 10
+PASSES = 5
 PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,MainPID,NeedDaemonReload"
 
 
@@ -266,12 +269,11 @@ def restart(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) 
 def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) -> None:
     """Have the supervisor replace workers until none is left that was there before."""
     is_supervised = module.run_command(["systemctl", "is-active", "--quiet", SUPERVISOR])[0] == 0
-    if not (is_supervised and module.params["replace"]):
-        systemctl(module, "restart", *units)
-        return
-    for _ in range(PASSES):
+    for _ in range(PASSES if is_supervised and module.params["replace"] else 0):
         names = [worker_name(unit, socket.gethostname()) for unit in units]
         code, _output, error = module.run_command([*module.params["replace"], *names])
+        if code == UNSUPERVISED:
+            break
         if code:
             reason = error.strip().splitlines()[-1:] or ["no reason given"]
             module.fail_json(msg=reason[0].removeprefix("Error: "))
@@ -280,7 +282,8 @@ def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) 
         if not units:
             return
         time.sleep(1)
-    module.fail_json(msg=f"still run what they should not: {', '.join(units)}")
+    # The workers, or the supervisor, are on another broker than the settings say.
+    systemctl(module, "restart", *units)
 
 
 def apply(module: AnsibleModule, todo: Plan, wanted: dict[str, Wanted], *, reread: bool) -> None:

@@ -293,11 +293,16 @@ def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
 @click.argument("names", metavar="WORKER...", nargs=-1, required=True)
 @click.pass_obj
 def replace(context: Context, names: tuple[str, ...]) -> None:
-    """Start others in the place of each WORKER, one after the other, then let it finish what it holds."""
+    """Start others in the place of each WORKER, one after the other, then let it finish what it holds.
+
+    Exits with 3 where no supervisor is alive that could do it.
+    """
     try:
         rollout.replace_workers(context.broker, set(names), lambda line: click.echo(line, err=True))
     except rollout.RolloutError as error:
-        raise click.ClickException(str(error)) from error
+        refusal = click.ClickException(str(error))
+        refusal.exit_code = 3 if error.unsupervised else 1
+        raise refusal from error
     click.echo(f"replaced: {', '.join(sorted(names))}")
 
 

@@ -27,6 +27,8 @@ class RolloutError(Exception):
     """Workers could not be replaced: one line that says why."""
 
     reason: str
+    unsupervised: bool = False
+    """Whether there is no supervisor on this broker that could do it."""
 
     def __str__(self) -> str:
         return self.reason
@@ -88,7 +90,7 @@ def refuse(broker: Broker, status: FleetStatus, wanted: Collection[str]) -> None
     """Raise RolloutError where nobody would replace the workers."""
     for group, host in sorted({group_and_host(worker_id) for worker_id in wanted}):
         if host not in status.supervisors:
-            raise RolloutError(f"{host}: no supervisor is alive that could replace its workers")
+            raise RolloutError(f"{host}: no supervisor is alive that could replace its workers", True)
         if paused(broker) & {group, "*"}:
             raise RolloutError(f"{group} is paused: nothing is started or stopped until it is resumed")
 
