@@ -23,8 +23,8 @@ description:
   - Units with the same spare are restarted one after the other while the spare runs, so that there are never
     fewer of them.
   - Units that a supervisor starts and stops are left to it. It is asked to replace those that are outdated;
-    without a supervisor, or on another broker than it, they are restarted. They do not start by themselves when
-    the host boots.
+    without a supervisor, or on another broker than it, they are restarted. They do not start by themselves
+    when the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
 options:

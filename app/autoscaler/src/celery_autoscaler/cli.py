@@ -57,6 +57,12 @@ class Context:
             raise click.ClickException(f"-A {self.name}: {error}") from error
 
 
+class Unsupervised(click.ClickException):
+    """No supervisor is alive that could do it; callers that can help themselves go by the exit status."""
+
+    exit_code = 3
+
+
 class Commands(click.Group):
     """Commands whose broker may be gone at any moment."""
 
@@ -300,9 +306,7 @@ def replace(context: Context, names: tuple[str, ...]) -> None:
     try:
         rollout.replace_workers(context.broker, set(names), lambda line: click.echo(line, err=True))
     except rollout.RolloutError as error:
-        refusal = click.ClickException(str(error))
-        refusal.exit_code = 3 if error.unsupervised else 1
-        raise refusal from error
+        raise (Unsupervised if error.unsupervised else click.ClickException)(str(error)) from error
     click.echo(f"replaced: {', '.join(sorted(names))}")
 
 
