@@ -56,7 +56,7 @@ def test_a_release_that_proves_bad_is_put_back(
     before = rollouts.current()
     source.append(fault.code, module=fault.module)
 
-    with load(trace) as ids, sampled("general", "slow") as samples:
+    with load(trace, rate=15) as ids, sampled("general", "slow") as samples:
         printed = rollouts.refused(source)
     if fault.code == CRASHES:
         found = outcome(trace, ids)

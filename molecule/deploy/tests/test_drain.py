@@ -19,7 +19,7 @@ def play(name: str, **variables: object) -> str:
 def test_a_host_is_emptied_and_comes_back_without_a_task_lost_or_repeated(
     hosts: dict[str, SupervisedHost], trace: str
 ) -> None:
-    with load(trace) as ids, sampled("general", "slow") as samples:
+    with load(trace, rate=15) as ids, sampled("general", "slow") as samples:
         play("drain", host="worker1")
         drained = by_host()
         living = hosts["worker1"].living()
@@ -35,7 +35,7 @@ def test_a_host_is_emptied_and_comes_back_without_a_task_lost_or_repeated(
 
 def test_a_host_that_dies_and_comes_back_costs_no_task(hosts: dict[str, SupervisedHost], trace: str) -> None:
     worker2 = hosts["worker2"]
-    with load(trace) as ids:
+    with load(trace, rate=15) as ids:
         wait_for_workers(lambda numbers: bool(numbers["worker2"]), "worker on the host")
         worker2.host.check_output("systemctl kill --signal=KILL 'celery-*'")
         wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing")

@@ -187,9 +187,6 @@ def test_a_setting_that_needs_a_restart_has_the_replicas_restart_first_and_the_p
     assert max(restarted, key=lambda name: restarted[name]) == primary
     assert SERVERS.primary() == primary
 
-    SCENARIO.play("--limit=redis")
-    assert SERVERS.primary() == primary
-
 
 def started_at(host: Any) -> int:
     """Return when a host's Redis server was started, by the clock that all containers have in common."""
