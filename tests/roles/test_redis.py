@@ -511,9 +511,9 @@ POLICY = """redis-server:
   Candidate: 5:7.0.15-1~deb12u10
   Version table:
      5:7.0.15-1~deb12u10 500
-        500 http://security.debian.org/debian-security bookworm-security/main amd64 Packages
+        500 http://mirror.example/debian-security bookworm-security/main amd64 Packages
      5:7.0.15-1~deb12u7 500
-        500 http://deb.debian.org/debian bookworm/main amd64 Packages
+        500 http://mirror.example/debian bookworm/main amd64 Packages
  *** 5:7.0.15-1~deb12u1 100
         100 /var/lib/dpkg/status
 """
