@@ -35,13 +35,13 @@ def test_three_deploys_and_a_rollback_lose_and_repeat_no_task(
 ) -> None:
     releases: list[str] = []
     with mixed_load(trace) as ids, sampled(*GROUPS) as samples:
-        for number in (1, 2, 3):
+        for number, hosts_at_a_time in ((1, 1), (2, 2), (3, 2)):
             source.append(f"# Release {number}.")
             ids.extend(more_long_tasks(trace, number))
-            rollouts.deploy(source, rollout_verify=False)
+            rollouts.deploy(source, rollout_serial=hosts_at_a_time, rollout_verify=False)
             [release] = set(rollouts.current().values())
             releases.append(release)
-        rollouts.rollback()
+        rollouts.rollback(rollout_serial=2)
     found = outcome(trace, ids)
 
     assert found.exactly_once, found
