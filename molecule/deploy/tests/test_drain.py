@@ -1,11 +1,11 @@
 """A host is emptied and comes back under load; one that dies is missed by nobody."""
 
 from deployed_app import redis
-from fleet_workers import load, outcome
+from fleet_workers import enlisted, load, outcome
 from releases import PLAYBOOKS, sampled
 from scenario import Scenario
 from services import wait_for
-from supervised_fleet import SupervisedHost, by_host, wait_for_workers
+from supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler"]
@@ -37,7 +37,9 @@ def test_a_host_that_dies_and_comes_back_costs_no_task(hosts: dict[str, Supervis
     worker2 = hosts["worker2"]
     with load(trace, rate=15) as ids:
         wait_for_workers(lambda numbers: bool(numbers["worker2"]), "worker on the host")
+        dead = {worker_id for name, worker_id in consuming().items() if name.endswith("@worker2")}
         worker2.host.check_output("systemctl kill --signal=KILL 'celery-*'")
+        wait_for(lambda: not dead & set(enlisted()), "the dead workers are not given up")
         wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing")
         wait_for_workers(lambda numbers: bool(numbers["worker2"]), "worker on the host that came back", 120.0)
     found = outcome(trace, ids)

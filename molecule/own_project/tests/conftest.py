@@ -46,6 +46,11 @@ class Project:
         listed = self.host.check_output("systemctl list-units --output=json 'celery-worker@*.service'")
         return len(json.loads(listed))
 
+    def supervisor_said(self, since: float) -> str:
+        """Return what the supervisor has logged since a time of the host's clock."""
+        show = f"journalctl --no-pager --output=cat --since=@{since:.6f} --unit=celery-autoscaler.service"
+        return str(self.host.check_output(show))
+
 
 @pytest.fixture
 def project(host: Any) -> Project:
