@@ -26,6 +26,6 @@ CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
 CELERY_RESULT_BACKEND = os.environ["CELERY_RESULT_BACKEND"]
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_ROUTES = {"orders.tasks.confirm": {"queue": "mail"}}
-# As long as the tasks of the tests: where tasks grow longer while CPUs are short, a supervisor starts nothing.
+# As long as the tasks of the tests: where tasks grow longer while CPUs are short, nothing is started.
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SCHEDULE = {"tick": {"task": "orders.tasks.place", "schedule": 2.0, "args": ("beat", 0.5)}}
