@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from typing import Any
 
 import pytest
@@ -98,12 +99,11 @@ def test_the_servers_are_upgraded_under_load_and_no_task_is_lost_or_doubled(host
     load = Load()
     supervised = SupervisedHost("worker1", host)
 
+    begin = time.time()
     with load.running():
-        workers = supervised.workers()
         printed = SCENARIO.play(playbook=UPGRADE)
         sent = len(load.sent)
         wait_for(lambda: len(load.sent) > sent + 10, "nothing is accepted")
-        survivors = supervised.workers()
 
     counted = load.outcome(host)
     held_back = re.findall(r"writes were held back for ([0-9.]+) s", printed)
@@ -120,8 +120,9 @@ def test_the_servers_are_upgraded_under_load_and_no_task_is_lost_or_doubled(host
     started = {name: program_started(name) for name in SERVERS.hosts}
     assert max(started, key=lambda name: started[name]) == primary
     assert counted.exactly_once, counted
-    assert workers
-    assert workers.items() <= survivors.items()
+    # Workers come and go with the load; none falls.
+    assert supervised.workers()
+    assert " died" not in supervised.journal(begin)
 
 
 @pytest.mark.usefixtures("host")
