@@ -132,7 +132,9 @@ class Tasks:
         before, since = -1, time.monotonic()
         while time.monotonic() - since < patience:
             ended: Any = self.counts.hlen("ended")
-            if ended >= len(ids) and not any("dead_letter" not in key for key in self.left()):
+            # In this order: a message that moves during a look at what is left may escape it.
+            all_ended = ended >= len(ids) and not set(ids) - set(self.ended())
+            if all_ended and not any("dead_letter" not in key for key in self.left()):
                 break
             if ended != before:
                 before, since = ended, time.monotonic()
