@@ -9,7 +9,7 @@ from redis import Redis
 app = Celery("app", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
 app.conf.task_acks_late = True
 # As long as the tasks of the tests: where tasks grow longer while CPUs are short, nothing is started.
-app.conf.beat_schedule = {"tick": {"task": "app.record", "schedule": 2.0, "args": ("beat", 0.5)}}
+app.conf.beat_schedule = {"tick": {"task": "app.record", "schedule": 5.0, "args": ("beat", 0.5)}}
 
 results = Redis.from_url(os.environ["CELERY_RESULT_BACKEND"], decode_responses=True)
 

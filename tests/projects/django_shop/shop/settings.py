@@ -28,4 +28,4 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_ROUTES = {"orders.tasks.confirm": {"queue": "mail"}}
 # As long as the tasks of the tests: where tasks grow longer while CPUs are short, nothing is started.
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
-CELERY_BEAT_SCHEDULE = {"tick": {"task": "orders.tasks.place", "schedule": 2.0, "args": ("beat", 0.5)}}
+CELERY_BEAT_SCHEDULE = {"tick": {"task": "orders.tasks.place", "schedule": 5.0, "args": ("beat", 0.5)}}
