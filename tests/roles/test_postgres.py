@@ -9,6 +9,7 @@ from role_files import FACTS, HERE, Place, evaluate, load_module, render
 
 access = load_module("postgres", "postgres_access")
 live = load_module("postgres", "postgres_live_config")
+pgbouncer = load_module("postgres", "postgres_pgbouncer")
 state = load_module("postgres", "postgres_state")
 certificate = load_module("common", "certificate")
 
@@ -439,14 +440,70 @@ def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
         "worker2": supervised,
         "worker3": supervised,
     }
+    pooled = {"postgres_pgbouncer": True, "postgres_app_pool_size": 10, "postgres_max_connections": 10}
+    pooled |= {"postgres_databases": [{"name": "celery", "owner": "o"}], "postgres_users": [{"name": "o", "password": "p" * 16}]}
     cases = [
         {"postgres_app_pool_size": 10, "postgres_max_connections": 50},
         {"postgres_app_pool_size": 10, "postgres_max_connections": 51},
         {"postgres_max_connections": 10},
+        pooled | {"postgres_pgbouncer_max_clients": 48, "postgres_pgbouncer_pool_size": 7},
+        pooled | {"postgres_pgbouncer_max_clients": 47, "postgres_pgbouncer_pool_size": 8},
     ]
-    refused, *right = evaluate("postgres", "__postgres_errors", cases, Place("localhost", hosts))
+    refused, *right, refused_pool = evaluate(
+        "postgres", "__postgres_errors", cases, Place("localhost", hosts)
+    )
+    sum_of_groups = "(fixed on worker1: 8, short: 20, io: 20)"
     assert refused == [
-        "postgres_max_connections: 50 leaves 47 for the app, whose workers may open 48"
-        " (fixed on worker1: 8, short: 20, io: 20)"
+        f"postgres_max_connections: 50 leaves 47 for the app, whose workers may open 48 {sum_of_groups}"
     ]
-    assert right == [[], []]
+    assert right == [[], [], []]
+    assert refused_pool == [
+        "postgres_max_connections: 10 leaves 7 for PgBouncer, which may open 8"
+        " (postgres_pgbouncer_pool_size: 8 for each database)",
+        f"postgres_pgbouncer_max_clients: is 47, and the workers of the app may open 48 {sum_of_groups}",
+    ]
+
+
+def test_pgbouncer_refuses_clients_by_name() -> None:
+    entry = {"databases": ["celery"], "users": ["all"]}
+    addresses = ["10.0.0.0/24", "fd00::/8", "samenet", "worker1.example.org"]
+    case = {"postgres_clients": [entry | {"addresses": addresses}]}
+    refused, right = evaluate(
+        "postgres", "__postgres_errors", [case | {"postgres_pgbouncer": True}, case], Place("localhost")
+    )
+    assert refused == [
+        "postgres_clients: PgBouncer knows no 'worker1.example.org'"
+        " (allowed: networks such as 10.0.0.0/24, samenet)"
+    ]
+    assert right == []
+
+
+def test_pgbouncer_knows_the_networks_of_the_host() -> None:
+    facts = {
+        "interfaces": ["lo", "eth0", "br-one", "dummy0"],
+        "lo": {"ipv4": {"address": "127.0.0.1", "network": "127.0.0.0", "prefix": "8"}},
+        "eth0": {
+            "ipv4": {"address": "10.0.0.7", "network": "10.0.0.0", "prefix": "24"},
+            "ipv4_secondaries": [{"address": "10.2.0.1", "network": "10.2.0.0", "prefix": "24"}],
+        },
+        "br_one": {"ipv4": {"address": "10.1.0.1", "network": "10.1.0.0", "prefix": "16"}},
+        "dummy0": {},
+    }
+    (networks,) = evaluate("postgres", "__postgres_own_networks", [{"ansible_facts": facts}], HERE)
+    assert networks.split() == ["10.1.0.0/16", "10.0.0.0/24", "10.2.0.0/24", "127.0.0.0/8"]
+
+
+@pytest.mark.parametrize(
+    ("read", "static", "action"),
+    [
+        (100.0, 100.0, ""),
+        (250.0, 100.0, "reloaded"),
+        (150.0, 100.0, ""),  # read by a reload already
+        (100.0, 150.0, "restarted"),  # which a reload did not apply
+        (250.0, 250.0, "restarted"),
+    ],
+)
+def test_pgbouncer_reads_what_is_newer_than_what_it_runs(read: float, static: float, action: str) -> None:
+    done, files = pgbouncer.wanted({"read": read}, {"static": static}, loaded=200.0, started=120.0)
+    assert done == action
+    assert bool(files) == bool(action)

@@ -1,0 +1,140 @@
+"""PgBouncer: many clients share few connections, each with its own rights."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+
+import psycopg
+import pytest
+from scenario import Scenario, address
+from secrets_scan import assert_no_secrets
+from services import wait_for
+
+SCENARIO = Scenario("postgres")
+PORT = 6432
+POOL = 4
+CLIENTS = 150  # the server itself takes 100
+TRANSACTIONS = 10
+
+units = ["pgbouncer", "postgresql@15-main", "postgresql@17-main"]
+
+
+def connect(host, user, password=None, database="celery"):
+    # PgBouncer of Debian 12 does not know prepared statements, and its console knows no transactions.
+    return psycopg.connect(
+        host=address(host),
+        port=PORT,
+        dbname=database,
+        user=user,
+        password=password or SCENARIO.secrets[f"postgres_{user}"],
+        connect_timeout=30,
+        autocommit=True,
+        prepare_threshold=None,
+    )
+
+
+@pytest.fixture
+def table(host):
+    make = "SET ROLE celery_owner; DROP TABLE IF EXISTS test_pooled"
+    command = "runuser -u postgres -- psql -d celery -c %s"
+    host.check_output(command, f"{make}; CREATE TABLE test_pooled (client int, number int)")
+    yield
+    host.check_output(command, make)
+
+
+@pytest.mark.usefixtures("table")
+def test_more_clients_than_the_server_takes_share_few_connections(host):
+    seen, done = [], threading.Event()
+
+    def watch():
+        count = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'celery%'"
+        while not done.wait(0.2):
+            seen.append(int(host.check_output("runuser -u postgres -- psql -At -c %s", count)))
+
+    def write(client, connection):
+        for number in range(TRANSACTIONS):
+            with connection.transaction():
+                connection.execute("INSERT INTO test_pooled VALUES (%s, %s)", (client, number))
+
+    with ExitStack() as stack, ThreadPoolExecutor(CLIENTS + 1) as threads:
+        watching = threads.submit(watch)
+        try:
+            clients = [stack.enter_context(connect(host, "celery_app")) for _ in range(CLIENTS)]
+            for written in [threads.submit(write, *client) for client in enumerate(clients)]:
+                written.result()
+            counted = clients[0].execute("SELECT count(*), count(DISTINCT (client, number)) FROM test_pooled")
+            assert counted.fetchone() == (CLIENTS * TRANSACTIONS, CLIENTS * TRANSACTIONS)
+        finally:
+            done.set()
+        watching.result()
+    assert 0 < max(seen) <= POOL
+
+
+def test_each_client_has_the_rights_of_its_user(host):
+    with connect(host, "celery_report") as reader:
+        assert reader.execute("SELECT current_user").fetchone() == ("celery_report",)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute("CREATE TABLE public.intruder (id int)")
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        connect(host, "celery_app", database="other")
+
+
+@pytest.mark.parametrize(
+    ("user", "database"),
+    [("celery_app", "celery"), ("postgres", "celery"), ("pgbouncer", "pgbouncer"), ("nobody", "celery")],
+)
+def test_a_wrong_password_is_refused(host, user, database):
+    with pytest.raises(psycopg.OperationalError, match=r"authentication failed|no such user|not allowed"):
+        connect(host, user, "wrong", database)
+
+
+def test_the_network_reaches_no_database_that_is_not_opened_to_it(host):
+    with pytest.raises(psycopg.OperationalError, match=r"no such database|no authentication|rejected|not allowed"):
+        connect(host, "celery_owner", database="postgres")
+    with pytest.raises(psycopg.OperationalError):
+        connect(host, "celery_app", database="pgbouncer")
+
+
+def test_the_monitor_sees_the_pools_and_manages_nothing(host):
+    query = "psql 'host=127.0.0.1 port=6432 dbname=pgbouncer user=monitor' --no-psqlrc -At -c %s"
+    with_password = f"env PGPASSWORD={SCENARIO.secrets['postgres_monitor']} {query}"
+    assert "celery|celery_app" in host.check_output(with_password, "SHOW POOLS")
+    for command in ("PAUSE", "SHUTDOWN", "SET max_client_conn = 1"):
+        assert "not allowed" in host.run(with_password, command).stderr
+
+
+def test_it_runs_as_nobody_who_could_manage_the_server(host):
+    pid = host.check_output("systemctl show --property=MainPID --value pgbouncer")
+    assert host.check_output("ps -o user= -p %s", pid).strip() == "pgbouncer"
+    assert host.run("runuser -u pgbouncer -- psql -h /run/postgresql -U postgres -c 'SELECT 1'").rc != 0
+    assert host.check_output("stat -c '%%U %%G %%a' /etc/pgbouncer/fleet/userlist.txt") == "root pgbouncer 640"
+
+
+def test_a_killed_pgbouncer_comes_back(host):
+    host.check_output("systemctl kill --signal=KILL pgbouncer")
+
+    def answers():
+        try:
+            with connect(host, "celery_app") as connection:
+                return connection.execute("SELECT 1").fetchone()
+        except psycopg.OperationalError:
+            return None
+
+    assert wait_for(answers, "PgBouncer does not come back") == (1,)
+
+
+def test_a_file_that_an_interrupted_run_left_unread_is_read_by_the_next(host):
+    held = connect(host, "celery_app")
+    with closing(held):
+        pid = host.check_output("systemctl show --property=MainPID --value pgbouncer")
+        host.check_output("touch /etc/pgbouncer/fleet/pgbouncer.ini")
+
+        printed = SCENARIO.play("--diff")
+
+        assert "reloaded for /etc/pgbouncer/fleet/pgbouncer.ini" in printed
+        assert host.check_output("systemctl show --property=MainPID --value pgbouncer") == pid
+        assert held.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_no_secret_can_be_seen(host):
+    assert_no_secrets(host, SCENARIO.secrets.values())
