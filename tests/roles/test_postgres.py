@@ -441,7 +441,10 @@ def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
         "worker3": supervised,
     }
     pooled = {"postgres_pgbouncer": True, "postgres_app_pool_size": 10, "postgres_max_connections": 10}
-    pooled |= {"postgres_databases": [{"name": "celery", "owner": "o"}], "postgres_users": [{"name": "o", "password": "p" * 16}]}
+    pooled |= {
+        "postgres_databases": [{"name": "celery", "owner": "o"}],
+        "postgres_users": [{"name": "o", "password": "p" * 16}],
+    }
     cases = [
         {"postgres_app_pool_size": 10, "postgres_max_connections": 50},
         {"postgres_app_pool_size": 10, "postgres_max_connections": 51},

@@ -79,20 +79,16 @@ def test_each_client_has_the_rights_of_its_user(host):
         connect(host, "celery_app", database="other")
 
 
-@pytest.mark.parametrize(
-    ("user", "database"),
-    [("celery_app", "celery"), ("postgres", "celery"), ("pgbouncer", "pgbouncer"), ("nobody", "celery")],
-)
-def test_a_wrong_password_is_refused(host, user, database):
-    with pytest.raises(psycopg.OperationalError, match=r"authentication failed|no such user|not allowed"):
-        connect(host, user, "wrong", database)
+@pytest.mark.parametrize("user", ["celery_app", "postgres", "nobody"])
+def test_a_wrong_password_is_refused(host, user):
+    with pytest.raises(psycopg.OperationalError, match=r"authentication failed|no such user"):
+        connect(host, user, "wrong")
 
 
-def test_the_network_reaches_no_database_that_is_not_opened_to_it(host):
-    with pytest.raises(psycopg.OperationalError, match=r"no such database|no authentication|rejected|not allowed"):
-        connect(host, "celery_owner", database="postgres")
-    with pytest.raises(psycopg.OperationalError):
-        connect(host, "celery_app", database="pgbouncer")
+@pytest.mark.parametrize("database", ["postgres", "pgbouncer"])
+def test_the_network_reaches_no_database_that_is_not_opened_to_it(host, database):
+    with pytest.raises(psycopg.OperationalError, match=r"no such database|no authentication method|rejected"):
+        connect(host, "celery_owner", database=database)
 
 
 def test_the_monitor_sees_the_pools_and_manages_nothing(host):
@@ -100,14 +96,14 @@ def test_the_monitor_sees_the_pools_and_manages_nothing(host):
     with_password = f"env PGPASSWORD={SCENARIO.secrets['postgres_monitor']} {query}"
     assert "celery|celery_app" in host.check_output(with_password, "SHOW POOLS")
     for command in ("PAUSE", "SHUTDOWN", "SET max_client_conn = 1"):
-        assert "not allowed" in host.run(with_password, command).stderr
+        assert "admin access needed" in host.run(with_password, command).stderr
 
 
 def test_it_runs_as_nobody_who_could_manage_the_server(host):
     pid = host.check_output("systemctl show --property=MainPID --value pgbouncer")
     assert host.check_output("ps -o user= -p %s", pid).strip() == "pgbouncer"
     assert host.run("runuser -u pgbouncer -- psql -h /run/postgresql -U postgres -c 'SELECT 1'").rc != 0
-    assert host.check_output("stat -c '%%U %%G %%a' /etc/pgbouncer/fleet/userlist.txt") == "root pgbouncer 640"
+    assert host.check_output("stat -c '%U %G %a' /etc/pgbouncer/fleet/userlist.txt") == "root pgbouncer 640"
 
 
 def test_a_killed_pgbouncer_comes_back(host):

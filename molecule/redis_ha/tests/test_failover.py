@@ -134,16 +134,23 @@ def test_a_play_after_the_failover_changes_nothing() -> None:
     assert SERVERS.primary() == before
 
 
-@pytest.mark.usefixtures("host")
-def test_changed_settings_are_applied_live_and_shown_and_the_primary_stays() -> None:
-    before = SERVERS.primary()
-    run_ids = {name: SERVERS.run_ids(name) for name in SERVERS.hosts}
+def users_with_new_passwords(*names: str) -> list[dict[str, str]]:
+    """Return redis_users with new passwords for some of them, beside which the present ones stay valid."""
     users = [
         {"name": name, "preset": name, "password": SCENARIO.secrets[f"redis_{name}"]}
         for name in ("app", "supervisor", "operator", "replication", "sentinel")
     ]
-    for user in users[-2:]:
-        user.update(previous_password=user["password"], password=f"rotated-{user['name']}-0123456789")
+    for user in users:
+        if user["name"] in names:
+            user.update(previous_password=user["password"], password=f"rotated-{user['name']}-0123456789")
+    return users
+
+
+@pytest.mark.usefixtures("host")
+def test_changed_settings_are_applied_live_and_shown_and_the_primary_stays() -> None:
+    before = SERVERS.primary()
+    run_ids = {name: SERVERS.run_ids(name) for name in SERVERS.hosts}
+    users = users_with_new_passwords("replication", "sentinel")
 
     # Even at this verbosity, which prints the arguments of each module.
     printed = SCENARIO.play(
@@ -180,7 +187,8 @@ def test_a_setting_that_needs_a_restart_has_the_replicas_restart_first_and_the_p
     primary = SERVERS.primary()
     before = {name: started_at(host) for name, host in SERVERS.hosts.items()}
 
-    SCENARIO.play("--limit=redis", redis_tcp_backlog=510)
+    # With a new password in the same run: the first to restart logs in to one that has not yet.
+    SCENARIO.play("--limit=redis", redis_tcp_backlog=510, redis_users=users_with_new_passwords("replication"))
 
     restarted = {name: started_at(host) for name, host in SERVERS.hosts.items()}
     assert all(restarted[name] > before[name] for name in restarted)

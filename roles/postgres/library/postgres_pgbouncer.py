@@ -60,7 +60,9 @@ def newer(files: dict[str, float], since: float) -> list[str]:
     return [name for name, written in files.items() if written > since]
 
 
-def wanted(read: dict[str, float], static: dict[str, float], loaded: float, started: float) -> tuple[str, list[str]]:
+def wanted(
+    read: dict[str, float], static: dict[str, float], loaded: float, started: float
+) -> tuple[str, list[str]]:
     """Return what has to be done, and the files because of which."""
     if names := newer(static, started):
         return "restarted", names
@@ -72,7 +74,9 @@ def wanted(read: dict[str, float], static: dict[str, float], loaded: float, star
 def moments(module: AnsibleModule, unit: str) -> tuple[float, float]:
     """Return when the unit has read its files, by its start or a reload, and when it was started."""
     properties = ("StateChangeTimestampMonotonic", "ActiveEnterTimestampMonotonic")
-    shown = module.run_command(["systemctl", "show", f"--property={','.join(properties)}", unit], check_rc=True)[1]
+    shown = module.run_command(
+        ["systemctl", "show", f"--property={','.join(properties)}", unit], check_rc=True
+    )[1]
     found = dict(line.split("=", 1) for line in shown.splitlines())
     boot = time.time() - time.monotonic()
     loaded, started = (boot + int(found[name]) / 1e6 for name in properties)

@@ -17,8 +17,9 @@ short_description: Compare a running Redis server or sentinel with what is wante
 description:
   - Asks the server what it runs (CONFIG GET, ACL LIST), returns the difference as a diff and applies it by
     CONFIG SET and ACL SETUSER. A sentinel is asked by SENTINEL MASTER and told by SENTINEL SET.
-  - When a setting differs that Redis reads at start only, nothing is applied; the setting is named in
-    C(restart) and a restart, for which the files must be written already, applies everything.
+  - When a setting differs that Redis reads at start only, it is named in C(restart), and a restart, for which the
+    files must be written already, applies all settings. The users are applied at once all the same, unless the
+    server was never configured, because another server that restarts first may log in with a new password.
   - An append-only file that is switched on is always switched on live, because a restart alone would start
     with an empty append-only file and leave the data behind.
   - Runs redis-cli on the host, through the Unix socket; no secret appears in an argv.
@@ -258,11 +259,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     strangers = sorted(set(users_now) - set(users_wanted))
     changed_names = [user["name"] for user in changed_users]
 
+    users_only = bool(restart) and params["username"] in users_now
     if not module.check_mode:
-        if restart:
-            if "appendonly" in names and normal_word(wanted["appendonly"]) == "yes":
-                switch_on_append_only(server)
-        else:
+        if restart and "appendonly" in names and normal_word(wanted["appendonly"]) == "yes":
+            switch_on_append_only(server)
+        if users_only:
+            apply_live(server, [], changed_users, strangers)
+        elif not restart:
             commands = setters({name: wanted[name] for name in names}, master)
             apply_live(server, commands, changed_users, strangers)
 
@@ -271,7 +274,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "changed": bool(names or changed_names or strangers),
         "restart": restart,
         "role": server.info("replication").get("role", "sentinel"),
-        "applied": [] if restart else [*names, *[f"user {name}" for name in [*changed_names, *strangers]]],
+        "applied": [
+            *([] if restart else names),
+            *(
+                []
+                if restart and not users_only
+                else [f"user {name}" for name in [*changed_names, *strangers]]
+            ),
+        ],
         "diff": {
             "before_header": "Redis, running",
             "after_header": "Redis, wanted"
