@@ -17,6 +17,7 @@ from supervised_fleet import SUPERVISOR, SupervisedHost
 SCENARIO = Scenario("upgrade_redis")
 SERVERS = Servers(SCENARIO)
 UPGRADE = "../../playbooks/upgrade-redis.yml"
+FAILOVER = "../../playbooks/failover-redis.yml"
 PACKAGES = ("redis-server", "redis-sentinel", "redis-tools")
 
 testinfra_hosts = ["ansible://worker1"]
@@ -89,6 +90,22 @@ def test_a_set_that_is_not_well_is_refused() -> None:
 
     assert installed() == before
     SERVERS.primary()
+
+
+def test_a_primary_that_works_hands_over_under_load_and_no_task_is_lost_or_doubled(host: Any) -> None:
+    primary = SERVERS.primary()
+    load = Load()
+
+    with load.running():
+        printed = SCENARIO.play(playbook=FAILOVER)
+        sent = len(load.sent)
+        wait_for(lambda: len(load.sent) > sent + 10, "nothing is accepted")
+
+    counted = load.outcome(host)
+    (held_back,) = re.findall(r"writes were held back for ([0-9.]+) s", printed)
+    logger.info("writes held back for %s s; %d refused; %s", held_back, load.refused, counted)
+    assert SERVERS.primary() != primary
+    assert counted.exactly_once, counted
 
 
 def test_the_servers_are_upgraded_under_load_and_no_task_is_lost_or_doubled(host: Any) -> None:
