@@ -13,8 +13,9 @@ DOCUMENTATION = """
 module: postgres_pgbouncer
 short_description: Reload or restart PgBouncer when its files are newer than what it runs
 description:
-  - Reloads when a file has changed since PgBouncer read it, also when an interrupted run left that undone. Its clients
-    do not notice. Restarts, which ends their connections, only when a file changed that a reload does not apply.
+  - Reloads when a file has changed since PgBouncer read it, also when an interrupted run left that undone.
+    Its clients do not notice. Restarts, which ends their connections, only when a file changed that a reload
+    does not apply.
 options:
   unit:
     description: The running unit.

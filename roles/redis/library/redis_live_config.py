@@ -18,8 +18,9 @@ description:
   - Asks the server what it runs (CONFIG GET, ACL LIST), returns the difference as a diff and applies it by
     CONFIG SET and ACL SETUSER. A sentinel is asked by SENTINEL MASTER and told by SENTINEL SET.
   - When a setting differs that Redis reads at start only, it is named in C(restart), and a restart, for which
-    the files must be written already, applies all settings. The users are applied at once all the same, unless
-    the server was never configured, because another server that restarts first may log in with a new password.
+    the files must be written already, applies all settings. The users are applied at once all the same, for
+    another server that restarts first may log in with a new password; but not on a server that was never
+    configured.
   - An append-only file that is switched on is always switched on live, because a restart alone would start
     with an empty append-only file and leave the data behind.
   - Runs redis-cli on the host, through the Unix socket; no secret appears in an argv.
