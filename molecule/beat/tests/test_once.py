@@ -1,37 +1,36 @@
 """Nothing is sent twice, whatever becomes of beat."""
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+import docker
 import pytest
 from beat_schedule import LOCK, Scratch
 from deployed_app import redis
+from scenario import Scenario
 from services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://beat1"]
 units = ["celery-beat"]
 
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = 30.0  # seconds for which a beat that has died keeps the lock
+SENT = "Sending due task"
 TOLERANCE = 0.5  # seconds by which an interval may be shorter than the period
-LOG, PIDFILE = "/tmp/second-beat.log", "/var/lib/celery/second-beat.pid"  # noqa: S108 -- on the host under test
+OTHER = Scenario("beat").hosts("beat")["beat2"]
 
 
 @pytest.fixture(autouse=True)
 def beat(host: Host) -> Iterator[None]:
-    """Have beat run before and after each test."""
+    """Have beat run before and after each test, on this host alone."""
+    OTHER.check_output("systemctl stop celery-beat")
     host.check_output("systemctl start celery-beat")
     yield
     host.check_output("systemctl start celery-beat")
-
-
-@pytest.fixture
-def second_beat(host: Host) -> Iterator[None]:
-    """Start a beat by hand beside that of systemd."""
-    host.check_output(f"celery-app celery -A tasks beat -l INFO --pidfile {PIDFILE} >{LOG} 2>&1 &")
-    wait_for(lambda: "Starting..." in host.file(LOG).content_string, "the second beat does not start")
-    yield
-    host.run(f"kill $(cat {PIDFILE})")
-    wait_for(lambda: not host.file(PIDFILE).exists, "the second beat does not end")
 
 
 @pytest.mark.parametrize("scratch", [10.0], indirect=True)  # longer than the restart
@@ -79,15 +78,88 @@ def main_process(host: Host) -> str:
 
 
 def test_a_second_beat_sends_nothing_while_the_first_lives_and_takes_over_when_it_stops(
-    host: Host, scratch: Scratch, second_beat: None
+    host: Host, scratch: Scratch
 ) -> None:
-    del second_beat
+    begin = time.time()
+    OTHER.check_output("systemctl start celery-beat")
 
     intervals = scratch.intervals(more=5)
     assert min(intervals) > scratch.period - TOLERANCE
-    assert "Sending due task" not in host.file(LOG).content_string
+    assert SENT not in said(OTHER, begin)
 
     host.check_output("systemctl stop celery-beat")
 
     assert min(scratch.intervals(more=3)) > scratch.period - TOLERANCE
-    assert "Sending due task" in host.file(LOG).content_string
+    assert SENT in said(OTHER, begin)
+
+
+@contextmanager
+def killed() -> Iterator[None]:
+    """Let the other host lose its power until the block ends."""
+    container = docker.from_env().containers.get("celery-fleet-beat-beat2")
+    container.kill("SIGKILL")
+    try:
+        yield
+    finally:
+        container.start()
+        wait_for(lambda: OTHER.run("systemctl is-active celery-beat").rc == 0, "beat does not come back")
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Stop the other beat in the middle of what it does until the block ends."""
+    OTHER.check_output("systemctl kill --signal=STOP celery-beat")
+    try:
+        yield
+    finally:
+        OTHER.check_output("systemctl kill --signal=CONT celery-beat")
+
+
+@contextmanager
+def cut_off() -> Iterator[None]:
+    """Pull the other host's network cable until the block ends."""
+    OTHER.check_output("ip link set eth0 down")
+    try:
+        yield
+    finally:
+        OTHER.check_output("ip link set eth0 up")
+
+
+@pytest.mark.parametrize("blow", [killed, frozen, cut_off])
+@pytest.mark.parametrize("scratch", [1.0], indirect=True)
+def test_another_host_takes_over_from_one_that_dies_and_nothing_is_sent_twice(
+    host: Host, scratch: Scratch, blow: Callable[[], AbstractContextManager[None]]
+) -> None:
+    host.check_output("systemctl stop celery-beat")
+    OTHER.check_output("systemctl start celery-beat")
+    scratch.intervals(more=20)
+    host.check_output("systemctl start celery-beat")
+    begin = time.time()
+
+    with blow():
+        before = len(scratch.intervals())
+        # One that was under way may still arrive.
+        intervals = scratch.intervals(more=20, within=2 * LOCK_TIMEOUT + 20)
+        assert SENT in said(host, begin)
+    # The one that came back finds the lock taken.
+    intervals = scratch.intervals(more=20)
+
+    gap = max(intervals)
+    logger.info(
+        "%s: %d sent; the longest interval %.1f s, from no. %d",
+        blow.__name__,
+        len(intervals) + 1,
+        gap,
+        before,
+    )
+    assert len(intervals) >= 59
+    assert min(intervals) > scratch.period - TOLERANCE
+    assert gap < 2 * LOCK_TIMEOUT
+    assert sum(interval > scratch.period + 2 for interval in intervals) == 1
+    assert SENT not in said(OTHER, time.time() - 5)
+
+
+def said(host: Host, since: float) -> str:
+    """Return what beat has logged on a host since a time."""
+    show = f"journalctl --no-pager --output=cat --since=@{since:.6f} --unit=celery-beat.service"
+    return str(host.check_output(show))
