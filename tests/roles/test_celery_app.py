@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import CHECKOUT, load_module, render, security_score
+from role_files import CHECKOUT, HERE, evaluate, load_module, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
 proof = load_module("celery_app", "celery_proof")
@@ -646,3 +646,8 @@ def test_nothing_goes_behind_migrations_that_cannot_be_taken_back(installed: Pat
     assert current.barrier(releases, "r2") == "r3"
     assert current.barrier(releases, "r3") == current.barrier(releases, "r4") == ""
     assert current.barrier(releases, "not yet there") == ""
+
+
+def test_the_room_on_a_disk_is_what_df_says() -> None:
+    case = {"__celery_app_disk": {"stdout_lines": ["  Avail", "  123MB"]}}
+    assert evaluate("celery_app", "__celery_app_room", [case], HERE) == ["123"]

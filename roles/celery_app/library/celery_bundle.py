@@ -360,6 +360,7 @@ def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
         "changed": changed,
         "release": release,
         "path": str(archive),
+        "megabytes": round(archive.stat().st_size / 1e6) if archive.exists() else 0,
         "commit": project.commit,
         # As celery_proof leaves it.
         "tried": tried.read_text() if tried.exists() else "",
