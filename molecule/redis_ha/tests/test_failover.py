@@ -98,6 +98,10 @@ def fail_over(host: Any, blow: Callable[[str], AbstractContextManager[None]]) ->
         counted,
     )
     assert returned == elected
+    # One that a sentinel takes for two would be told to follow itself the next time.
+    for name in SERVERS.hosts:
+        replicas = SERVERS.connect(name, SENTINEL_PORT).sentinel_slaves(MASTER)
+        assert len(replicas) == len(others), replicas
     # Nobody had to die, or to be started again.
     assert workers
     assert workers.items() <= survivors.items()

@@ -35,7 +35,9 @@ options:
     type: str
     required: true
   keep_if:
-    description: Keep them only if the file has a line that begins so. Else those of C(content) are written.
+    description:
+      - Keep them only if the file has a line whose beginning this regular expression matches. Else those of
+        C(content) are written.
     type: str
     default: ""
   backup:
@@ -74,7 +76,7 @@ def directives(lines: list[str]) -> dict[str, str]:
 def merged(old: str, wanted: str, keep: str, keep_if: str) -> str:
     """The text that the file shall have: the old one if that says what is wanted, else the wanted one."""
     lines = old.splitlines()
-    if not any(line.startswith(keep_if) for line in lines):
+    if not any(re.match(keep_if, line) for line in lines):
         return wanted
     mark = lines.index(SIGNATURE) if SIGNATURE in lines else len(lines)
     ours, written = directives(wanted.splitlines()), directives(lines)
