@@ -47,7 +47,7 @@ $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
 .PHONY: bench
-bench: bench-workers bench-scaling ## Run all benchmarks
+bench: bench-workers bench-scaling bench-plays ## Run all benchmarks
 
 .PHONY: bench-workers
 bench-workers: venv docker ## Measure our workers beside plain Celery's
@@ -58,6 +58,11 @@ bench-workers: venv docker ## Measure our workers beside plain Celery's
 bench-scaling: venv docker ## Measure the supervisor beside Celery's own autoscaling; draw docs/burst.svg
 	@scripts/images services:bookworm
 	@PYTHONPATH=tests/plugins python benchmarks/scaling.py
+
+.PHONY: bench-plays
+bench-plays: venv docker ## Measure what a run of the playbooks that changes nothing costs
+	@scripts/images host:trixie
+	@python benchmarks/plays.py
 
 .PHONY: venv
 venv:
