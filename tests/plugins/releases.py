@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import threading
@@ -89,10 +90,12 @@ class Rollouts:
 
 @dataclass
 class Samples:
-    """How many workers of each group took messages, at each look."""
+    """How many workers of each group took messages at each look, and for how long the oldest task waited."""
 
     groups: tuple[str, ...]
     least: dict[str, int] = field(default_factory=dict)
+    longest: dict[str, float] = field(default_factory=dict)
+    """Seconds for which a task waited at most, as far as a supervisor saw it."""
     releases: set[str] = field(default_factory=set)
     looks: int = 0
 
@@ -105,6 +108,11 @@ class Samples:
                 counts[str(group)] += 1
                 self.releases.add(str(release))
         self.least = {group: min(n, self.least.get(group, n)) for group, n in counts.items()}
+        for host in redis().zrange("fleet:supervisors", 0, -1):
+            status = json.loads(redis().hget(f"fleet:supervisor:{host}", "status") or '{"groups": {}}')
+            for group in self.groups:
+                age = float(status["groups"].get(group, {"age": 0.0})["age"])
+                self.longest[group] = max(age, self.longest.get(group, 0.0))
         self.looks += 1
 
 

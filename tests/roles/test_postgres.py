@@ -440,7 +440,11 @@ def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
         "worker2": supervised,
         "worker3": supervised,
     }
-    pooled = {"postgres_pgbouncer": True, "postgres_app_pool_size": 10, "postgres_max_connections": 10}
+    pooled: dict[str, Any] = {
+        "postgres_pgbouncer": True,
+        "postgres_app_pool_size": 10,
+        "postgres_max_connections": 10,
+    }
     pooled |= {
         "postgres_databases": [{"name": "celery", "owner": "o"}],
         "postgres_users": [{"name": "o", "password": "p" * 16}],

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from deployed_app import Batch, send
 from fleet_workers import load, outcome
 from releases import Rollouts, Source, sampled
+from services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler", "celery-worker@general-1", "celery-worker@slow-1"]
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 RATE = 50.0  # tasks a second
 LONG = 20.0  # seconds of some of them
 GROUPS = ("general", "slow")
+LOOKS_BEFORE = 200  # for half a minute or so
 
 
 @contextmanager
@@ -35,6 +37,8 @@ def test_three_deploys_and_a_rollback_lose_and_repeat_no_task(
 ) -> None:
     releases: list[str] = []
     with mixed_load(trace) as ids, sampled(*GROUPS) as samples:
+        wait_for(lambda: samples.looks >= LOOKS_BEFORE, "nobody looks")
+        waited_before = dict(samples.longest)
         for number, hosts_at_a_time in ((1, 1), (2, 2), (3, 2)):
             source.append(f"# Release {number}.")
             ids.extend(more_long_tasks(trace, number))
@@ -49,6 +53,7 @@ def test_three_deploys_and_a_rollback_lose_and_repeat_no_task(
     assert set(releases) <= samples.releases
     assert set(rollouts.current().values()) == rollouts.running() == {releases[1]}
     logger.info("least workers that took tasks in %d looks: %s", samples.looks, samples.least)
+    logger.info("longest wait of a task before: %s, and after: %s", waited_before, samples.longest)
 
 
 def more_long_tasks(trace: str, number: int) -> list[str]:
