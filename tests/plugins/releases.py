@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deployed_app import redis
 from fleet_workers import enlisted
@@ -108,8 +109,10 @@ class Samples:
                 counts[str(group)] += 1
                 self.releases.add(str(release))
         self.least = {group: min(n, self.least.get(group, n)) for group, n in counts.items()}
-        for host in redis().zrange("fleet:supervisors", 0, -1):
-            status = json.loads(redis().hget(f"fleet:supervisor:{host}", "status") or '{"groups": {}}')
+        hosts: Any = redis().zrange("fleet:supervisors", 0, -1)
+        for host in hosts:
+            published: Any = redis().hget(f"fleet:supervisor:{host}", "status")
+            status = json.loads(published or '{"groups": {}}')
             for group in self.groups:
                 age = float(status["groups"].get(group, {"age": 0.0})["age"])
                 self.longest[group] = max(age, self.longest.get(group, 0.0))
