@@ -20,7 +20,9 @@ SCENARIO = Scenario("postgres_ha")
 FAILOVER = "../../playbooks/failover-postgres.yml"
 VERIFY = "../../playbooks/verify-postgres.yml"
 
-units = ["postgresql@17-main"]
+SERVER, PGBOUNCER = 5432, 6432
+
+units = ["postgresql@17-main", "pgbouncer"]
 
 
 def hosts() -> dict[str, Any]:
@@ -45,10 +47,11 @@ def fail_over(name: str, **variables: object) -> str:
     return SCENARIO.play(playbook=FAILOVER, postgres_new_primary=name, **variables)
 
 
-def connect() -> psycopg.Connection[Any]:
+def connect(port: int = SERVER) -> psycopg.Connection[Any]:
     """As the app connects: to whichever of all servers takes writes."""
     return psycopg.connect(
         host=",".join(address(host) for host in hosts().values()),
+        port=port,
         target_session_attrs="read-write",
         dbname="celery",
         user="celery_owner",
@@ -67,7 +70,8 @@ def connect() -> psycopg.Connection[Any]:
 class Client:
     """Writes numbered rows, each acknowledged or not; every fifth must be visible on a standby as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = SERVER) -> None:
+        self._port = port
         self.local: set[int] = set()
         self.confirmed: set[int] = set()
         self.longest_gap = 0.0
@@ -86,7 +90,7 @@ class Client:
         number, last = next(numbers), time.monotonic()
         while not self._ended.is_set():
             try:
-                with connect() as connection:
+                with connect(self._port) as connection:
                     while not self._ended.is_set():
                         durable = number % 5 == 0
                         with connection.transaction():
@@ -148,6 +152,18 @@ def test_standbys_follow_and_refuse_writes() -> None:
         ).execute("INSERT INTO written VALUES (0)")
 
 
+def test_nobody_connects_to_pgbouncer_in_the_clear() -> None:
+    with pytest.raises(psycopg.OperationalError, match="SSL required"):
+        psycopg.connect(
+            host=address(hosts()["data1"]),
+            port=PGBOUNCER,
+            dbname="celery",
+            user="celery_owner",
+            password=SCENARIO.secrets["postgres_celery_owner"],
+            sslmode="disable",
+        )
+
+
 @pytest.mark.parametrize("user", ["celery_owner", "replicator"])
 @pytest.mark.parametrize("name", ["data1", "data2"])
 def test_nobody_connects_in_the_clear(name: str, user: str) -> None:
@@ -172,23 +188,25 @@ def test_certificates_are_renewed_by_a_reload_while_connections_live() -> None:
     started = "SELECT pg_postmaster_start_time()"
     before = {name: (ask(name, started), certificate(name)) for name in hosts()}
 
-    with connect() as connection:
+    with connect() as connection, connect(PGBOUNCER) as pooled:
         # More days than a new one has left.
         SCENARIO.play(common_certificate_renew_days=366)
         connection.execute("SELECT 1")
+        pooled.execute("SELECT 1")
 
     for name, (since, former) in before.items():
         assert ask(name, started) == since
         assert certificate(name) != former
-        assert certificate(name) == (SCENARIO.authority.parent / name / "postgres.pem").read_bytes()
+        for port in (SERVER, PGBOUNCER):
+            assert certificate(name, port) == (SCENARIO.authority.parent / name / "postgres.pem").read_bytes()
     assert_all_servers_agree()
 
 
-def certificate(name: str) -> bytes:
+def certificate(name: str, port: int = SERVER) -> bytes:
     """Return what a server shows, in PEM."""
     shown = hosts()["data1"].run(
-        "openssl s_client -starttls postgres -connect %s:5432 </dev/null | openssl x509",
-        address(hosts()[name]),
+        "openssl s_client -starttls postgres -connect %s </dev/null | openssl x509",
+        f"{address(hosts()[name])}:{port}",
     )
     return shown.stdout_bytes
 
@@ -229,16 +247,23 @@ def test_a_standby_that_is_behind_is_not_promoted() -> None:
 
 
 def test_a_failover_in_order_loses_nothing_and_is_never_turned_back(say: Callable[[str], None]) -> None:
-    with Client() as client:
-        wait_for(lambda: len(client.confirmed) >= 10, "no rows are written")
+    with Client() as client, Client(PGBOUNCER) as pooled:
+        for each in (client, pooled):
+            wait_for(lambda each=each: len(each.confirmed) >= 10, "no rows are written")
         printed = fail_over("data2")
-        before = len(client.confirmed)
-        wait_for(lambda: len(client.confirmed) > before, "no rows are written after the failover")
+        for each in (client, pooled):
+            before = len(each.confirmed)
+            wait_for(
+                lambda each=each, before=before: len(each.confirmed) > before,
+                "no rows are written after the failover",
+            )
 
-    say(f"in order: {len(client.local | client.confirmed)} rows, {client.longest_gap:.1f} s without writes")
+    for each, way in ((client, ""), (pooled, " through PgBouncer")):
+        rows = each.local | each.confirmed
+        say(f"in order{way}: {len(rows)} rows, {each.longest_gap:.1f} s without writes")
+        assert rows - stored("data2") == set()
     assert "data1 was stopped in order, nothing is lost" in printed
     assert primaries() == ["data2"]
-    assert (client.local | client.confirmed) - stored("data2") == set()
     assert_all_servers_agree()
     converge_changes_nothing()
     assert primaries() == ["data2"]
