@@ -237,7 +237,7 @@ HA_USERS: list[dict[str, Any]] = [
 # As getent answers: the address that is asked for, each of its sockets.
 RESOLVED = {
     "ansible_facts": FACTS
-    | {"getent_ahosts": {"data1": None, "fd00::11": [["RAW"]], "192.0.2.11": [["RAW"]]}}
+    | {"getent_ahosts": {"data1": None, "2001:db8::11": [["RAW"]], "203.0.113.11": [["RAW"]]}}
 }
 
 
@@ -260,7 +260,7 @@ def test_a_replicated_server_can_log_in_to_the_others_whatever_it_is(ha_files: d
 def test_a_sentinel_watches_the_first_primary(ha_files: dict[str, str]) -> None:
     lines = ha_files["sentinel.conf"].splitlines()
     for line in (
-        "sentinel monitor celery 192.0.2.11 6379 2",
+        "sentinel monitor celery 203.0.113.11 6379 2",
         "sentinel auth-user celery watch",
         "sentinel auth-pass celery a-sentinels-password",
         "sentinel sentinel-user watch",
@@ -296,7 +296,7 @@ def test_with_tls_nothing_listens_in_the_clear() -> None:
         ):
             assert line in rendered[name].splitlines()
     # Where the others are found.
-    assert "sentinel monitor celery 192.0.2.11 6379 2" in rendered[names[1]]
+    assert "sentinel monitor celery 203.0.113.11 6379 2" in rendered[names[1]]
 
 
 def test_the_host_reaches_its_own_server_where_it_listens() -> None:
