@@ -30,6 +30,10 @@ def starts(host):
     return len(journal.splitlines())
 
 
+def pgbouncer(host):
+    return host.check_output("systemctl show --property=MainPID --value pgbouncer")
+
+
 @pytest.fixture(scope="module")
 def hosts():
     return SCENARIO.hosts().values()
@@ -143,11 +147,17 @@ def test_an_interrupted_run_is_finished_by_the_next(hosts):
         version = host.check_output("ls /etc/postgresql")
         path = f"/etc/postgresql/{version}/main/conf.d/celery-fleet.conf"
         host.check_output("sed -i 's/^max_connections = .*/max_connections = 100/' %s", path)
-    before = [starts(host) for host in hosts]
-    SCENARIO.play()
-    for host, count in zip(hosts, before, strict=True):
+        host.check_output("touch /etc/pgbouncer/fleet/pgbouncer.ini")
+    before = [(starts(host), pgbouncer(host)) for host in hosts]
+
+    printed = SCENARIO.play("--diff")
+
+    # PgBouncer reads its files, and its clients do not notice.
+    assert printed.count("reloaded for /etc/pgbouncer/fleet/pgbouncer.ini") == len(hosts)
+    for host, (count, process) in zip(hosts, before, strict=True):
         assert ask(host, "SHOW max_connections") == "100"
         assert starts(host) == count + 1
+        assert pgbouncer(host) == process
         assert ask(host, "SHOW log_min_duration_statement") == "1s"
 
 

@@ -2,7 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -117,19 +117,6 @@ def test_a_killed_pgbouncer_comes_back(host):
             return None
 
     assert wait_for(answers, "PgBouncer does not come back") == (1,)
-
-
-def test_a_file_that_an_interrupted_run_left_unread_is_read_by_the_next(host):
-    held = connect(host, "celery_app")
-    with closing(held):
-        pid = host.check_output("systemctl show --property=MainPID --value pgbouncer")
-        host.check_output("touch /etc/pgbouncer/fleet/pgbouncer.ini")
-
-        printed = SCENARIO.play("--diff")
-
-        assert "reloaded for /etc/pgbouncer/fleet/pgbouncer.ini" in printed
-        assert host.check_output("systemctl show --property=MainPID --value pgbouncer") == pid
-        assert held.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_no_secret_can_be_seen(host):
