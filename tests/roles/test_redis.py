@@ -375,6 +375,7 @@ def test_nothing_of_redis_is_named_where_the_provider_is_valkey() -> None:
             "redis_replication_of": "192.0.2.11",
             "redis_sentinel": True,
             "redis_tls": True,
+            **RESOLVED,
         },
     )
     of_redis = re.compile(

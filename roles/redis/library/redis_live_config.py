@@ -260,15 +260,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     strangers = sorted(set(users_now) - set(users_wanted))
     changed_names = [user["name"] for user in changed_users]
 
-    users_only = bool(restart) and params["username"] in users_now
+    live_names = [] if restart else names
+    users_are_live = not restart or params["username"] in users_now
     if not module.check_mode:
         if restart and "appendonly" in names and normal_word(wanted["appendonly"]) == "yes":
             switch_on_append_only(server)
-        if users_only:
-            apply_live(server, [], changed_users, strangers)
-        elif not restart:
-            commands = setters({name: wanted[name] for name in names}, master)
-            apply_live(server, commands, changed_users, strangers)
+        commands = setters({name: wanted[name] for name in live_names}, master)
+        apply_live(server, commands, *((changed_users, strangers) if users_are_live else ([], [])))
 
     before_users = {name: users_now[name] for name in [*changed_names, *strangers] if name in users_now}
     return {
@@ -276,12 +274,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "restart": restart,
         "role": server.info("replication").get("role", "sentinel"),
         "applied": [
-            *([] if restart else names),
-            *(
-                []
-                if restart and not users_only
-                else [f"user {name}" for name in [*changed_names, *strangers]]
-            ),
+            *live_names,
+            *[f"user {name}" for name in [*changed_names, *strangers] if users_are_live],
         ],
         "diff": {
             "before_header": "Redis, running",
