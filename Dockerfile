@@ -1,6 +1,8 @@
 # Images of Celery Fleet.
 #   host      a bare Debian host with systemd: what inventories/local and the Molecule scenarios deploy to
-#   services  Redis and PostgreSQL from Debian, for tests that need a server and no deployment
+#   services  Redis and PostgreSQL from Debian, for compose.yaml and for tests that need a server and no deployment
+#   app       a Celery project with its supervisor, for compose.yaml: PROJECT is its folder in this checkout
+#   flower, prometheus   what profiles of compose.yaml add
 #
 # By hand: docker build --target host --build-arg BASE=debian:13-slim -t celery-fleet/host:trixie .
 # Builds with BuildKit and with the legacy builder alike.
@@ -34,4 +36,96 @@ RUN set -eu; \
     fi; \
     apt-get update -q; \
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends redis-server postgresql; \
+    install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/compose; \
     rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
+
+FROM ${BASE} AS python
+COPY LICENSE .cache/ca* /tmp/build/
+RUN set -eu; \
+    if [ -e /tmp/build/ca-bundle.crt ]; then \
+        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
+    fi; \
+    apt-get update -q; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends ca-certificates python3; \
+    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin \
+        /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt
+
+FROM python AS python-build
+COPY LICENSE .cache/ca* /tmp/ca/
+RUN set -eu; \
+    if [ -e /tmp/ca/ca-bundle.crt ]; then \
+        echo 'Acquire::https::CAInfo "/tmp/ca/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
+    fi; \
+    apt-get update -q; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; \
+    python3 -m venv /opt/app; \
+    cat /etc/ssl/certs/ca-certificates.crt /tmp/ca/*.crt >/tmp/ca/all.pem 2>/dev/null || true
+ENV PIP_CERT=/tmp/ca/all.pem PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+# What the locks name comes first: an edit of the code does not install it again.
+FROM python-build AS app-build
+ARG PROJECT=app/tasks
+COPY compose/merge-locks ${PROJECT}/requirements.txt /build/project/
+COPY app/autoscaler/requirements.txt /build/autoscaler/
+RUN set -eu; \
+    python3 /build/project/merge-locks /build/project/requirements.txt /build/autoscaler/requirements.txt >/build/lock.txt; \
+    /opt/app/bin/pip install --quiet --require-hashes --requirement /build/lock.txt
+COPY app/autoscaler /build/autoscaler/
+COPY ${PROJECT} /build/project/
+# A project without a pyproject.toml is imported from /project as it is.
+RUN set -eu; \
+    /opt/app/bin/pip install --quiet --no-deps /build/autoscaler; \
+    if [ -e /build/project/pyproject.toml ]; then /opt/app/bin/pip install --quiet --no-deps /build/project; fi; \
+    mkdir /project; \
+    cp -a /build/project/. /project/; \
+    rm /project/merge-locks; \
+    /opt/app/bin/pip check; \
+    /opt/app/bin/pip uninstall --quiet --yes pip setuptools; \
+    # The same sources make the same files: no time of this build in the byte code.
+    /opt/app/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/app/lib
+
+FROM python AS app
+ARG PROJECT=app/tasks
+LABEL org.opencontainers.image.title="Celery Fleet: app" \
+    org.opencontainers.image.description="The Celery project in ${PROJECT}, and the supervisor of its workers" \
+    org.opencontainers.image.licenses="MIT"
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin celery
+COPY --from=app-build /opt/app /opt/app
+COPY --from=app-build /project /project
+COPY compose/with-secrets /usr/local/bin/
+# The mounted sources come before what was installed of them.
+ENV PATH=/opt/app/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/project/src:/project PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER celery
+WORKDIR /tmp
+ENTRYPOINT ["with-secrets"]
+CMD ["celery-autoscaler", "run"]
+
+FROM python-build AS flower-build
+COPY compose/flower.txt /build/
+RUN set -eu; \
+    /opt/app/bin/pip install --quiet --require-hashes --requirement /build/flower.txt; \
+    /opt/app/bin/pip uninstall --quiet --yes pip setuptools
+
+FROM python AS flower
+LABEL org.opencontainers.image.title="Celery Fleet: Flower" org.opencontainers.image.licenses="MIT"
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin celery
+COPY --from=flower-build /opt/app /opt/app
+COPY compose/with-secrets /usr/local/bin/
+ENV PATH=/opt/app/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER celery
+WORKDIR /tmp
+ENTRYPOINT ["with-secrets"]
+CMD ["celery", "flower", "--address=0.0.0.0"]
+
+FROM ${BASE} AS prometheus
+LABEL org.opencontainers.image.title="Celery Fleet: Prometheus" org.opencontainers.image.licenses="MIT"
+COPY LICENSE .cache/ca* /tmp/build/
+RUN set -eu; \
+    if [ -e /tmp/build/ca-bundle.crt ]; then \
+        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
+    fi; \
+    apt-get update -q; \
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; \
+    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
+USER prometheus
+CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml"]

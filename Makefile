@@ -19,6 +19,18 @@ up: venv docker ## Deploy the hosts of inventories/local as containers on this m
 down: ## Remove the hosts of `make up` with all that belongs to them
 	@scripts/fleet down
 
+.PHONY: compose-up
+compose-up: docker ## Start the stack of compose.yaml: Redis, PostgreSQL, supervised workers, beat
+	@scripts/compose up
+
+.PHONY: compose-demo
+compose-demo: docker ## Send a burst of tasks to it and show how the workers follow
+	@scripts/compose demo
+
+.PHONY: compose-down
+compose-down: ## Remove the stack with its data
+	@scripts/compose down
+
 .PHONY: test
 test: venv docker images ## Run everything: lint, unit tests, role tests, every Molecule scenario
 	@scripts/test lint unit roles $(SCENARIOS)

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -34,6 +35,7 @@ from celery_autoscaler import (
 from celery_autoscaler.keys import worker_name
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.systemd import notify
+from celery_autoscaler.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +101,15 @@ def autoscaler(context: click.Context, /, **_: Any) -> None:
 @click.command()
 @click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
 @click.option("-l", "--loglevel", default="INFO", help="Level of the log (default: INFO).")
+@click.option(
+    "--watch",
+    "watched",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Replace the workers when files below this folder change; may be given several times.",
+)
 @click.pass_obj
-def run(context: Context, config: str, loglevel: str) -> None:
+def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...]) -> None:
     """Supervise the workers of this host until SIGTERM or SIGINT; SIGHUP reads the settings again."""
     logging.basicConfig(
         level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
@@ -127,6 +136,8 @@ def run(context: Context, config: str, loglevel: str) -> None:
     signal.signal(signal.SIGINT, end)
     signal.signal(signal.SIGHUP, read_again)
     supervisor.on_tick = tell
+    if watched:
+        Watch(context.app, supervisor.host, watched).start()
     supervisor.run()
     if server is not None:
         server.shutdown()
