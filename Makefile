@@ -33,7 +33,7 @@ compose-down: ## Remove the stack with its data
 
 .PHONY: test
 test: venv docker images ## Run everything: lint, unit tests, role tests, every Molecule scenario
-	@scripts/test lint unit roles $(SCENARIOS)
+	@scripts/test lint unit roles compose $(SCENARIOS)
 
 # Most of the unit tests wait most of the time, so three parts at a time do no harm here.
 .PHONY: test-fast
@@ -53,6 +53,10 @@ unit: venv docker ## Run the tests of app/tasks and app/autoscaler on real serve
 roles: venv docker ## Run the tests of the roles that need no host
 	@scripts/images host:trixie services:bookworm
 	@scripts/test roles
+
+.PHONY: compose
+compose: venv docker ## Run the tests of the stack of compose.yaml
+	@scripts/test compose
 
 .PHONY: $(SCENARIOS)
 $(SCENARIOS): venv docker images ## Run one Molecule scenario
@@ -91,6 +95,10 @@ images: docker ## Build the images of the test hosts
 .PHONY: docs
 docs: venv ## Generate the tables of the role READMEs from the argument specs
 	@scripts/role-docs
+
+.PHONY: compose-files
+compose-files: venv ## Write the files of compose/ that come from the templates of the roles
+	@ansible-playbook --inventory localhost, playbooks/containers/compose-files.yml
 
 .PHONY: lock
 lock: venv ## Pin the newest allowed requirements

@@ -1,4 +1,4 @@
-"""Send a burst of tasks and show how the workers follow it, until they are as few as before: `make compose-demo`."""
+"""Send a burst of tasks and show how the workers follow it: `make compose-demo`."""
 
 import argparse
 import json
@@ -26,7 +26,9 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 def curve(title: str, values: list[int], width: int) -> Text:
     """Draw figures over time in one line."""
-    shown = values[-width:]
+    shown = (
+        [values[number * len(values) // width] for number in range(width)] if len(values) > width else values
+    )
     highest = max(values, default=0) or 1
     line = "".join(BLOCKS[round((len(BLOCKS) - 1) * value / highest)] for value in shown)
     return Text.assemble((f"{title:<9}", "bold"), f"{values[-1] if values else 0:>5}  ", (line, "cyan"))

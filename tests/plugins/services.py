@@ -197,6 +197,21 @@ class PostgresServer:
                 connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier))
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier))
 
+    def run(self, script: str, user: str = "postgres", **environment: str) -> None:
+        """Run a shell script in the server's container."""
+        code, output = self._container.exec_run(["sh", "-euc", script], user=user, environment=environment)
+        if code:
+            raise ServiceError(str(output))
+
+    def psql(self, script: str) -> None:
+        """Run a script of psql as the administrator."""
+        where = f"--host={HOST} --port={self.admin.port} --username=postgres --dbname=postgres"
+        self.run(
+            f'printf %s "$SCRIPT" | psql --no-psqlrc --set=ON_ERROR_STOP=1 {where}',
+            PGPASSWORD=self.admin.password,
+            SCRIPT=script,
+        )
+
     def stop(self) -> None:
         """End the server; its data is gone."""
         _remove(self._container)

@@ -1,0 +1,145 @@
+"""The stack of compose.yaml as a developer uses it, from nothing to nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+from collections.abc import Iterator
+
+import pytest
+from compose_stack import LABEL, NAME, Stack, edit
+from services import wait_for
+
+# Seconds: the workers are as few as before, that is the stabilisation of 20 s for some steps, thrice.
+SHRUNK_WITHIN = 240.0
+# The file of the example project that is edited.
+SOURCE = "src/tasks/default.py"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A stack from nothing."""
+    found = Stack()
+    found.down()
+    found.up()
+    try:
+        yield found
+    finally:
+        found.down()
+
+
+def test_services_run_with_few_rights(stack: Stack) -> None:
+    for container in stack.containers():
+        service = container.labels["com.docker.compose.service"]
+        config = container.attrs["HostConfig"]
+        assert container.attrs["Config"]["User"] not in ("", "root", "0"), service
+        assert config["ReadonlyRootfs"], service
+        assert config["CapDrop"] == ["ALL"], service
+        assert not config["CapAdd"], service
+        assert config["Memory"], service
+        for bindings in container.ports.values():
+            assert {binding["HostIp"] for binding in bindings or ()} <= {"127.0.0.1"}, service
+
+
+def test_no_password_can_be_seen_from_outside(stack: Stack) -> None:
+    passwords = stack.run("worker", "cat", "/secrets/environment", "/secrets/token")
+    words = set(re.findall(r"\b[A-Za-z0-9]{32}\b", passwords))
+    # Of Redis, of PostgreSQL, of the page.
+    assert len(words) == 3
+    for container in stack.containers(all=True):
+        processes = [container.top()] if container.status == "running" else []
+        shown = json.dumps([container.attrs, processes]) + container.logs().decode()
+        assert not [word for word in words if word in shown], container.name
+
+
+def test_a_service_cannot_read_what_is_not_its_own(stack: Stack) -> None:
+    assert stack.run("redis", "sh", "-c", "ls /secrets").split() == ["operator", "users.acl"]
+    assert stack.run("worker", "sh", "-c", "ls /secrets").split() == ["environment", "token"]
+
+
+def test_the_page_wants_its_token(stack: Stack) -> None:
+    token = stack.run("worker", "cat", "/secrets/token")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        stack.get("/status")
+    assert json.loads(stack.get("/status", token))["state"] == "supervising"
+    assert "celery_autoscaler_workers" in stack.get("/metrics", token)
+
+
+def test_beat_runs_and_the_database_has_its_tables(stack: Stack) -> None:
+    stack.says("beat", "Acquired lock")
+    assert "sessions" in stack.run("postgres", "psql", "--dbname=celery", "--command=\\dt")
+
+
+def test_the_workers_follow_the_load_and_run_each_task_once(stack: Stack) -> None:
+    ids = stack.send("tasks.io_intensive.wait", 0.1, trace_key="burst", count=1000)
+    most = 0
+    with stack.redis() as client:
+
+        def done() -> bool:
+            nonlocal most
+            most = max(most, stack.workers())
+            return int(client.llen("burst:ended")) >= len(ids)
+
+        wait_for(done, "the burst was not worked off", 120)
+    ran = stack.executions("burst", ids)
+    assert ran.exactly_once, ran
+    assert most >= 4
+    wait_for(lambda: stack.workers() == 1, "the workers were not as few as before", SHRUNK_WITHIN)
+
+
+def test_an_edited_task_is_used_and_running_ones_are_not_lost(stack: Stack) -> None:
+    long = stack.send("tasks.io_intensive.wait", 6, trace_key="long")
+    with stack.redis() as client:
+        wait_for(lambda: client.llen("long:started") or None, "the long task did not begin")
+    edit(stack.project / SOURCE, "        return value\n", "        return ['edited', value]\n")
+    stack.says("worker", "default.py changed: replacing the workers")
+    stack.says("worker", "1 of 1 workers replaced", 60)
+    assert stack.result(*stack.send("tasks.default.echo", 1)) == ["edited", 1]
+    ran = stack.executions("long", long)
+    assert ran.exactly_once, ran
+
+
+def test_an_edit_that_does_not_import_leaves_the_workers_as_they_are(stack: Stack) -> None:
+    edit(stack.project / SOURCE, "import annotations\n", "import annotations\n\nnonsense = \n")
+    stack.says("worker", "Workers go on with the sources of before", 90)
+    assert stack.result(*stack.send("tasks.default.echo", 2)) == ["edited", 2]
+    edit(stack.project / SOURCE, "\nnonsense = \n", "")
+
+
+def test_a_killed_container_loses_no_task(stack: Stack) -> None:
+    ids = stack.send("tasks.io_intensive.wait", 0.5, trace_key="killed", count=200)
+    with stack.redis() as client:
+        wait_for(lambda: client.llen("killed:ended") >= 20, "the tasks do not run", 60)
+        stack.containers("worker")[0].kill()
+        assert client.llen("killed:ended") < len(ids)
+    stack.up()
+    ran = stack.executions("killed", ids)
+    assert not ran.lost, ran
+    # Those that ran when it was killed; no more workers than that there were.
+    assert len(ran.begun_again) <= 6, ran
+
+
+def test_two_supervisors_share_the_load(stack: Stack) -> None:
+    stack.up("--scale", "worker=2")
+    wait_for(lambda: len(stack.supervisors()) == 2, "there are no two supervisors", 60)
+    ids = stack.send("tasks.io_intensive.wait", 0.2, trace_key="shared", count=400)
+    wait_for(
+        lambda: all(found["workers"] for found in stack.supervisors().values()),
+        "one of them has no worker",
+        60,
+    )
+    assert sum(len(found["workers"]) for found in stack.supervisors().values()) <= 6
+    ran = stack.executions("shared", ids)
+    assert ran.exactly_once, ran
+
+
+def test_down_leaves_nothing(stack: Stack) -> None:
+    begin = time.monotonic()
+    stack.down()
+    assert time.monotonic() - begin < 180
+    label = {"label": f"{LABEL}={NAME}"}
+    assert not stack.containers(all=True)
+    assert not stack.docker.volumes.list(filters=label)
+    assert not stack.docker.networks.list(filters=label)

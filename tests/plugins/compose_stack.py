@@ -1,0 +1,204 @@
+"""The stack of compose.yaml under a name of its own, with a copy of the example project that tests edit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.models.containers import Container
+from redis import Redis
+from role_files import CHECKOUT
+from services import wait_for
+
+NAME = "celery-fleet-compose-test"
+LABEL = "com.docker.compose.project"
+# Seconds without any progress after which what is missing is missing for good.
+NO_PROGRESS = 20.0
+
+# Run in a container of the app: sends tasks, prints their ids.
+SEND = """
+import json, sys
+from tasks import app
+name, arguments, options, count = json.loads(sys.argv[1])
+task = app.signature(name, args=arguments, kwargs=options)
+print(json.dumps([task.apply_async().id for _ in range(count)]))
+"""
+
+
+class Stack:
+    """A running stack."""
+
+    def __init__(self) -> None:
+        self.docker = docker.from_env()
+        self.folder = CHECKOUT / ".cache/compose-test"
+        self.project = self.folder / "project"
+        self.environment = os.environ | {
+            "COMPOSE_PROJECT_NAME": NAME,
+            "COMPOSE_FILE": f"compose.yaml:{self.folder / 'compose.yaml'}",
+            # Whatever ports are free.
+            **dict.fromkeys(("REDIS_PORT", "POSTGRES_PORT", "PAGE_PORTS", "PROMETHEUS_PORT"), "0"),
+            "MAX_WORKERS": "6",
+        }
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(CHECKOUT / "app/tasks", self.project, ignore=shutil.ignore_patterns("__pycache__"))
+        mounts = {"volumes": [f"{self.project}:/project:ro"]}
+        (self.folder / "compose.yaml").write_text(json.dumps({"services": {"worker": mounts}}))
+
+    def up(self, *arguments: str) -> None:
+        """Start what does not run; the arguments are those of `docker compose up`."""
+        self._script("up", *arguments)
+
+    def down(self) -> None:
+        """Remove it with its data."""
+        self._script("down")
+
+    def _script(self, *arguments: str) -> None:
+        done = subprocess.run(
+            ["scripts/compose", *arguments],
+            check=False,
+            cwd=CHECKOUT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def containers(self, service: str = "", *, all: bool = False) -> list[Container]:  # noqa: A002
+        """The containers of a service, or of all."""
+        labels = [f"{LABEL}={NAME}"]
+        if service:
+            labels.append(f"com.docker.compose.service={service}")
+        found: list[Container] = self.docker.containers.list(all=all, filters={"label": labels})
+        return found
+
+    def run(self, service: str, *command: str) -> str:
+        """What a command prints in a container of a service."""
+        code, output = self.containers(service)[0].exec_run(list(command))
+        text = bytes(output).decode() if isinstance(output, bytes) else ""
+        assert code == 0, text
+        return text
+
+    def app(self, *command: str) -> str:
+        """What a command prints in a container of the workers, with the settings of the app."""
+        return self.run("worker", "with-secrets", *command)
+
+    def send(self, name: str, *arguments: Any, count: int = 1, **options: Any) -> list[str]:
+        """Send tasks of the example project and return their ids."""
+        ids: list[str] = json.loads(
+            self.app("python", "-c", SEND, json.dumps([name, arguments, options, count]))
+        )
+        return ids
+
+    def status(self) -> dict[str, Any]:
+        """What the supervisors say."""
+        said: dict[str, Any] = json.loads(self.app("celery-autoscaler", "status", "--json"))
+        return said
+
+    def supervisors(self) -> dict[str, Any]:
+        """What each supervisor says of its host, by host."""
+        found: dict[str, Any] = self.status()["supervisors"]
+        return found
+
+    def workers(self) -> int:
+        """How many workers there are, those that start or end among them."""
+        group = self.status()["groups"]["default"]
+        return sum(int(group[state]) for state in ("ready", "starting", "draining"))
+
+    def result(self, name: str) -> Any:
+        """What a task returned, once it has."""
+
+        def found() -> str | None:
+            with self.redis(1) as client:
+                stored: str | None = client.get(f"celery-task-meta-{name}")
+            return stored if stored and json.loads(stored)["status"] == "SUCCESS" else None
+
+        return json.loads(wait_for(found, f"task {name} has no result", 60))["result"]
+
+    def redis(self, database: int = 0) -> Redis:
+        """A client with the rights of the app, from this machine."""
+        secrets = self.run("worker", "cat", "/secrets/environment")
+        found = re.search(r"redis://app:(\w+)@", secrets)
+        assert found is not None
+        return Redis(
+            port=self.port("redis", 6379),
+            db=database,
+            username="app",
+            password=found[1],
+            decode_responses=True,
+        )
+
+    def port(self, service: str, port: int) -> int:
+        """The port of this machine that leads to one of a service."""
+        container = self.containers(service)[0]
+        container.reload()
+        bindings = container.ports[f"{port}/tcp"]
+        assert bindings
+        return int(bindings[0]["HostPort"])
+
+    def get(self, path: str, token: str = "") -> str:
+        """What a supervisor answers to HTTP."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port('worker', 9541)}{path}")
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            text: str = answer.read().decode()
+            return text
+
+    def executions(self, trace: str, ids: Sequence[str]) -> Executions:
+        """Wait until all have ended or nothing moves any more; return what became of them."""
+        with self.redis() as client:
+            seen, since = -1, time.monotonic()
+            while time.monotonic() - since < NO_PROGRESS:
+                ended = client.lrange(f"{trace}:ended", 0, -1)
+                if set(ids) <= set(ended):
+                    break
+                if len(ended) != seen:
+                    seen, since = len(ended), time.monotonic()
+                time.sleep(0.2)
+            return Executions(set(ids), Counter(client.lrange(f"{trace}:started", 0, -1)), Counter(ended))
+
+    def says(self, service: str, text: str, within: float = 30) -> str:
+        """Wait until a service has logged some text; return the log."""
+
+        def log() -> str | None:
+            found = b"".join(container.logs() for container in self.containers(service)).decode()
+            return found if text in found else None
+
+        return wait_for(log, f"{service} did not say '{text}'", within)
+
+
+class Executions:
+    """What became of some tasks."""
+
+    def __init__(self, ids: set[str], started: Counter[str], ended: Counter[str]) -> None:
+        self.lost = ids - set(ended)
+        self.begun_again = {name for name, times in started.items() if times > 1}
+        self.ended_again = {name for name, times in ended.items() if times > 1}
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.lost)} lost, {len(self.begun_again)} begun again, "
+            f"{len(self.ended_again)} run to the end twice"
+        )
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether each ran once."""
+        return not (self.lost or self.begun_again or self.ended_again)
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    """Change a file as an editor does."""
+    content = path.read_text(encoding="utf-8")
+    assert before in content
+    path.write_text(content.replace(before, after), encoding="utf-8")
