@@ -126,6 +126,7 @@ RUN set -eu; \
     fi; \
     apt-get update -q; \
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; \
+    install -d -o nobody -g nogroup -m 0750 /var/lib/prometheus/compose; \
     rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
-USER prometheus
-CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml"]
+USER nobody
+CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/var/lib/prometheus/compose"]
