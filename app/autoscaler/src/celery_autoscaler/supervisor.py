@@ -361,7 +361,7 @@ class Supervisor:
         found = {name.decode(): text for name, text in self.broker.client.hgetall(key).items()}
         self.task_counts.update(seen.time, {name: Tallies.load(text) for name, text in found.items()})
         gone = found.keys() - {worker.id for worker in seen.workers}
-        # Seen to be gone at two looks: a worker tells its last counts before it goes, one that is fenced none.
+        # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
         for name in gone & self._gone:
             self.broker.client.hdel(key, name)
         self.task_counts.forget(self._gone - found.keys())
