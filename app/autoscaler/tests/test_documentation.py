@@ -1,4 +1,4 @@
-"""What docs/autoscaling.md lists is what there is."""
+"""What docs/autoscaling.md and docs/metrics.md list is what there is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery_autoscaler.cli import main
-from celery_autoscaler.metrics import PREFIX, registry
+from celery_autoscaler.metrics import registry
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
+from celery_autoscaler.task_counts import BUCKETS
 
-TEXT = (Path(__file__).parents[3] / "docs/autoscaling.md").read_text()
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "autoscaling.md").read_text()
+METRICS = (DOCS / "metrics.md").read_text()
 
 
 @pytest.mark.parametrize("kind", [Settings, Group])
@@ -28,13 +31,31 @@ def test_each_setting_is_documented_with_its_default(kind: type) -> None:
             assert f"`{item.default:g}`" in row or f"`{item.default}`" in row
 
 
-def test_each_metric_is_documented() -> None:
+def test_the_page_of_metrics_lists_what_there_is() -> None:
     supervisor = Supervisor(Celery(set_as_current=False), "proj", Settings(groups={}))
+    supervisor.status = {"cpu": 0.0, "memory": 0.0}
 
-    names = {metric.name for metric in registry(supervisor).collect()}
+    there_are = {
+        (
+            metric.name + ("_total" if metric.type == "counter" else ""),
+            metric.type,
+            tuple(getattr(metric, "_labelnames", ())),
+        )
+        for metric in registry(supervisor).collect()
+    }
     supervisor.launcher.close()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in METRICS.splitlines()
+        if line.startswith("| `")
+    ]
 
-    assert [name for name in names if f"`{name.removeprefix(PREFIX)}" not in TEXT] == []
+    listed = {
+        (name.strip("`"), kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, *_ in rows
+    }
+    assert listed == there_are
+    assert all(unit and meaning for *_, unit, meaning in rows)
+    assert ", ".join(f"{end:g}" for end in BUCKETS[:-1]) + f" and {BUCKETS[-1]:g} s" in METRICS
 
 
 def test_each_command_is_documented() -> None:

@@ -161,6 +161,9 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
         ("celery_autoscaler_host_memory_ratio", "gauge"),
         ("celery_autoscaler_blind", "gauge"),
         ("celery_autoscaler_tick_seconds", "gauge"),
+        ("celery_tasks", "counter"),
+        ("celery_task_runtime_seconds", "histogram"),
+        ("celery_task_wait_seconds", "histogram"),
     }
     samples = [sample for family in metrics.values() for sample in family.samples]
     assert {label for sample in samples for label in sample.labels} == {"group", "queue", "state"}

@@ -29,6 +29,8 @@ FIRST_BEAT = 0.05
 LEASE = 5.0
 # Seconds between two measurements of the memory: the kernel has to walk through all of it.
 MEASURE = 10.0
+# Seconds between two tellings of the counts of tasks.
+TELL = 5.0
 # Running tasks, and names of tasks, that the heartbeat shows at most.
 RUNNING_SHOWN = 20
 TASKS_SHOWN = 20
@@ -63,6 +65,7 @@ class Heartbeat(threading.Thread):
         self.busy_by_task: defaultdict[str, float] = defaultdict(float)
         self.memory = 0
         self.measured = -MEASURE
+        self.told = time.monotonic()
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
         self.heard = 0.0
@@ -137,6 +140,9 @@ class Heartbeat(threading.Thread):
         if not ledger.fenced and ledger.sessions > 0:
             try:
                 self.renew()
+                if time.monotonic() - self.told >= TELL:
+                    self.told = time.monotonic()
+                    ledger.tell_task_counts()
             except ResponseError as error:
                 ledger.fenced = isinstance(fenced_or(error), Fenced)
                 if not ledger.fenced:

@@ -38,7 +38,8 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 from celery_autoscaler import recovery
-from celery_autoscaler.keys import Keys
+from celery_autoscaler.keys import Keys, worker_name
+from celery_autoscaler.task_counts import TaskCounts
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ class Ledger:
         self.taken: Counter[str] = Counter()
         # Tasks that ended with an error.
         self.failed = 0
+        self.task_counts = TaskCounts()
         self.sessions = 0
         self.draining = False
         self.fenced = False
@@ -256,6 +258,20 @@ class Ledger:
         except redis.get_redis_error_classes().connection_errors:
             return
 
+    def tell_task_counts(self) -> None:
+        """Write down the counts of tasks for the supervisor of this host, if they have changed.
+
+        Raises:
+            redis.RedisError: The server does not answer, or is full; the next call tells them.
+        """
+        key = self.keys.task_counts(worker_name(self.worker_id).partition("@")[2])
+
+        def send(text: str) -> None:
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.hset(key, self.worker_id, text).expire(key, recovery.DAY).execute()
+
+        self.task_counts.tell(send)
+
     def close(self) -> None:
         """Put back what is left and give up the lease, at the end of the worker."""
         if self.fenced or self.pid != os.getpid() or self._client is None:
@@ -266,6 +282,9 @@ class Ledger:
                 self.give_back(held)
                 self.delivered.clear()
             self.flush()
+            # A full server has no room for them, but the lease is given up all the same.
+            with contextlib.suppress(ResponseError):
+                self.tell_task_counts()
             if not self.unsent:
                 with self.client.pipeline() as pipe:
                     pipe.zrem(self.keys.workers, self.worker_id).delete(
@@ -454,6 +473,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         try:
             message = loads(bytes_to_str(raw))
             message["properties"]["delivery_tag"] = token
+            message["properties"].setdefault("delivery_info", {})["queue"] = queue
         except (ValueError, KeyError, TypeError):
             self.ledger.give_back([token], died="it is no message of Celery's", max_redeliveries=-1)
             return

@@ -26,6 +26,7 @@ from celery_autoscaler import (
     fleet_status,
     gate,
     http,
+    logs,
     overrides,
     recovery,
     rollout,
@@ -111,9 +112,17 @@ def autoscaler(context: click.Context, /, **_: Any) -> None:
 @click.pass_obj
 def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...]) -> None:
     """Supervise the workers of this host until SIGTERM or SIGINT; SIGHUP reads the settings again."""
-    logging.basicConfig(
-        level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
-    )
+    try:
+        as_json = logs.wants_json()
+    except logs.LogFormatError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        logs.log_json(sys.stdout)
+        logging.getLogger().setLevel(loglevel.upper())
+    else:
+        logging.basicConfig(
+            level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
+        )
     supervisor = Supervisor(context.app, context.name, settings.load(context.app, config))
     server = http.serve(supervisor, supervisor.settings)
 

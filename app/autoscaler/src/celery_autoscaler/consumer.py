@@ -7,10 +7,11 @@ requests; :mod:`celery_autoscaler.launch` sets both.
 import os
 from collections.abc import Callable
 from functools import partial
-from time import sleep
+from time import sleep, time
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated
 from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -18,15 +19,33 @@ from celery.worker.request import Request as CeleryRequest
 from kombu.utils.compat import detect_environment
 
 from celery_autoscaler.channel import TRANSPORTS, Ledger, Refused, transport_for
+from celery_autoscaler.task_counts import PUBLISHED
 
 # Seconds between looks of a worker that has to know whether its lease lives.
 UNCERTAIN = 0.2
 # Seconds between tries to connect again.
 RECONNECT = 1.0
+# What a task raises that does not fail.
+OUTCOMES = ((Reject, "rejected"), (Ignore, "ignored"), (Retry, "retried"))
 
 
 class Request(CeleryRequest):  # type: ignore[misc]
-    """A request that tells the channel when its message comes back because something died."""
+    """A request that tells the channel when its message comes back because something died, and is counted."""
+
+    runtime: float | None = None
+    """Seconds that the task took, as its process measured them."""
+
+    def __init_subclass__(cls) -> None:
+        """Count successes: Celery makes a class for each task, whose `on_success` calls no other."""
+        succeed = cls.on_success
+
+        def on_success(self: Request, result: tuple[bool, Any, float], **options: Any) -> Any:
+            failed, _, self.runtime = result
+            if not failed:
+                self.count("succeeded")
+            return succeed(self, result, **options)
+
+        cls.on_success = on_success
 
     def revoked(self) -> bool:
         """Whether the task must not begin now: revoked by somebody, or not surely this worker's.
@@ -54,7 +73,33 @@ class Request(CeleryRequest):  # type: ignore[misc]
         in_this_process = pid == os.getpid() or detect_environment() != "default"
         if ledger is not None and in_this_process and self.is_lost(ledger):
             raise TaskRevokedError(self.id)
-        return super().on_accepted(pid, time_accepted)
+        answer = super().on_accepted(pid, time_accepted)
+        self.count_wait()
+        return answer
+
+    def count_wait(self) -> None:
+        """Count how long the task has waited since it was published, or since its ETA."""
+        published = self._message.headers.get(PUBLISHED)
+        if self.ledger is not None and isinstance(published, int | float):
+            due = max(published, self.eta.timestamp() if self.eta is not None else 0.0)
+            self.ledger.task_counts.began(self.kind, max(0.0, self.time_start - due))
+
+    def count(self, outcome: str) -> None:
+        """Count how the task ended, and how long it took if it began."""
+        if self.ledger is not None:
+            runtime = self.runtime
+            if runtime is None and self.time_start is not None:
+                runtime = time() - self.time_start
+            self.ledger.task_counts.ended(self.kind, outcome, runtime)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The name of the task and its queue."""
+        return self.name, self._message.delivery_info["queue"]
+
+    def _announce_revoked(self, *arguments: Any) -> None:
+        self.count("revoked")
+        super()._announce_revoked(*arguments)
 
     @property
     def ledger(self) -> Ledger | None:
@@ -81,8 +126,12 @@ class Request(CeleryRequest):  # type: ignore[misc]
             exc = exc.exc
         if not isinstance(exc, Reject):
             self._message.died = f"{type(exc).__name__}: {exc}"
-        if self.ledger is not None and not isinstance(exc, Reject | Ignore | Retry):
+        outcome = next((word for kind, word in OUTCOMES if isinstance(exc, kind)), "failed")
+        if self.ledger is not None and outcome == "failed":
             self.ledger.failed += 1
+        # One that is terminated is announced as revoked.
+        if not isinstance(exc, Terminated):
+            self.count(outcome)
         return super().on_failure(exc_info, send_failed_event, return_ok)
 
 

@@ -39,6 +39,10 @@ class Keys:
         """Set of the ids of workers in whose place others shall be started before they drain."""
         return f"{self.prefix}fleet:replace"
 
+    def task_counts(self, host: str) -> str:
+        """Hash: id of a worker of the host → its tasks, counted by name and queue, as JSON."""
+        return f"{self.prefix}fleet:task_counts:{host}"
+
     @property
     def leaving(self) -> str:
         """Hash: host that shall run no workers → who wants that."""

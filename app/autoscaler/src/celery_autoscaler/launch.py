@@ -22,10 +22,18 @@ def main() -> int:
     end_with_supervisor()
     # A pool of greenlets needs it before the rest is imported.
     maybe_patch_concurrency()
+    logs = importlib.import_module("celery_autoscaler.logs")
+    try:
+        as_json = logs.wants_json()
+    except logs.LogFormatError as error:
+        sys.exit(str(error))
     importlib.import_module("celery_autoscaler.readiness")
     if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
         importlib.import_module("celery_autoscaler.worker")
-    return int(load_commands().main() or 0)
+    commands = load_commands()
+    if as_json:
+        logs.log_json_of_celery()
+    return int(commands.main() or 0)
 
 
 def load_commands() -> ModuleType:

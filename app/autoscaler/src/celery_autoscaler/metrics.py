@@ -1,12 +1,19 @@
 """Metrics of a supervisor for Prometheus, made from its status when they are asked for."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from celery_autoscaler.supervisor import Supervisor
+from celery_autoscaler.task_counts import BUCKETS, Histogram
 
 PREFIX = "celery_autoscaler_"
 # Metric, its help, the field of a group's status.
@@ -58,6 +65,7 @@ class Collector:
                     gauge.add_metric([group, queue], figures[field])
             yield gauge
         yield from self._counters()
+        yield from self._tasks()
         yield from self._host(status)
         blind = float(status.get("state") == "blind")
         yield GaugeMetricFamily(PREFIX + "blind", "Whether the broker does not answer.", value=blind)
@@ -80,6 +88,27 @@ class Collector:
             PREFIX + "messages_recovered", "Messages of dead workers given back.", value=counts.recovered
         )
 
+    def _tasks(self) -> Iterator[Metric]:
+        labels = ["task", "queue"]
+        total = CounterMetricFamily(
+            "celery_tasks", "Tasks that ended on this host.", labels=[*labels, "outcome"]
+        )
+        runtime = HistogramMetricFamily(
+            "celery_task_runtime_seconds", "Seconds that tasks took on this host.", labels=labels
+        )
+        wait = HistogramMetricFamily(
+            "celery_task_wait_seconds",
+            "Seconds from a task's publication, or its ETA, to its start on this host.",
+            labels=labels,
+        )
+        # In one step: the supervisor's thread may add one meanwhile.
+        for kind, tally in list(self.supervisor.task_counts.tallies.items()):
+            for outcome, count in list(tally.outcomes.items()):
+                total.add_metric([*kind, outcome], count)
+            for family, histogram in ((runtime, tally.runtime), (wait, tally.wait)):
+                family.add_metric(kind, cumulative(histogram), histogram.total)
+        yield from (total, runtime, wait)
+
     def _host(self, status: dict[str, Any]) -> Iterator[Metric]:
         for name, text, field in (
             ("host_cpu_ratio", "CPUs in use of those that there are.", "cpu"),
@@ -87,6 +116,12 @@ class Collector:
         ):
             if field in status:
                 yield GaugeMetricFamily(PREFIX + name, text, value=status[field] / 100)
+
+
+def cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the buckets as Prometheus has them: each holds the smaller ones."""
+    ends = [*(f"{end:g}" for end in BUCKETS), "+Inf"]
+    return list(zip(ends, accumulate(histogram.counts), strict=True))
 
 
 def registry(supervisor: Supervisor) -> CollectorRegistry:

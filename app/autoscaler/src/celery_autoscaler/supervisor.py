@@ -31,6 +31,7 @@ from celery_autoscaler.local import SHORT_LIFE, START_TIMEOUT, LocalWorker
 from celery_autoscaler.observation import Observer, Seen, WorkerSeen
 from celery_autoscaler.parent import SOFT_SHUTDOWN
 from celery_autoscaler.settings import Group, Settings
+from celery_autoscaler.task_counts import HostCounts, Tallies
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ CLAIM_LEASE = 15.0
 DECISIONS = 10_000
 # Messages of dead workers that one tick gives back.
 RESCUE = 10_000
+# Seconds between two looks at the counts of tasks.
+COUNT_EVERY = 5.0
 # Seconds between two looks while workers are stopped at the end.
 CLOSING = 0.2
 
@@ -129,6 +132,9 @@ class Supervisor:
         self.host = settings.host
         self.launcher = self._make_launcher()
         self.counts = Counts()
+        self.task_counts = HostCounts()
+        self._counted = -COUNT_EVERY
+        self._gone: set[str] = set()
         self.local: dict[str, LocalWorker] = {}
         self.groups: dict[str, GroupState] = {}
         self.seen: Seen | None = None
@@ -215,6 +221,9 @@ class Supervisor:
                 self._act(now, state, seen)
             self._relieve(now)
             self._recycle(now)
+        if now - self._counted >= COUNT_EVERY:
+            self._counted = now
+            self._count_tasks(seen)
         self._publish(seen)
 
     # --- Looking ---------------------------------------------------------------------------------------
@@ -345,6 +354,18 @@ class Supervisor:
                 if worker.outdated and worker.seen is not None:
                     pipe.srem(keys.replace, worker.seen.id)
             pipe.execute()
+
+    def _count_tasks(self, seen: Seen) -> None:
+        """Take in what the workers of this host have counted, and forget those that are gone."""
+        key = self.broker.keys.task_counts(self.host)
+        found = {name.decode(): text for name, text in self.broker.client.hgetall(key).items()}
+        self.task_counts.update(seen.time, {name: Tallies.load(text) for name, text in found.items()})
+        gone = found.keys() - {worker.id for worker in seen.workers}
+        # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
+        for name in gone & self._gone:
+            self.broker.client.hdel(key, name)
+        self.task_counts.forget(self._gone - found.keys())
+        self._gone = gone
 
     # --- Recovery --------------------------------------------------------------------------------------
 
@@ -803,6 +824,8 @@ class Supervisor:
             "memory_limit": host.memory_limit,
             "groups": {name: self._group_status(state) for name, state in self.groups.items()},
             "workers": [self._worker_status(worker, seen) for worker in self.local.values()],
+            # Tasks by name: how many have failed in the last hour on this host.
+            "failures": self.task_counts.failures(),
         }
 
     def _tick_status(self) -> dict[str, float]:

@@ -9,12 +9,13 @@ import os
 import time
 from typing import Any
 
-from celery.signals import celeryd_init
+from celery.signals import before_task_publish, celeryd_init
 
 from celery_autoscaler.agent import LEASE, Agent
 from celery_autoscaler.channel import Ledger
 from celery_autoscaler.consumer import Consumer, Request
 from celery_autoscaler.parent import SOFT_SHUTDOWN
+from celery_autoscaler.task_counts import PUBLISHED
 
 
 @celeryd_init.connect(weak=False)
@@ -34,3 +35,9 @@ def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
     conf.worker_soft_shutdown_timeout = conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN
     instance.app.Task.Request = f"{Request.__module__}:{Request.__qualname__}"
     instance.app.steps["consumer"].add(Agent)
+
+
+@before_task_publish.connect(weak=False)
+def _stamp(headers: dict[str, Any], **_: Any) -> None:
+    """Have the message say when it was published."""
+    headers[PUBLISHED] = time.time()

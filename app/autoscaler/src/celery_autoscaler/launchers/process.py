@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from celery_autoscaler.launchers import LAST_WORDS, LaunchError, Push, State
+from celery_autoscaler.logs import json_line, of_worker, wants_json
 from celery_autoscaler.parent import DRAIN_VARIABLE, SUPERVISOR_VARIABLE
 from celery_autoscaler.settings import Group
 
@@ -147,8 +149,7 @@ class ProcessLauncher:
                 for name, child in self._children.items():
                     self._pass_on(name, child)
 
-    @staticmethod
-    def _pass_on(name: str, child: Child) -> None:
+    def _pass_on(self, name: str, child: Child) -> None:
         """Print what a worker has printed since last time, each line with its name."""
         with child.log.open("rb") as log:
             log.seek(child.passed)
@@ -161,9 +162,18 @@ class ProcessLauncher:
         child.passed += len(whole) + len(newline)
         lines = whole.decode(errors="replace").splitlines()
         child.last = [*child.last, *(line for line in lines if line.strip())][-LAST_WORDS:]
-        sys.stdout.write("".join(f"{name} | {line}\n" for line in lines))
+        sys.stdout.write("".join(f"{shown(name, self.host, line)}\n" for line in lines))
         sys.stdout.flush()
         if child.passed > KEEP and child.passed == child.log.stat().st_size:
             # Opened to append, the worker goes on at the new end.
             os.truncate(child.log, 0)
             child.passed = 0
+
+
+def shown(name: str, host: str, line: str) -> str:
+    """Return a line of a worker with the worker's name; lines of JSON have it already."""
+    if not wants_json():
+        return f"{name} | {line}"
+    if line.startswith("{"):
+        return line
+    return json_line(time.time(), "INFO", "worker", line, **of_worker(f"{name}@{host}"))

@@ -1,0 +1,127 @@
+"""Log lines of supervisor, workers, beat and tasks as JSON, where ``LOG_FORMAT=json`` asks for it."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from celery import Celery
+from celery._state import get_current_task
+from celery.app.log import Logging
+
+VARIABLE = "LOG_FORMAT"
+FORMATS = ("plain", "json")
+
+logger = logging.getLogger(__name__)
+
+
+class LogFormatError(ValueError):
+    """The environment asks for a format that there is not; says so in one line."""
+
+
+def wants_json() -> bool:
+    """Return whether the environment asks for JSON.
+
+    Raises:
+        LogFormatError: It asks for something else than there is.
+    """
+    wanted = os.environ.get(VARIABLE) or FORMATS[0]
+    if wanted not in FORMATS:
+        raise LogFormatError(f"{VARIABLE}={wanted!r} is wrong: allowed is {' or '.join(FORMATS)}")
+    return wanted == "json"
+
+
+def json_line(created: float, level: str, name: str, message: str, **known: Any) -> str:
+    """Return a line: what every line has, and of the rest what is known."""
+    time = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+    line = {"time": time, "level": level, "logger": name, "message": message}
+    release = os.environ.get("CELERY_APP_RELEASE")
+    found = {key: value for key, value in (known | {"release": release}).items() if value}
+    return json.dumps(line | found, ensure_ascii=False, default=str)
+
+
+def of_worker(name: str | None) -> dict[str, str]:
+    """Return the fields that name a worker, ``group-n@host``."""
+    if not name:
+        return {}
+    instance = name.partition("@")[0]
+    return {"worker": name, "group": instance.rpartition("-")[0] or instance}
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object, with the task that runs or of which it tells."""
+
+    def __init__(self, worker: str | None = None) -> None:
+        """Format for a worker, or for a process that is none."""
+        super().__init__()
+        self.worker = of_worker(worker)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = getattr(record, "fields", None)
+        known: dict[str, Any] = dict(fields) if isinstance(fields, Mapping) else {}
+        known |= self.worker | of_task(record)
+        if record.exc_info:
+            known["exception"] = self.formatException(record.exc_info)
+        for key in ("created", "level", "name", "message"):
+            known.pop(key, None)
+        return json_line(record.created, record.levelname, record.name, record.getMessage(), **known)
+
+
+def of_task(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the id, name and queue of the task that runs, or of which Celery's record tells."""
+    task = get_current_task()
+    if task is not None and task.request.id:
+        queue = (task.request.delivery_info or {}).get("routing_key")
+        return {"task_id": task.request.id, "task": task.name, "queue": queue}
+    data = getattr(record, "data", None)
+    return {"task_id": data.get("id"), "task": data.get("name")} if isinstance(data, Mapping) else {}
+
+
+class JsonLogging(Logging):
+    """Celery's set-up of logging, or the app's own, with lines of JSON."""
+
+    def setup_logging_subsystem(self, *arguments: Any, **options: Any) -> Any:
+        """Set up whatever is to be, then have all handlers write JSON."""
+        if self.already_setup:
+            return None
+        receivers = super().setup_logging_subsystem(*arguments, **options)
+        formatter = JsonFormatter(options.get("hostname"))
+        for found in (logging.getLogger(), *logging.root.manager.loggerDict.values()):
+            for handler in getattr(found, "handlers", ()):
+                handler.setFormatter(formatter)
+        return receivers
+
+
+def log_json(stream: Any) -> None:
+    """Have this process write JSON to a stream: log lines, warnings, and the error that ends it."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+
+
+def log_json_of_celery() -> None:
+    """Have the Celery command of this process write nothing but JSON."""
+    from celery.apps import worker  # noqa: PLC0415  it takes long, and others need it not
+
+    log_json(sys.stderr)
+    Celery.log_cls = f"{__name__}:{JsonLogging.__qualname__}"
+    # Celery prints a banner, and says on which signal it ends, past the log.
+    sys.argv.insert(1, "--quiet")
+    worker.safe_say = _say  # type: ignore[attr-defined]
+
+
+def _say(message: str, stream: Any = sys.__stderr__) -> None:
+    """Write a line from a handler of signals, where logging may be under way."""
+    line = json_line(datetime.now(UTC).timestamp(), "INFO", "celery.apps.worker", message.strip())
+    os.write(stream.fileno(), f"{line}\n".encode())
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    logger.critical("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
