@@ -121,16 +121,21 @@ def test_a_killed_container_loses_no_task(stack: Stack) -> None:
     assert len(ran.begun_again) <= 6, ran
 
 
-def test_two_supervisors_share_the_load(stack: Stack) -> None:
+def test_two_supervisors_share_the_load_and_one_leaves_in_order(stack: Stack) -> None:
     stack.up("--scale", "worker=2")
     wait_for(lambda: len(stack.supervisors()) == 2, "there are no two supervisors", 60)
-    ids = stack.send("tasks.io_intensive.wait", 0.2, trace_key="shared", count=400)
+    ids = stack.send("tasks.io_intensive.wait", 0.5, trace_key="shared", count=300)
     wait_for(
-        lambda: all(found["workers"] for found in stack.supervisors().values()),
-        "one of them has no worker",
+        lambda: all(
+            any(worker["active"] for worker in found["workers"]) for found in stack.supervisors().values()
+        ),
+        "one of them has no worker that works",
         60,
     )
     assert sum(len(found["workers"]) for found in stack.supervisors().values()) <= 6
+    stack.up("--scale", "worker=1")
+    with stack.redis() as client:
+        assert client.llen("shared:ended") < len(ids)
     ran = stack.executions("shared", ids)
     assert ran.exactly_once, ran
 
