@@ -240,8 +240,10 @@ def test_the_status_is_watched_until_it_is_interrupted(
     with open_until_the_end(ours):
         watching = subprocess.Popen(
             # What runs in the background of a shell ignores SIGINT, and so do its children.
-            ["env", "--default-signal=INT", sys.executable, "-m", "celery_autoscaler.cli"]
-            + ["-A", "single", "status", "--watch"],
+            [
+                *("env", "--default-signal=INT", sys.executable, "-m", "celery_autoscaler.cli"),
+                *("-A", "single", "status", "--watch"),
+            ],
             cwd=tmp_path,
             env=clean_environment() | {"BROKER": redis_url, "TERM": "xterm"},
             stdin=theirs,
