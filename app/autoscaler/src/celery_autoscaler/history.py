@@ -17,6 +17,8 @@ KEPT = 24 * 3600
 RECORDS = KEPT // EVERY
 # What a record says of a group, in this order.
 FIGURES = ("ready", "starting", "draining", "maximum", "waiting", "age", "failed")
+# Those of which the worst since the last record counts.
+PEAKS = ("waiting", "age")
 
 
 @dataclass
@@ -26,18 +28,28 @@ class Recorder:
     _slot: int = 0
     _failed: dict[str, int] = field(default_factory=dict)
     """Tasks that each living worker had failed at the last record."""
+    _peaks: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The most that waited, and the longest, in each group since the last record."""
 
     def record(self, host: str, seen: Seen, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Return the record that is due: groups by name; nothing if it is not due, or another host's part."""
+        for name, group in groups.items():
+            peaks = self._peaks.setdefault(name, dict.fromkeys(PEAKS, 0.0))
+            for figure in PEAKS:
+                peaks[figure] = max(peaks[figure], group[figure])
         slot = int(seen.time // EVERY)
         if slot == self._slot:
             return {}
         first = self._slot == 0
         self._slot = slot
+        all_peaks, self._peaks = self._peaks, {}
         failed = self._failures(seen, first=first)
         if min((peer.host for peer in seen.peers), default="") != host:
             return {}
-        return {name: as_text(group, failed.get(name, 0)) for name, group in groups.items()}
+        return {
+            name: as_text({**group, **all_peaks[name], "failed": failed.get(name, 0)})
+            for name, group in groups.items()
+        }
 
     def _failures(self, seen: Seen, *, first: bool) -> dict[str, int]:
         """Return how many tasks of each group have failed since the last record."""
@@ -51,10 +63,9 @@ class Recorder:
         return counts
 
 
-def as_text(group: Mapping[str, Any], failed: int) -> str:
-    """Return a record of a group from its status."""
-    found = {**group, "age": f"{group['age']:.3g}", "failed": failed}
-    return " ".join(str(found[name]) for name in FIGURES)
+def as_text(group: Mapping[str, Any]) -> str:
+    """Return a record of a group from its figures."""
+    return " ".join(f"{group[name]:.4g}" if name == "age" else str(int(group[name])) for name in FIGURES)
 
 
 def read(broker: Broker, seconds: float, points: int = RECORDS) -> dict[str, dict[str, list[float]]]:

@@ -39,7 +39,7 @@ FORBIDDEN = "403 Forbidden"
 # Bytes of a wish.
 LONGEST = 4096
 # Seconds that the charts can look back.
-RANGES = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
+RANGES = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
 # What a person may call himself in the log.
 NAME = re.compile(r"[\w .@-]{1,40}")
 

@@ -86,7 +86,7 @@ export class Charts {
     });
     const step = uPlot.paths.stepped({ align: 1 });
     const area = (name) => ({ stroke: colour(name), fill: colour(name), width: 1, paths: step, points: { show: false } });
-    const whole = (_, low, high) => [0, Math.max(1, high)];
+    const whole = (_, low, high) => [0, Math.max(1, high) * 1.08];
     const common = {
       width: Math.max(200, this.node.clientWidth), legend: { show: false },
       cursor: { sync: { key: "fleet" }, drag: { x: false, y: false }, points: { show: false }, y: false },
@@ -95,7 +95,7 @@ export class Charts {
     const time = { time: true, range: () => this.span() };
     const hours = { values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)), size: 22, space: 60 };
     const workers = new uPlot({
-      ...common, height: 96, padding: [6, RIGHT, 0, 0],
+      ...common, height: 100, padding: [6, RIGHT, 6, 0],
       scales: { x: time, y: { range: whole } },
       axes: [axis({ ...hours, show: false }), axis({ size: LEFT, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], space: 24 })],
       series: [
@@ -190,10 +190,12 @@ export class Charts {
       const key = Math.floor(one.at / slot);
       slots.set(key, [...(slots.get(key) ?? []), one]);
     }
-    const clusters = [...slots].sort(([a], [b]) => a - b).map(([, list]) => list.sort((a, b) => a.at - b.at));
-    sync(this.marks, clusters, (list) => decisionKey(list[0]), () => this.newMark(), (node, list) => {
+    const clusters = [...slots].sort(([a], [b]) => a - b);
+    for (const [, list] of clusters) list.sort((a, b) => a.at - b.at);
+    sync(this.marks, clusters, ([key]) => `${key} ${slot}`, () => this.newMark(), (node, [key, list]) => {
       node.decisions = list;
-      node.style.left = `${Math.min(100, (100 * (list.at(-1).at - begin)) / (end - begin)).toFixed(2)}%`;
+      const middle = ((key + 0.5) * slot - begin) / (end - begin);
+      node.style.left = `${(100 * Math.min(1, Math.max(0, middle))).toFixed(2)}%`;
       const sum = list.reduce((total, one) => total + one.here, 0);
       const kind = list.some((one) => one.by) ? "person" : sum < 0 ? "down" : "up";
       if (node.className !== kind) node.className = kind;

@@ -40,10 +40,20 @@ export function sync(parent, items, key, create, update) {
 export function cells(row, values) {
   values.forEach((value, number) => {
     const [text, className] = Array.isArray(value) ? value : [value, ""];
-    const cell = row.cells[number] ?? row.insertCell();
+    const cell = row.cells[number] ?? newCell(row, number);
     if (cell.className !== className) cell.className = className;
     say(cell, text);
   });
+}
+
+/** Add a cell that also says its column, for screens that are too narrow for a table. */
+function newCell(row, number) {
+  const cell = row.insertCell();
+  const heading = row.closest("table")?.tHead?.rows[0].cells[number];
+  row.setAttribute("role", "row");
+  cell.setAttribute("role", "cell");
+  if (heading) cell.dataset.label = heading.textContent;
+  return cell;
 }
 
 export function seconds(value) {

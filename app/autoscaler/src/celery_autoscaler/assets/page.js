@@ -19,7 +19,7 @@ let picture = null;
 let pictureAt = 0;
 let failure = "";
 
-const range = () => ({ "1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600 })[find("range").value];
+const range = () => ({ "15m": 900, "1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600 })[find("range").value];
 
 // --- What operators want -----------------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ function showHosts() {
 function showWorkers() {
   find("no-workers").hidden = picture.workers.length > 0;
   find("workers").closest("table").hidden = !picture.workers.length;
-  sync(find("workers"), picture.workers, (worker) => worker.name, newWorker, (node, worker) => {
+  sync(find("workers"), picture.workers, (worker) => worker.name, () => make("tr"), (node, worker) => {
     const running = worker.running.slice(0, 3).map((task) => `${task.task} for ${seconds(task.seconds)}`);
     const more = worker.active - running.length;
     cells(node, [
@@ -291,6 +291,7 @@ function showWorkers() {
       [worker.processed, "figure"], [worker.failed, worker.failed ? "figure late" : "figure"],
       [bytes(worker.memory), "figure"], worker.release || "–",
     ]);
+    if (node.cells.length === 7) node.append(drainCell(worker.name));
     const act = node.lastChild.firstChild;
     const drains = worker.state === "draining";
     act.hidden = !drains && worker.state !== "ready";
@@ -300,18 +301,14 @@ function showWorkers() {
   });
 }
 
-function newWorker({ name }) {
-  const node = make("tr");
-  cells(node, ["", "", "", "", "", "", ""]);
-  node.append(make("td", "last", [
-    button("Drain", async (it) => {
-      const { undo } = it;
-      if (undo || (await sure(`Drain ${name}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
-        want("drain", { worker: name, undo });
-      }
-    }),
-  ]));
-  return node;
+function drainCell(worker) {
+  const drain = button("Drain", async () => {
+    const { undo } = drain;
+    if (undo || (await sure(`Drain ${worker}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
+      want("drain", { worker, undo });
+    }
+  });
+  return make("td", "last", [drain], { role: "cell" });
 }
 
 // --- The records and the connection ------------------------------------------------------------------
