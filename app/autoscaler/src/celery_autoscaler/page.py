@@ -72,7 +72,7 @@ def scale(feed: Feed, by: str, wish: Wish) -> str:
     """Change the bounds of a group; without any, back to its settings."""
     low, high = optional(wish, "minimum", int), optional(wish, "maximum", int)
     if (low is not None and low < 0) or (high is not None and high < 1):
-        raise WrongError("allowed is a minimum of 0 or more and a maximum of 1 or more")
+        raise WrongError("allowed is a minimum from 0 and a maximum from 1")
     if low is not None and high is not None and low > high:
         raise WrongError(f"the minimum {low} is more than the maximum {high}")
     reset = low is None and high is None
@@ -86,14 +86,16 @@ def drain(feed: Feed, by: str, wish: Wish) -> str:
 
 def replay(feed: Feed, by: str, wish: Wish) -> str:
     """Send the dead letters of a queue again."""
+    words = operate.replay(feed.broker, by, queue_with_letters(feed, wish))
     feed.look_again()
-    return operate.replay(feed.broker, by, queue_with_letters(feed, wish))
+    return words
 
 
 def purge(feed: Feed, by: str, wish: Wish) -> str:
     """Delete the dead letters of a queue."""
+    words = operate.purge(feed.broker, by, queue_with_letters(feed, wish))
     feed.look_again()
-    return operate.purge(feed.broker, by, queue_with_letters(feed, wish))
+    return words
 
 
 ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {

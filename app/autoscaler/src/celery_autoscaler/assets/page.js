@@ -46,13 +46,12 @@ function sure(question, yes, risky = false) {
   find("yes").className = risky ? "risky" : "";
   return new Promise((resolve) => {
     const end = (agreed) => {
-      dialog.onclose = null;
       dialog.close();
       resolve(agreed);
     };
     find("yes").onclick = () => end(true);
     find("no").onclick = () => end(false);
-    dialog.onclose = () => resolve(false);
+    dialog.oncancel = () => resolve(false);
     dialog.showModal();
     find("no").focus();
   });
@@ -94,7 +93,7 @@ function showLine() {
   say(find("verdict"), verdict ? verdict[0].toUpperCase() + verdict.slice(1) : "Connecting");
   find("verdict").dataset.verdict = verdict;
   say(find("why"), why);
-  document.title = verdict ? `${verdict} – Celery Fleet` : "Celery Fleet";
+  document.title = verdict ? `${verdict}: Celery Fleet` : "Celery Fleet";
   document.body.classList.toggle("stale", verdict === "blind");
   if (!picture?.groups) return;
   find("pause").hidden = picture.paused.includes("*");
