@@ -27,7 +27,7 @@ from celery_autoscaler import (
     gate,
     http,
     logs,
-    overrides,
+    operate,
     recovery,
     rollout,
     settings,
@@ -204,27 +204,12 @@ def explain(context: Context, group: str | None, number: int) -> None:
 # --- What operators want -------------------------------------------------------------------------------
 
 
-def known_group(context: Context, group: str | None) -> str:
-    """Return a group's name for the overrides.
-
-    Raises:
-        click.ClickException: No living supervisor has such a group.
-    """
-    if group is None:
-        return overrides.ALL
-    groups = fleet_status.fleet_status(context.broker).groups
-    if groups and group not in groups:
-        raise click.ClickException(f"no group '{group}'; there are: {', '.join(sorted(groups))}")
-    return group
-
-
 @click.command()
 @click.argument("group", required=False)
 @click.pass_obj
 def pause(context: Context, group: str | None) -> None:
     """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
-    overrides.change(context.broker, known_group(context, group), getpass.getuser(), paused=True)
-    click.echo(f"{group or 'all groups'}: paused")
+    click.echo(operate.pause(context.broker, getpass.getuser(), group))
 
 
 @click.command()
@@ -232,12 +217,7 @@ def pause(context: Context, group: str | None) -> None:
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
     """Take the pause of GROUP back, or every pause."""
-    name, paused = known_group(context, group), overrides.paused(context.broker)
-    if group is not None and overrides.ALL in paused:
-        raise click.ClickException(f"all groups are paused, not {group} alone: resume all of them")
-    for each in {name} if group else paused:
-        overrides.change(context.broker, each, getpass.getuser(), paused=None)
-    click.echo(f"{group or 'all groups'}: no longer paused")
+    click.echo(operate.resume(context.broker, getpass.getuser(), group))
 
 
 @click.command()
@@ -248,19 +228,9 @@ def resume(context: Context, group: str | None) -> None:
 @click.pass_obj
 def scale(context: Context, group: str, minimum: int | None, maximum: int | None, reset: bool) -> None:
     """Change the bounds of GROUP until they are reset."""
-    if not reset and minimum is None and maximum is None:
-        raise click.UsageError("give --min, --max or --reset")
-    if None not in (minimum, maximum) and minimum > maximum:  # type: ignore[operator]
-        raise click.UsageError(f"--min {minimum} is more than --max {maximum}")
-    name = known_group(context, group)
     if reset:
-        wishes: dict[str, int | None] = {"minimum": None, "maximum": None}
-    else:
-        given = {"minimum": minimum, "maximum": maximum}
-        wishes = {bound: value for bound, value in given.items() if value is not None}
-    now = overrides.change(context.broker, name, getpass.getuser(), **wishes)
-    bounds = [f"{bound} {now[bound]}" for bound in ("minimum", "maximum") if bound in now]
-    click.echo(f"{group}: {', '.join(bounds) or 'the bounds of its settings'}")
+        minimum = maximum = None
+    click.echo(operate.scale(context.broker, getpass.getuser(), group, minimum, maximum, reset=reset))
 
 
 @click.command()
@@ -275,23 +245,12 @@ def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
     """
     broker = context.broker
     if "@" in target:
-        drain_worker(broker, target, undo)
+        click.echo(operate.drain(broker, getpass.getuser(), target, undo=undo))
     elif undo:
         broker.client.hdel(broker.keys.leaving, target)
         click.echo(f"{target}: runs workers again")
     else:
         drain_host(broker, target, wait)
-
-
-def drain_worker(broker: brokers.Broker, worker: str, undo: bool) -> None:
-    """Let a worker take nothing new, or take messages again."""
-    if worker not in {worker_name(name) for name in workers(broker)}:
-        raise click.ClickException(f"no worker '{worker}' has a lease")
-    if undo:
-        broker.client.srem(broker.keys.drain, worker)
-    else:
-        broker.client.sadd(broker.keys.drain, worker)
-    click.echo(f"{worker}: {'takes messages again' if undo else 'takes nothing new'}")
 
 
 def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
@@ -355,18 +314,13 @@ def tally(context: Context) -> None:
     click.echo(json.dumps(vars(gate.tally(gate.workers(context.broker)))))
 
 
-def workers(broker: brokers.Broker) -> list[str]:
-    """Return the ids of the workers that have a lease, or had one and were not given up."""
-    return [member.decode() for member in broker.client.zrange(broker.keys.workers, 0, -1)]
-
-
 @click.command()
 @click.argument("worker", required=False)
 @click.pass_obj
 def recover(context: Context, worker: str | None) -> None:
     """Give back the messages of WORKER, if it is dead; of all dead workers if none is named."""
     broker = context.broker
-    ids = workers(broker)
+    ids = operate.workers(broker)
     if worker is not None:
         ids = [worker_id for worker_id in ids if worker in (worker_id, worker_name(worker_id))]
         if not ids:
@@ -410,7 +364,7 @@ def list_letters(context: Context, queue: str | None) -> None:
 @click.pass_obj
 def replay(context: Context, queue: str) -> None:
     """Send the dead letters of QUEUE to their lists again."""
-    click.echo(f"{queue}: {dead_letters.replay(context.broker, queue)} messages sent again")
+    click.echo(operate.replay(context.broker, getpass.getuser(), queue))
 
 
 @dead_letter.command()
@@ -419,7 +373,7 @@ def replay(context: Context, queue: str) -> None:
 @click.pass_obj
 def purge(context: Context, queue: str) -> None:
     """Delete the dead letters of QUEUE."""
-    click.echo(f"{queue}: {dead_letters.purge(context.broker, queue)} messages deleted")
+    click.echo(operate.purge(context.broker, getpass.getuser(), queue))
 
 
 for group in (main, autoscaler):

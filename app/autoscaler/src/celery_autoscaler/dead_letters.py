@@ -29,6 +29,21 @@ def letters(broker: Broker, queue: str) -> Iterator[tuple[bytes, DeadLetter]]:
         yield text, DeadLetter(**json.loads(text))
 
 
+def newest(broker: Broker, queue: str, count: int) -> list[DeadLetter]:
+    """Return the newest dead letters of a queue, so many at most."""
+    texts = broker.client.lrange(broker.keys.dead_letter(queue), 0, count - 1)
+    return [DeadLetter(**json.loads(text)) for text in texts]
+
+
+def arguments(letter: DeadLetter) -> str:
+    """Return the arguments of a dead letter's task as its producer wrote them down, as far as it did."""
+    try:
+        headers = json.loads(letter.message)["headers"]
+        return f"{headers.get('argsrepr', '')} {headers.get('kwargsrepr', '')}".strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
 def replay(broker: Broker, queue: str) -> int:
     """Send the dead letters of a queue to their lists again, as if they had never come back.
 

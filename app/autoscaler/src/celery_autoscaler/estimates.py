@@ -49,6 +49,11 @@ class Age:
         # Time, number of arrivals by then; the first one has arrivals of which all but some have departed.
         self._arrivals: deque[tuple[float, int]] = deque()
 
+    @property
+    def departed(self) -> int:
+        """Messages that were seen to leave the list since the first look."""
+        return self._departed
+
     def update(self, now: float, length: int, taken: int) -> float:
         """Take in a look.
 

@@ -7,9 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_autoscaler.broker import Broker
+from celery_autoscaler.overrides import ALL
 
 # Decisions among which the last change is looked for.
 RECENT = 100
+# Decisions that are kept.
+DECISIONS = 10_000
+# A decision that moves no worker.
+NOTHING_MOVED: dict[str, str | int] = {
+    "host": "",
+    "have": 0,
+    "want": 0,
+    "here": 0,
+    "limit": "",
+    "emergency": 0,
+    "held_back": "",
+    "seen": "{}",
+    "by": "",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,8 @@ class Record:
     held_back: str
     emergency: bool
     seen: Mapping[str, Any]
+    by: str = ""
+    """The operator whose wish it was; nobody for what a supervisor decided."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ def records(broker: Broker, count: int, group: str | None = None) -> Iterator[Re
     """Yield the last decisions, the newest first."""
     for _, entry in broker.client.xrevrange(broker.keys.decisions, count=count if group is None else None):
         fields = {name.decode(): value.decode() for name, value in entry.items()}
-        if group not in (None, fields["group"]):
+        if group is not None and fields["group"] not in (group, ALL):
             continue
         yield Record(
             at=float(fields["at"]),
@@ -117,7 +134,13 @@ def records(broker: Broker, count: int, group: str | None = None) -> Iterator[Re
             held_back=fields["held_back"],
             emergency=fields["emergency"] == "1",
             seen=json.loads(fields["seen"]),
+            by=fields.get("by", ""),
         )
         count -= 1
         if count == 0:
             return
+
+
+def write(broker: Broker, entry: Mapping[str, Any]) -> None:
+    """Write a decision down; the oldest are dropped."""
+    broker.client.xadd(broker.keys.decisions, dict(entry), maxlen=DECISIONS, approximate=True)

@@ -1,4 +1,4 @@
-"""What a supervisor says over HTTP: ``/healthz``, ``/metrics``, ``/status``."""
+"""What a supervisor says over HTTP: ``/healthz``, ``/metrics``, ``/status``, and its page."""
 
 import hmac
 import ipaddress
@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from io import BufferedIOBase
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
@@ -16,6 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 
 from celery_autoscaler import metrics
+from celery_autoscaler.feed import Feed, Subscription
+from celery_autoscaler.page import ACTION, HEADERS, PATHS, Page, content_type
 from celery_autoscaler.settings import Settings, SettingsError
 from celery_autoscaler.supervisor import Supervisor
 
@@ -27,10 +30,38 @@ PATIENCE = 5.0
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
+class Patient(BufferedIOBase):
+    """Writes to a client."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def writable(self) -> bool:
+        """Return that it can be written to."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Send it.
+
+        Raises:
+            ConnectionError: The client has gone, or takes nothing.
+        """
+        try:
+            self._connection.sendall(data)
+        except TimeoutError as error:
+            raise ConnectionAbortedError from error
+        return len(data)
+
+
 class Handler(WSGIRequestHandler):
     """Keeps requests out of the log, and does not wait for ever for one."""
 
     timeout = PATIENCE
+
+    def setup(self) -> None:
+        """Take a client that reads no more, such as one that sleeps, for one that has gone."""
+        super().setup()
+        self.wfile = Patient(self.connection)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
         """Say nothing."""
@@ -69,9 +100,10 @@ class UnixServer(ThreadingServer):
 class Application:
     """The WSGI application."""
 
-    def __init__(self, supervisor: Supervisor, token: str = "") -> None:
+    def __init__(self, supervisor: Supervisor, token: str = "", *, local_only: bool = False) -> None:
         self.supervisor = supervisor
         self.token = token
+        self._page = Page(Feed(supervisor), local_only=local_only)
         self._metrics = make_wsgi_app(metrics.registry(supervisor))
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -79,18 +111,29 @@ class Application:
         path = environ["PATH_INFO"]
         if path == "/healthz":
             return self._health(start_response)
+        if (file := self._page.file(path)) and environ["REQUEST_METHOD"] == "GET":
+            text, kind = file.read_text(), content_type(file)
+            return answer(start_response, "200 OK", text, content_type=kind, headers=HEADERS)
         if not self._is_allowed(environ):
             headers = [("WWW-Authenticate", "Bearer")]
             return answer(start_response, "401 Unauthorized", "a token is needed\n", headers=headers)
+        if path in PATHS or path.startswith(ACTION):
+            status, found = self._page.respond(environ, path)
+            if isinstance(found, Subscription):
+                start_response(status, [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")])
+                return found
+            return json_answer(start_response, status, found)
+        return self._tell(environ, start_response, path)
+
+    def _tell(self, environ: dict[str, Any], start_response: StartResponse, path: str) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET":
             return answer(start_response, "405 Method Not Allowed", "only GET is known here\n")
         if path == "/metrics":
             found: Iterable[bytes] = self._metrics(environ, start_response)
             return found
         if path == "/status":
-            text = json.dumps(self.supervisor.status)
-            return answer(start_response, "200 OK", text, content_type="application/json")
-        return answer(start_response, "404 Not Found", "there are /healthz, /metrics and /status\n")
+            return json_answer(start_response, "200 OK", self.supervisor.status)
+        return answer(start_response, "404 Not Found", "there are /, /healthz, /metrics and /status\n")
 
     def _health(self, start_response: StartResponse) -> Iterable[bytes]:
         late = time.monotonic() - self.supervisor.last_tick - self.supervisor.settings.tick
@@ -101,6 +144,11 @@ class Application:
     def _is_allowed(self, environ: dict[str, Any]) -> bool:
         given = environ.get("HTTP_AUTHORIZATION", "")
         return not self.token or hmac.compare_digest(given.encode(), f"Bearer {self.token}".encode())
+
+
+def json_answer(start_response: StartResponse, status: str, found: Any) -> list[bytes]:
+    """Send an answer for a program."""
+    return answer(start_response, status, json.dumps(found), content_type="application/json")
 
 
 def answer(
@@ -134,7 +182,7 @@ def serve(supervisor: Supervisor, settings: Settings) -> WSGIServer | None:
             f"http={settings.http!r} is wrong: allowed is an address of this host only (127.0.0.1, [::1], "
             "unix:/path), or any with a token_file"
         )
-    application = Application(supervisor, token)
+    application = Application(supervisor, token, local_only=not (token or is_unix))
     try:
         if is_unix:
             path = Path(settings.http.removeprefix("unix:"))

@@ -67,6 +67,11 @@ class Keys:
         return f"{self.prefix}fleet:decisions"
 
     @property
+    def history(self) -> str:
+        """Stream of what was seen of each group, for a day: group → figures."""
+        return f"{self.prefix}fleet:history"
+
+    @property
     def overrides(self) -> str:
         """Hash: group, or ``*`` for all → what an operator has set for it, as JSON."""
         return f"{self.prefix}fleet:overrides"

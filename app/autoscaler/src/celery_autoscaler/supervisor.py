@@ -19,10 +19,11 @@ from zlib import crc32
 from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from celery_autoscaler import policy, recovery
+from celery_autoscaler import fleet_status, policy, recovery
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.crashes import Backoff
 from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.history import RECORDS, Recorder
 from celery_autoscaler.host import Host
 from celery_autoscaler.launchers import Launcher, LaunchError, Push, State
 from celery_autoscaler.launchers.process import ProcessLauncher
@@ -43,8 +44,6 @@ FIRST_LOOKS = 2
 SHORT = 5.0
 # Seconds that the claim of a starting worker stands unless it is renewed.
 CLAIM_LEASE = 15.0
-# Decisions that are kept.
-DECISIONS = 10_000
 # Messages of dead workers that one tick gives back.
 RESCUE = 10_000
 # Seconds between two looks at the counts of tasks.
@@ -75,6 +74,19 @@ return 1
 """
 
 
+@dataclass(frozen=True)
+class StepSeen:
+    """A list of a queue, one of its priority steps, as the last tick saw it."""
+
+    queue: str
+    name: str
+    length: int
+    future: int
+    age: float
+    departed: int
+    """Messages that were seen to leave it."""
+
+
 @dataclass
 class GroupState:
     """What a supervisor remembers of a group, and what it last saw and decided."""
@@ -97,6 +109,8 @@ class GroupState:
     leaving_since: float | None = None
     """Since when this host shall run none."""
     queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    steps: list[StepSeen] = field(default_factory=list)
+    """The lists of its queues that hold messages, or held any before."""
     replacement: str = ""
     """The worker that was started in the place of an outdated one of this host."""
     failed_starts: int = 0
@@ -148,6 +162,7 @@ class Supervisor:
         self._broker: Broker | None = None
         self._observer: Observer | None = None
         self._blind_since: float | None = None
+        self._recorder = Recorder()
         self._said = ""
         self._sees_since = self.last_tick
         # Supervisors that start together see each other before any of them acts.
@@ -431,14 +446,20 @@ class Supervisor:
             for name, count in worker.taken.items():
                 taken[name] = taken.get(name, 0) + count
         state.queues = {queue: {"messages": 0, "future": 0, "age": 0.0, "taken": 0} for queue in group.queues}
+        steps = []
         for item in lists:
-            age = state.ages.setdefault(item.name, Age()).update(now, item.length, taken.get(item.name, 0))
+            known = state.ages.setdefault(item.name, Age())
+            age = known.update(now, item.length, taken.get(item.name, 0))
+            waits = age if item.length > item.future else 0.0
+            if item.length or known.departed:
+                steps.append(StepSeen(item.queue, item.name, item.length, item.future, waits, known.departed))
             queue = state.queues[item.queue]
+            queue["age"] = max(queue["age"], waits)
             queue["messages"] += item.length
             queue["future"] += item.future
             queue["taken"] += taken.get(item.name, 0)
-            if item.length > item.future:
-                queue["age"] = max(queue["age"], age)
+        # Read by the page's thread: never changed, only replaced.
+        state.steps = steps
         waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
         longest = max(waiting, key=lambda queue: waiting[queue])
         etas = [
@@ -771,8 +792,7 @@ class Supervisor:
             "held_back": held,
             "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
         }
-        keys = self.broker.keys
-        self.broker.client.xadd(keys.decisions, entry, maxlen=DECISIONS, approximate=True)
+        fleet_status.write(self.broker, entry)
 
     def _publish(self, seen: Seen) -> None:
         """Renew this supervisor's heartbeat."""
@@ -780,7 +800,7 @@ class Supervisor:
         self.status = self._status(seen)
         key = keys.supervisor(self.host)
         fields = {
-            "weight": self.settings.capacity or self.host_seen.cpus,
+            "weight": self.status["capacity"],
             "limits": json.dumps({name: state.limit for name, state in self.groups.items()}),
             "status": json.dumps(self.status),
         }
@@ -789,6 +809,8 @@ class Supervisor:
             pipe.pexpire(key, int(LEASE * 1000))
             pipe.zadd(keys.supervisors, {self.host: int((seen.time + LEASE) * 1000)})
             self._renew_claims(pipe, seen)
+            if record := self._recorder.record(self.host, seen, self.status["groups"]):
+                pipe.xadd(keys.history, record, maxlen=RECORDS, approximate=True)
             pipe.execute()
 
     def _renew_claims(self, pipe: Any, seen: Seen) -> None:
@@ -818,6 +840,7 @@ class Supervisor:
             "tick": self._tick_status(),
             "peers": [peer.host for peer in seen.peers],
             "redis": seen.short,
+            "capacity": self.settings.capacity or host.cpus,
             "cpus": host.cpus,
             "cpu": round(host.cpu, 1),
             "memory": round(host.memory, 1),

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from celery_autoscaler.fleet_status import FleetStatus, Record
+from celery_autoscaler.overrides import ALL
 
 COLOURS = {
     "keeping up": "bold green",
@@ -159,9 +160,12 @@ def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
 def record_view(record: Record) -> Text:
     """Return a decision in words."""
     when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    group = "all groups" if record.group == ALL else record.group
+    if record.by:
+        return Text.assemble((f"{when} UTC  ", "dim"), (f"{group}  ", "bold"), record.reason)
     return Text.assemble(
         (f"{when} UTC  ", "dim"),
-        (f"{record.group}  ", "bold"),
+        (f"{group}  ", "bold"),
         (change_text(record), "bold red" if record.emergency else "bold"),
         f": {record.reason}",
         (f"; held back on {record.host}: {record.held_back}" if record.held_back else "", "yellow"),

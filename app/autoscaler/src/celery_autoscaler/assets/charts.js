@@ -1,0 +1,259 @@
+// The charts of a group, the decisions on their time axis, and the sentence of the one that is looked at.
+
+import { clock, make, say, seconds, sync } from "./dom.js";
+
+const LEFT = 40;
+const RIGHT = 44;
+// Pixels within which decisions share a mark.
+const MARK = 16;
+const COLUMNS = ["at", "ready", "starting", "draining", "maximum", "waiting", "age", "failed"];
+// Seconds between two points that stay.
+const EVERY = 10;
+// Seconds without a record after which the line is broken: nobody saw anything.
+const GAP = 45;
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+/** Say a decision as the command line does. */
+export function sentence(decision) {
+  const group = decision.group === "*" ? "all groups" : decision.group;
+  if (decision.by) return `${group}: ${decision.reason}`;
+  const { have, want, here } = decision;
+  const moves = here ? `, ${decision.host} ${here > 0 ? "starts" : "stops"} ${Math.abs(here)}` : "";
+  const change = have === want ? `keeps ${have}` : `${have} → ${want}`;
+  const held = decision.held_back ? `; held back: ${decision.held_back}` : "";
+  return `${group} ${change}${moves}: ${decision.reason}${held}`;
+}
+
+export const decisionKey = (one) => `${one.at} ${one.host} ${one.group} ${one.here} ${one.reason}`;
+
+export class Charts {
+  constructor(name) {
+    this.name = name;
+    this.columns = Object.fromEntries(COLUMNS.map((column) => [column, []]));
+    this.kept = 0;
+    this.decisions = [];
+    this.range = 3600;
+    this.promise = 0;
+    this.last = null;
+    this.chosen = null;
+    this.workersLegend = make("div", "legend");
+    this.waitLegend = make("div", "legend");
+    this.workersBox = make("div", "", "", { role: "img" });
+    this.waitBox = make("div", "", "", { role: "img" });
+    this.marks = make("div", "marks", "", { role: "group", "aria-label": `Decisions for ${name}; arrow keys move` });
+    this.told = make("p", "told", "", { "aria-live": "off" });
+    this.marks.onkeydown = (event) => this.move(event);
+    this.marks.onmouseleave = () => this.choose(null);
+    this.node = make("div", "", [
+      this.workersLegend, this.workersBox, this.waitLegend, this.waitBox, this.marks, this.told,
+    ]);
+    new ResizeObserver(() => this.resize()).observe(this.node);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.build());
+  }
+
+  /** Take in what was recorded. */
+  load(history, range) {
+    this.range = range;
+    for (const column of COLUMNS) this.columns[column] = [...(history?.[column] ?? [])];
+    this.kept = this.columns.at.length;
+    if (this.last) this.add(...this.last);
+    if (!this.plots) this.build();
+  }
+
+  /** Take in what is seen now; the last point stays in its place until the next one is due. */
+  add(at, group) {
+    this.last = [at, group];
+    this.promise = group.promise;
+    const { columns } = this;
+    for (const column of COLUMNS) columns[column].length = this.kept;
+    columns.at.push(at);
+    for (const column of COLUMNS.slice(1)) columns[column].push(group[column] ?? 0);
+    if (at - (columns.at[this.kept - 1] ?? 0) >= EVERY) this.kept += 1;
+    this.draw();
+  }
+
+  tell(decisions) {
+    this.decisions = decisions;
+    this.mark();
+  }
+
+  build() {
+    for (const plot of this.plots ?? []) plot.destroy();
+    const dim = colour("dim");
+    const axis = (options) => ({
+      stroke: dim, font: "11px system-ui", ticks: { show: false }, grid: { stroke: colour("grid"), width: 1 }, ...options,
+    });
+    const step = uPlot.paths.stepped({ align: 1 });
+    const area = (name) => ({ stroke: colour(name), fill: colour(name), width: 1, paths: step, points: { show: false } });
+    const whole = (_, low, high) => [0, Math.max(1, high) * 1.08];
+    const common = {
+      width: Math.max(200, this.node.clientWidth), legend: { show: false },
+      cursor: { sync: { key: "fleet" }, drag: { x: false, y: false }, points: { show: false }, y: false },
+      hooks: { setCursor: [(plot) => this.point(plot.cursor.idx)] },
+    };
+    const time = { time: true, range: () => this.span() };
+    const hours = { values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)), size: 22, space: 60 };
+    const workers = new uPlot({
+      ...common, height: 100, padding: [6, RIGHT, 6, 0],
+      scales: { x: time, y: { range: whole } },
+      axes: [axis({ ...hours, show: false }), axis({ size: LEFT, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000], space: 24 })],
+      series: [
+        {}, area("draining"), area("starting"), area("ready"),
+        { stroke: dim, width: 1, dash: [4, 4], paths: step, points: { show: false } },
+      ],
+    }, this.data()[0], this.workersBox);
+    const wait = new uPlot({
+      ...common, height: 132, padding: [6, 0, 0, 0],
+      scales: { x: time, y: { range: (_, low, high) => [0, Math.max(high, this.promise) * 1.1] }, backlog: { range: whole } },
+      axes: [
+        axis(hours), axis({ size: LEFT, space: 28, values: (_, splits) => splits.map((value) => short(value)) }),
+        axis({ side: 1, scale: "backlog", size: RIGHT, space: 28, grid: { show: false }, values: (_, splits) => splits.map(many) }),
+      ],
+      series: [
+        {},
+        { scale: "backlog", stroke: colour("backlog"), width: 1, points: { show: false } },
+        { stroke: colour("wait"), fill: `${colour("wait")}33`, width: 1.5, points: { show: false } },
+        { stroke: colour("promise"), width: 1.5, dash: [6, 4], points: { show: false } },
+      ],
+    }, this.data()[1], this.waitBox);
+    this.plots = [workers, wait];
+    this.draw();
+  }
+
+  span() {
+    const end = this.last?.[0] ?? Date.now() / 1000;
+    return [end - this.range, end];
+  }
+
+  /** Return the data of both plots: workers are stacked, and lines are broken where nobody saw anything. */
+  data() {
+    const { at, ready, starting, draining, maximum, waiting, age } = this.columns;
+    const gap = Math.max(GAP, 2.5 * (this.range / 360));
+    const found = [[], [], [], [], [], [], [], []];
+    const push = (...values) => values.forEach((value, number) => found[number].push(value));
+    at.forEach((time, n) => {
+      if (n && time - at[n - 1] > gap) push(at[n - 1] + 1, null, null, null, null, null, null, null);
+      const busy = ready[n] + starting[n];
+      push(time, busy + draining[n], busy, ready[n], maximum[n], waiting[n], age[n], this.promise);
+    });
+    const [times, ...columns] = found;
+    this.times = times;
+    return [[times, ...columns.slice(0, 4)], [times, ...columns.slice(4)]];
+  }
+
+  draw() {
+    if (!this.plots) return;
+    this.data().forEach((data, number) => this.plots[number].setData(data));
+    if (this.plots[0].cursor.idx === null || !this.plots[0].over.matches(":hover")) this.point(null);
+    this.mark();
+    const [, group] = this.last ?? [0, null];
+    if (!group) return;
+    const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
+    this.workersBox.setAttribute("aria-label", `${people}at most ${group.maximum}`);
+    const wait = `${this.name}: ${group.waiting} tasks wait, the oldest for ${seconds(group.age)}, `;
+    this.waitBox.setAttribute("aria-label", `${wait}promised are ${seconds(group.promise)}`);
+  }
+
+  /** Show in the legends the figures under the cursor, or those of now. */
+  point(index) {
+    const { columns } = this;
+    let n = columns.at.length - 1;
+    if (index !== null && index !== undefined && this.times) n = columns.at.findLastIndex((at) => at <= this.times[index]);
+    if (n < 0) return;
+    legend(this.workersLegend, [
+      ["ready", "ready", columns.ready[n]], ["starting", "starting", columns.starting[n]],
+      ["draining", "draining", columns.draining[n]], ["maximum", "maximum", columns.maximum[n]],
+    ]);
+    legend(this.waitLegend, [
+      ["age", "oldest waits", seconds(columns.age[n])], ["promise", "promised", seconds(this.promise)],
+      ["waiting", "waiting", columns.waiting[n]],
+    ]);
+  }
+
+  resize() {
+    const width = this.node.clientWidth;
+    if (!width || !this.plots) return;
+    for (const plot of this.plots) plot.setSize({ width, height: plot.height });
+    this.mark();
+  }
+
+  // --- The decisions ----------------------------------------------------------------------------------
+
+  mark() {
+    const [begin, end] = this.span();
+    const width = this.marks.clientWidth || 300;
+    const slot = (MARK * (end - begin)) / width;
+    const slots = new Map();
+    for (const one of this.decisions) {
+      if (one.at < begin || (one.group !== this.name && one.group !== "*")) continue;
+      const key = Math.floor(one.at / slot);
+      slots.set(key, [...(slots.get(key) ?? []), one]);
+    }
+    const clusters = [...slots].sort(([a], [b]) => a - b);
+    for (const [, list] of clusters) list.sort((a, b) => a.at - b.at);
+    sync(this.marks, clusters, ([key]) => `${key} ${slot}`, () => this.newMark(), (node, [key, list]) => {
+      node.decisions = list;
+      const middle = ((key + 0.5) * slot - begin) / (end - begin);
+      node.style.left = `${(100 * Math.min(1, Math.max(0, middle))).toFixed(2)}%`;
+      const sum = list.reduce((total, one) => total + one.here, 0);
+      const kind = list.some((one) => one.by) ? "person" : sum < 0 ? "down" : "up";
+      if (node.className !== kind) node.className = kind;
+      say(node, { person: "●", up: "▲", down: "▼" }[kind]);
+      const text = list.map((one) => `${clock(one.at)} ${sentence(one)}`).join("; ");
+      if (node.getAttribute("aria-label") !== text) node.setAttribute("aria-label", text);
+    });
+    // One stop for the tab key; the arrow keys go on from there.
+    const nodes = [...this.marks.children];
+    if (!nodes.some((node) => node.tabIndex === 0) && nodes.length) nodes.at(-1).tabIndex = 0;
+    this.narrate();
+  }
+
+  newMark() {
+    const node = make("button", "", "", { type: "button" });
+    node.tabIndex = -1;
+    node.onmouseenter = () => this.choose(node);
+    node.onfocus = () => this.choose(node);
+    node.onclick = () => this.choose(node);
+    return node;
+  }
+
+  move(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const nodes = [...this.marks.children];
+    const next = nodes[nodes.indexOf(document.activeElement) + step];
+    if (!step || !next) return;
+    event.preventDefault();
+    for (const node of nodes) node.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  choose(node) {
+    this.chosen = node;
+    this.narrate();
+  }
+
+  narrate() {
+    if (this.chosen && !this.chosen.isConnected) this.chosen = null;
+    const own = this.decisions.filter((one) => one.group === this.name || one.group === "*");
+    const latest = own.reduce((last, one) => (!last || one.at > last.at ? one : last), null);
+    const shown = this.chosen?.decisions ?? (latest ? [latest] : []);
+    const key = shown.map(decisionKey).join();
+    if (this.narrated === key) return;
+    this.narrated = key;
+    this.told.replaceChildren(
+      ...shown.slice(-3).flatMap((one, n) => [
+        ...(n ? [make("br")] : []), make("time", "", clock(one.at)), ` ${sentence(one)}`,
+      ]),
+    );
+  }
+}
+
+const short = (value) => (value >= 3600 ? `${+(value / 3600).toFixed(1)}h` : value >= 120 ? `${+(value / 60).toFixed(1)}m` : `${+value.toFixed(1)}s`);
+const many = (value) => (value >= 1e6 ? `${+(value / 1e6).toFixed(1)}M` : value >= 1e3 ? `${+(value / 1e3).toFixed(1)}k` : Number.isInteger(value) ? value : "");
+
+function legend(node, entries) {
+  const create = ([name, label]) => make("span", "", [make("i", name), `${label} `, make("b")]);
+  sync(node, entries, ([name]) => name, create, (entry, [, , value]) => say(entry.lastChild, value));
+}

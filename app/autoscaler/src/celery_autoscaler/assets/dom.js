@@ -1,0 +1,71 @@
+// Small helpers. What comes from Redis reaches the page as text only, never as markup.
+
+export const find = (id) => document.getElementById(id);
+
+/** Make an element with a class, some text or children, and attributes. */
+export function make(tag, className = "", content = "", attributes = {}) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (Array.isArray(content)) node.append(...content);
+  else node.textContent = content;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
+
+/** Set the text of an element if it is another one: what has the focus or is read aloud stays. */
+export function say(node, text) {
+  if (node.textContent !== String(text)) node.textContent = text;
+}
+
+/** Keep the children of an element in step with a list: each item's element is made once and updated. */
+export function sync(parent, items, key, create, update) {
+  const known = new Map([...parent.children].map((node) => [node.dataset.key, node]));
+  let place = parent.firstElementChild;
+  for (const item of items) {
+    const name = String(key(item));
+    let node = known.get(name);
+    known.delete(name);
+    if (!node) {
+      node = create(item);
+      node.dataset.key = name;
+    }
+    if (node === place) place = place.nextElementSibling;
+    else parent.insertBefore(node, place);
+    update(node, item);
+  }
+  for (const node of known.values()) node.remove();
+}
+
+/** Keep the cells of a table's row in step with a list of texts, or [text, class]. */
+export function cells(row, values) {
+  values.forEach((value, number) => {
+    const [text, className] = Array.isArray(value) ? value : [value, ""];
+    const cell = row.cells[number] ?? newCell(row, number);
+    if (cell.className !== className) cell.className = className;
+    say(cell, text);
+  });
+}
+
+/** Add a cell that also says its column, for screens that are too narrow for a table. */
+function newCell(row, number) {
+  const cell = row.insertCell();
+  const heading = row.closest("table")?.tHead?.rows[0].cells[number];
+  row.setAttribute("role", "row");
+  cell.setAttribute("role", "cell");
+  if (heading) cell.dataset.label = heading.textContent;
+  return cell;
+}
+
+export function seconds(value) {
+  if (value < 10) return `${value.toFixed(1)} s`;
+  if (value < 120) return `${Math.round(value)} s`;
+  if (value < 7200) return `${Math.round(value / 60)} min`;
+  return `${(value / 3600).toFixed(1)} h`;
+}
+
+export const clock = (at) => new Date(at * 1000).toLocaleTimeString([], { hour12: false });
+
+export const rate = (value) => (value === null ? "…" : `${value < 10 ? value.toFixed(1) : Math.round(value)}/s`);
+
+export const bytes = (value) =>
+  value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;

@@ -1,0 +1,361 @@
+// The page of a supervisor of Celery Fleet: shows each picture that the supervisor sends.
+
+import { Charts, decisionKey, sentence } from "./charts.js";
+import { bytes, cells, clock, find, make, rate, say, seconds, sync } from "./dom.js";
+import { ask, follow, wish } from "./server.js";
+
+// Seconds without a picture after which what is shown counts for nothing.
+const STALE = 5;
+// Seconds between two looks at the records, and before the next try to connect.
+const RELOAD = 300;
+const RETRY = 2;
+// Decisions that the list shows.
+const LISTED = 50;
+
+const charts = new Map();
+const letters = new Map();
+let decisions = [];
+let picture = null;
+let pictureAt = 0;
+let failure = "";
+
+const range = () => ({ "15m": 900, "1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600 })[find("range").value];
+
+// --- What operators want -----------------------------------------------------------------------------
+
+/** Tell the supervisor what is wanted, and say what came of it. */
+async function want(action, what) {
+  try {
+    tell(await wish(action, what));
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+function tell(text) {
+  say(find("said"), text);
+  clearTimeout(tell.timer);
+  tell.timer = setTimeout(() => say(find("said"), ""), 6000);
+}
+
+/** Ask a question; return whether the answer is yes. */
+function sure(question, yes, risky = false) {
+  const dialog = find("ask");
+  say(find("question"), question);
+  say(find("yes"), yes);
+  find("yes").className = risky ? "risky" : "";
+  return new Promise((resolve) => {
+    const end = (agreed) => {
+      dialog.close();
+      resolve(agreed);
+    };
+    find("yes").onclick = () => end(true);
+    find("no").onclick = () => end(false);
+    dialog.oncancel = () => resolve(false);
+    dialog.showModal();
+    find("no").focus();
+  });
+}
+
+function button(text, act, className = "") {
+  const node = make("button", className, text, { type: "button" });
+  node.onclick = () => act(node);
+  return node;
+}
+
+// --- The picture -------------------------------------------------------------------------------------
+
+function show(found) {
+  pictureAt = performance.now();
+  failure = "";
+  if (!found.groups && picture) found = { ...picture, ...found };
+  picture = found;
+  showLine();
+  if (!found.groups) return;
+  remember(found.decisions);
+  showGroups();
+  showQueues();
+  showFailures();
+  showLetters();
+  showHosts();
+  showWorkers();
+  sync(find("decisions"), decisions.slice(0, LISTED), decisionKey, newDecision, () => {});
+  say(find("source"), `Told by ${found.host}, which looks every ${seconds(found.hosts[0]?.tick.every ?? 1)}`);
+}
+
+/** Say whether it keeps up, which queue is the slowest, and what was done last. */
+function showLine() {
+  const silent = (performance.now() - pictureAt) / 1000;
+  const stale = !picture || silent > STALE;
+  const verdict = stale ? (picture || failure ? "blind" : "") : picture.verdict;
+  const since = picture ? `; last heard of ${seconds(silent)} ago` : "";
+  const why = stale ? (picture || failure ? `the supervisor does not answer${failure && `: ${failure}`}${since}` : "") : picture.why;
+  say(find("verdict"), verdict ? verdict[0].toUpperCase() + verdict.slice(1) : "Connecting");
+  find("verdict").dataset.verdict = verdict;
+  say(find("why"), why);
+  document.title = verdict ? `${verdict}: Celery Fleet` : "Celery Fleet";
+  document.body.classList.toggle("stale", verdict === "blind");
+  if (!picture?.groups) return;
+  find("pause").hidden = picture.paused.includes("*");
+  find("resume").hidden = !picture.paused.length;
+  const slow = picture.queues
+    .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, promise: picture.groups[queue.group]?.promise ?? 1 })))
+    .filter((step) => step.age > 0)
+    .sort((a, b) => b.age / b.promise - a.age / a.promise)[0];
+  say(find("slowest"), slow
+    ? `${stepName(slow)} (group ${slow.group}): the oldest waits ${seconds(slow.age)}, promised are ${seconds(slow.promise)}`
+    : "no queue has tasks that wait");
+  find("slowest").className = slow && slow.age > slow.promise ? "late" : "";
+  const last = picture.last_change;
+  say(find("change-term"), last ? `Last change, ${seconds(Math.max(0, picture.at - last.at))} ago` : "Last change");
+  say(find("change"), last ? sentence(last) : "no worker was started or stopped yet");
+}
+
+const stepName = ({ queue, step }) => (step ? `${queue}, priority step ${step}` : queue);
+
+function remember(found) {
+  const known = new Set(decisions.map(decisionKey));
+  const fresh = found.filter((one) => !known.has(decisionKey(one)));
+  if (!fresh.length) return;
+  decisions = [...fresh, ...decisions].sort((a, b) => b.at - a.at).slice(0, 1000);
+  tellCharts();
+}
+
+/** The charts show what moved something, and what operators wanted. */
+function tellCharts() {
+  const shown = decisions.filter((one) => one.here || one.by || one.emergency);
+  for (const chart of charts.values()) chart.tell(shown);
+}
+
+function newDecision(one) {
+  return make("li", "", [make("time", "", clock(one.at)), ` ${sentence(one)}`]);
+}
+
+function showGroups() {
+  sync(find("groups"), Object.entries(picture.groups), ([name]) => name, newGroup, showGroup);
+}
+
+function newGroup([name]) {
+  const node = make("article");
+  const title = make("h2", "", name);
+  const chips = make("span");
+  const pause = button("Pause", (it) => want(it.dataset.does, { group: name }));
+  const reason = make("p", "reason");
+  charts.set(name, new Charts(name));
+  const low = make("input", "", "", { type: "number", min: 0, "aria-label": `Minimum of ${name}`, required: "" });
+  const high = make("input", "", "", { type: "number", min: 1, "aria-label": `Maximum of ${name}`, required: "" });
+  const form = make("form", "bounds", [
+    "Workers from", low, "to", high, make("button", "", "Set", { type: "submit" }),
+    button("Back to its settings", () => want("scale", { group: name })),
+  ]);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    want("scale", { group: name, minimum: low.valueAsNumber, maximum: high.valueAsNumber });
+  };
+  const details = make("details", "", [make("summary", "", "Change bounds"), form]);
+  details.ontoggle = () => {
+    const group = picture.groups[name];
+    if (details.open) [low.value, high.value] = [group.minimum, group.maximum];
+  };
+  node.append(make("div", "head", [title, chips, pause]), reason, charts.get(name).node, details);
+  node.parts = { chips, pause, reason };
+  queueMicrotask(() => load());
+  return node;
+}
+
+function showGroup(node, [name, group]) {
+  const { chips, pause, reason } = node.parts;
+  const paused = group.limit === "paused";
+  const late = group.age > group.promise;
+  say(chips, paused ? "paused" : late ? "falling behind" : group.want >= group.maximum ? "at its maximum" : "keeping up");
+  chips.className = `chip ${paused ? "paused" : late ? "late" : ""}`;
+  const own = picture.paused.includes(name);
+  pause.dataset.does = own ? "resume" : "pause";
+  pause.disabled = picture.paused.includes("*");
+  say(pause, own ? "Resume" : "Pause");
+  pause.setAttribute("aria-label", `${own ? "Resume" : "Pause"} ${name}`);
+  say(reason, group.reason + (group.held_back ? `; held back: ${group.held_back}` : ""));
+  charts.get(name).add(picture.at, group);
+}
+
+function showQueues() {
+  const promise = (queue) => picture.groups[queue.group]?.promise ?? 1;
+  const oldest = (queue) => Math.max(0, ...queue.steps.map((step) => step.age)) / promise(queue);
+  const sum = (steps, name) => steps.reduce((total, step) => (step[name] === null ? null : total + step[name]), 0);
+  const rows = [...picture.queues]
+    .sort((a, b) => oldest(b) - oldest(a) || a.queue.localeCompare(b.queue))
+    .flatMap((queue) => {
+      const { steps, group } = queue;
+      const whole = {
+        queue: queue.queue, group, whole: true, step: "", promise: promise(queue),
+        length: sum(steps, "length"), future: sum(steps, "future"), in: sum(steps, "in"), out: sum(steps, "out"),
+        age: Math.max(0, ...steps.map((step) => step.age)),
+      };
+      // One step that is the first one is the queue itself.
+      const parts = steps.some((step) => step.step) ? steps : [];
+      return [whole, ...parts.map((step) => ({ ...step, queue: queue.queue, group, promise: promise(queue) }))];
+    });
+  sync(find("queues"), rows, (row) => `${row.queue} ${row.step}`, () => make("tr"), (node, row) => {
+    node.className = row.whole ? "" : "step";
+    cells(node, [
+      [row.whole ? row.queue : `priority step ${row.step}`, "name"], row.whole ? row.group : "",
+      [row.length - row.future, "figure"], [row.future, "figure"], [rate(row.in), "figure"], [rate(row.out), "figure"],
+      [seconds(row.age), row.age > row.promise ? "figure late" : "figure"],
+    ]);
+  });
+}
+
+function showFailures() {
+  const rows = Object.entries(picture.failures).filter(([, { count }]) => count).sort(([, a], [, b]) => b.count - a.count);
+  find("no-failures").hidden = rows.length > 0;
+  find("failures").closest("table").hidden = !rows.length;
+  sync(find("failures"), rows, ([name]) => name, () => make("tr"), (node, [name, { count, tasks }]) => {
+    const named = Object.entries(tasks).map(([task, times]) => `${task} ${times}`).join(", ");
+    cells(node, [[name, "name"], named || "not told", [count, "figure"]]);
+  });
+}
+
+function showLetters() {
+  const queues = Object.entries(picture.dead_letters);
+  find("no-letters").hidden = queues.length > 0;
+  sync(find("letters"), queues, ([queue]) => queue, newLetters, (node, [queue, count]) => {
+    say(node.firstChild, `${queue}: ${count} ${count === 1 ? "message" : "messages"}`);
+    if (node.count !== count && letters.has(queue)) showContents(node, queue);
+    node.count = count;
+  });
+}
+
+function newLetters([queue]) {
+  const table = make("tbody");
+  const node = make("li", "", [
+    make("b"),
+    make("div", "tools", [
+      button("Look", () => (letters.has(queue) ? hideContents(node, queue) : showContents(node, queue))),
+      button("Send again", async () => {
+        if (await sure(`Send the ${node.count} dead letters of ${queue} again?`, "Send again")) want("replay", { queue });
+      }),
+      button("Delete", async () => {
+        const first = await sure(`Delete the ${node.count} dead letters of ${queue}?`, "Delete", true);
+        if (first && (await sure(`They cannot be brought back. Delete all dead letters of ${queue} for good?`, "Delete for good", true))) {
+          want("purge", { queue });
+        }
+      }, "risky"),
+    ]),
+    make("div", "wide", [make("table", "", [table])]),
+  ]);
+  node.table = table;
+  return node;
+}
+
+async function showContents(node, queue) {
+  letters.set(queue, node);
+  try {
+    const found = await ask(`letters?queue=${encodeURIComponent(queue)}`);
+    node.table.replaceChildren();
+    for (const letter of found) {
+      cells(node.table.insertRow(), [letter.when.replace("T", " ").slice(0, 19), `${letter.task} ${letter.arguments}`, letter.worker, letter.reason]);
+    }
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+function hideContents(node, queue) {
+  letters.delete(queue);
+  node.table.replaceChildren();
+}
+
+function showHosts() {
+  const all = picture.hosts.filter((host) => host.state !== "leaving").reduce((sum, host) => sum + host.capacity, 0);
+  sync(find("hosts"), picture.hosts, (host) => host.host, () => make("tr"), (node, host) => {
+    const share = host.state === "leaving" ? 0 : host.capacity / all;
+    cells(node, [
+      [host.host, "name"], host.why ? `${host.state}: ${host.why}` : host.state,
+      [`${Math.round(host.cpu)} % of ${+host.cpus.toFixed(1)}`, "figure"], [`${Math.round(host.memory)} %`, "figure"],
+      [`${Math.round(100 * share)} %`, "figure"], [host.workers, "figure"], host.releases.join(", ") || "–",
+      host.held_back.join("; ") || "–",
+    ]);
+  });
+}
+
+function showWorkers() {
+  find("no-workers").hidden = picture.workers.length > 0;
+  find("workers").closest("table").hidden = !picture.workers.length;
+  sync(find("workers"), picture.workers, (worker) => worker.name, () => make("tr"), (node, worker) => {
+    const running = worker.running.slice(0, 3).map((task) => `${task.task} for ${seconds(task.seconds)}`);
+    const more = worker.active - running.length;
+    cells(node, [
+      [worker.name, "name"], worker.why ? `${worker.state} (${worker.why})` : worker.state,
+      [running.join(", ") + (more > 0 && running.length ? ` and ${more} more` : "") || "–", "runs"],
+      [worker.processed, "figure"], [worker.failed, worker.failed ? "figure late" : "figure"],
+      [bytes(worker.memory), "figure"], worker.release || "–",
+    ]);
+    if (node.cells.length === 7) node.append(drainCell(worker.name));
+    const act = node.lastChild.firstChild;
+    const drains = worker.state === "draining";
+    act.hidden = !drains && worker.state !== "ready";
+    act.undo = drains;
+    say(act, drains ? "Undo" : "Drain");
+    act.setAttribute("aria-label", `${drains ? "Let take messages again:" : "Drain"} ${worker.name}`);
+  });
+}
+
+function drainCell(worker) {
+  const drain = button("Drain", async () => {
+    const { undo } = drain;
+    if (undo || (await sure(`Drain ${worker}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
+      want("drain", { worker, undo });
+    }
+  });
+  return make("td", "last", [drain], { role: "cell" });
+}
+
+// --- The records and the connection ------------------------------------------------------------------
+
+let loading = null;
+
+/** Read the records for the charts. */
+function load() {
+  loading ??= (async () => {
+    try {
+      const found = await ask(`history?range=${find("range").value}`);
+      for (const [name, chart] of charts) chart.load(found.groups[name], range());
+      remember(found.decisions);
+      tellCharts();
+    } catch (error) {
+      tell(error.message);
+    }
+    loading = null;
+  })();
+  return loading;
+}
+
+async function connect() {
+  for (;;) {
+    const control = new AbortController();
+    const hide = () => document.hidden && control.abort();
+    document.addEventListener("visibilitychange", hide);
+    try {
+      await follow(control.signal, show);
+      failure = "the connection has ended";
+    } catch (error) {
+      failure = error.message;
+    }
+    document.removeEventListener("visibilitychange", hide);
+    // A page that nobody sees costs nothing.
+    while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+    if (!control.signal.aborted) await new Promise((resolve) => setTimeout(resolve, 1000 * RETRY));
+    if (charts.size) load();
+  }
+}
+
+find("pause").onclick = async () => {
+  if (await sure("Pause all groups? No worker is started or stopped until you resume.", "Pause all")) want("pause", {});
+};
+find("resume").onclick = () => want("resume", {});
+find("range").onchange = load;
+find("name").value = localStorage.getItem("name") ?? "";
+find("name").onchange = () => localStorage.setItem("name", find("name").value.trim());
+setInterval(showLine, 1000);
+setInterval(() => charts.size && !document.hidden && load(), 1000 * RELOAD);
+connect();

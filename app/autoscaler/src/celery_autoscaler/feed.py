@@ -1,0 +1,285 @@
+"""What the page shows, made once a second however many pages are open, and not at all while none is.
+
+It has a thread and connections of its own: no tick of the supervisor waits for a page.
+"""
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from celery_autoscaler import dead_letters, fleet_status, history
+from celery_autoscaler.broker import Broker, connect
+from celery_autoscaler.fleet_status import FleetStatus, Record
+from celery_autoscaler.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+# Pages that can be open at a time.
+READERS = 20
+# Seconds between two pictures, at least, and between two looks at what changes rarely.
+EVERY = 1.0
+RARELY = 5.0
+# Seconds over which the rates of a queue are taken.
+RATES = 10.0
+# Seconds over which failures are counted.
+FAILURES = 3600.0
+# Decisions that each picture shows.
+DECISIONS = 30
+# Decisions that the time axis of the charts shows, and those among which they are looked for.
+MARKS, AMONG = 300, 3000
+# Dead letters of a queue that are shown, and characters of their arguments.
+LETTERS, ARGUMENTS = 20, 200
+# Points of a chart.
+POINTS = 360
+
+
+class TooManyReadersError(Exception):
+    """All places are taken."""
+
+
+class Feed:
+    """Makes the pictures, and tells the pages of each."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self._broker: Broker | None = None
+        self._changed = threading.Condition()
+        self._readers = 0
+        self._runs = False
+        self._number = 0
+        self._text = ""
+        self._steps: deque[tuple[float, dict[str, tuple[int, int]]]] = deque()
+        self._rare: dict[str, Any] = {}
+        self._rare_at = -RARELY
+
+    @property
+    def broker(self) -> Broker:
+        """The connection to the broker.
+
+        Raises:
+            redis.RedisError: It cannot be reached.
+        """
+        if self._broker is None:
+            self._broker = connect(self.supervisor.app)
+        return self._broker
+
+    def subscribe(self) -> "Subscription":
+        """Return the pictures from now on, as JSON.
+
+        Raises:
+            TooManyReadersError: All places are taken.
+        """
+        with self._changed:
+            if self._readers >= READERS:
+                raise TooManyReadersError
+            self._readers += 1
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._run, name="feed", daemon=True).start()
+        return Subscription(self)
+
+    def leave(self) -> None:
+        """Give a place back."""
+        with self._changed:
+            self._readers -= 1
+
+    def wait(self, number: int) -> tuple[int, str]:
+        """Return the next picture after one, and its number; the same one if none comes for long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._number > number, timeout=2 * self._every)
+            return self._number, self._text
+
+    @property
+    def _every(self) -> float:
+        return max(EVERY, self.supervisor.settings.tick)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._readers:
+                    self._runs = False
+                    return
+            text = json.dumps(self.picture())
+            with self._changed:
+                self._number += 1
+                self._text = text
+                self._changed.notify_all()
+            time.sleep(self._every)
+
+    # --- The picture -----------------------------------------------------------------------------------
+
+    def picture(self) -> dict[str, Any]:
+        """Return what the fleet is and does now; why that cannot be seen while the broker does not answer."""
+        supervisor = self.supervisor
+        own = supervisor.status
+        found: dict[str, Any] = {
+            "host": supervisor.host,
+            "at": time.time(),
+            "verdict": "blind",
+            "why": f"Redis does not answer; {supervisor.host} starts and stops nothing",
+        }
+        if own["state"] == "blind":
+            return found | {"why": f"{found['why']}: {own['why']}"}
+        try:
+            status = fleet_status.fleet_status(self.broker)
+            found |= {
+                "decisions": [shown(record) for record in fleet_status.records(self.broker, DECISIONS)],
+                "paused": self._paused(),
+                **self._rarely(status),
+            }
+        except RedisError as error:
+            return found | {"why": f"{found['why']}: {error}"}
+        found["verdict"], found["why"] = status.verdict
+        change = status.last_change
+        return found | {
+            "last_change": shown(change) if change else None,
+            "groups": status.groups,
+            "queues": self._queues(time.monotonic()),
+            "hosts": [host(each) for _, each in sorted(status.supervisors.items())],
+            "workers": status.workers,
+        }
+
+    def _paused(self) -> list[str]:
+        """Return the groups for which a pause is set, ``*`` for all of them."""
+        seen = self.supervisor.seen
+        return sorted(group for group, wish in seen.overrides.items() if wish.paused) if seen else []
+
+    def _queues(self, now: float) -> list[dict[str, Any]]:
+        """Return the priority steps of each queue, with the messages that come and go each second."""
+        steps = [(name, step) for name, state in self.supervisor.groups.items() for step in state.steps]
+        self._steps.append((now, {step.name: (step.departed, step.length) for _, step in steps}))
+        while len(self._steps) > 1 and self._steps[1][0] <= now - RATES:
+            self._steps.popleft()
+        since, before = self._steps[0]
+        seconds = now - since
+        found: dict[tuple[str, str], dict[str, Any]] = {
+            (group, queue): {"group": group, "queue": queue, "steps": []}
+            for group, state in self.supervisor.groups.items()
+            for queue in state.group.queues
+        }
+        for group, step in steps:
+            out, length = before.get(step.name, (0, 0))
+            left = max(0, step.departed - out)
+            came = max(0, left + step.length - length)
+            separator = self.broker.separator
+            found[group, step.queue]["steps"].append(
+                {
+                    "step": int(step.name.removeprefix(step.queue).removeprefix(separator) or 0),
+                    "length": step.length,
+                    "future": step.future,
+                    "age": round(step.age, 2),
+                    "in": round(came / seconds, 2) if seconds else None,
+                    "out": round(left / seconds, 2) if seconds else None,
+                }
+            )
+        return list(found.values())
+
+    def _rarely(self, status: FleetStatus) -> dict[str, Any]:
+        """Return what costs more to read: dead letters, and the failures of the last hour."""
+        now = time.monotonic()
+        if now - self._rare_at >= RARELY:
+            self._rare_at = now
+            self._rare = {
+                "dead_letters": self._dead_letters(status),
+                "failures": {
+                    group: {"count": int(sum(figures["failed"])), "tasks": {}}
+                    for group, figures in history.read(self.broker, FAILURES).items()
+                },
+            }
+        return self._rare
+
+    def _dead_letters(self, status: FleetStatus) -> dict[str, int]:
+        """Return how many dead letters each queue has."""
+        queues = [queue for group in status.groups.values() for queue in group["queues"]]
+        with self.broker.client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                pipe.llen(self.broker.keys.dead_letter(queue))
+            lengths = pipe.execute() if queues else []
+        return {queue: length for queue, length in zip(queues, lengths, strict=True) if length}
+
+    # --- What is asked for -----------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """Look at what changes rarely with the next picture: somebody has changed it."""
+        self._rare_at = -RARELY
+
+    def history(self, seconds: float) -> dict[str, Any]:
+        """Return what was recorded in the last seconds, and what was decided meanwhile.
+
+        Raises:
+            redis.RedisError: The broker does not answer.
+        """
+        since = time.time() - seconds
+        records = [
+            shown(record)
+            for record in fleet_status.records(self.broker, AMONG)
+            if record.at >= since and (record.here or record.by or record.emergency)
+        ]
+        groups = history.read(self.broker, seconds, POINTS)
+        return {"groups": groups, "decisions": records[:MARKS]}
+
+    def letters(self, queue: str) -> list[dict[str, Any]]:
+        """Return the newest dead letters of a queue.
+
+        Raises:
+            redis.RedisError: The broker does not answer.
+        """
+        return [
+            {
+                "when": letter.when,
+                "queue": letter.queue,
+                "task": letter.task,
+                "arguments": dead_letters.arguments(letter)[:ARGUMENTS],
+                "worker": letter.worker,
+                "reason": letter.reason,
+            }
+            for letter in dead_letters.newest(self.broker, queue, LETTERS)
+        ]
+
+
+class Subscription:
+    """The pictures for one page; its place is given back when it is closed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._open = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield each picture as a server-sent event."""
+        number = 0
+        while True:
+            number, text = self._feed.wait(number)
+            yield f"data: {text}\n\n".encode()
+
+    def close(self) -> None:
+        """Leave."""
+        if self._open:
+            self._open = False
+            self._feed.leave()
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """Return a decision for the page."""
+    found = asdict(record)
+    del found["seen"]
+    return found
+
+
+def host(status: Any) -> dict[str, Any]:
+    """Return what the page shows of a host."""
+    names = ("host", "state", "why", "cpus", "cpu", "memory", "memory_limit", "redis", "tick")
+    found = {name: status.get(name) for name in names}
+    held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
+    return found | {
+        "capacity": status.get("capacity", status["cpus"]),
+        "workers": len(status["workers"]),
+        "releases": sorted({worker["release"] for worker in status["workers"] if worker.get("release")}),
+        "held_back": sorted(held),
+    }
