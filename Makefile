@@ -33,12 +33,12 @@ compose-down: ## Remove the stack with its data
 
 # The short parts come last: both of two lanes are busy until the end.
 .PHONY: test
-test: venv docker images ## Run everything: lint, unit tests, role tests, every Molecule scenario
+test: venv docker browser images ## Run everything: lint, unit tests, role tests, every Molecule scenario
 	@scripts/test $(SCENARIOS) unit roles compose lint
 
 # Most of the unit tests wait most of the time, so three parts at a time do no harm here.
 .PHONY: test-fast
-test-fast: venv docker images ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
+test-fast: venv docker browser images ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
 	@JOBS=3 scripts/test unit lint redis_restore queues
 
 .PHONY: lint
@@ -46,7 +46,7 @@ lint: venv ## Check style, types and shell scripts
 	@scripts/lint
 
 .PHONY: unit
-unit: venv docker ## Run the tests of app/tasks and app/autoscaler on real servers
+unit: venv docker browser ## Run the tests of app/tasks and app/autoscaler on real servers
 	@scripts/images services:bookworm
 	@scripts/test unit
 
@@ -88,6 +88,10 @@ venv:
 .PHONY: docker
 docker:
 	@scripts/docker
+
+.PHONY: browser
+browser:
+	@scripts/browser
 
 .PHONY: images
 images: docker ## Build the images of the test hosts

@@ -222,7 +222,8 @@ def test_the_status_is_json(served: Serve, supervisor: Supervisor) -> None:
 def test_other_paths_and_methods_are_refused(served: Serve) -> None:
     client = served()
 
-    assert client.ask("/").status == 404
+    assert client.ask("/anything").status == 404
+    assert client.ask("/page/../http.py").status == 404
     assert client.ask("/status", "POST").status == 405
     assert client.ask("/metrics", "DELETE").status == 405
 
@@ -246,7 +247,7 @@ def test_with_a_token_only_health_is_told_to_all(served: Serve, tmp_path: Path) 
     client = served(token_file=str(tmp_path / "token"))
 
     assert client.ask("/healthz").status == 200
-    for path in ("/metrics", "/status", "/"):
+    for path in ("/metrics", "/status", "/events", "/anything"):
         refused = client.ask(path)
         assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert client.ask(path, Authorization="Bearer wrong").status == 401

@@ -20,7 +20,7 @@ import pytest
 from celery import Celery
 from celery_autoscaler import dead_letters, fleet_status, history
 from celery_autoscaler.broker import connect
-from celery_autoscaler.feed import READERS
+from celery_autoscaler.feed import READERS, Feed, failures
 from celery_autoscaler.http import serve
 from celery_autoscaler.recovery import DeadLetter
 from celery_autoscaler.settings import Group, Settings
@@ -40,7 +40,7 @@ from redis import Redis
 from services import RedisServerFactory, wait_for
 from supervisors import SupervisedFleet
 
-REPOSITORY = Path(__file__).parents[3]
+CACHE = Path(__file__).parents[3] / ".cache"
 GROUPS = {
     "default": Group(name="default", queues=("celery", "mails"), min_workers=0, max_workers=4),
     "quick": Group(name="quick", queues=("quick",), min_workers=0, promise=1.0),
@@ -197,17 +197,21 @@ def decision(redis: Redis, at: float, **fields: str | int) -> None:
     redis.xadd("fleet:decisions", entry)
 
 
-def neighbour(redis: Redis, worker: Mapping[str, Any], **status: Any) -> None:
-    """Let another supervisor say that it has a worker."""
-    full = {
+def worker_status(**fields: Any) -> dict[str, Any]:
+    """Return what a supervisor says of a worker."""
+    return {
         "name": "default-1@there", "group": "default", "state": "ready", "why": "", "pid": 1, "active": 1,
         "reserved": 0, "processed": 7, "failed": 0, "outdated": False, "memory": 2**26, "release": "r1",
         "running": [],
-    } | dict(worker)  # fmt: skip
+    } | fields  # fmt: skip
+
+
+def neighbour(redis: Redis, worker: Mapping[str, Any], **status: Any) -> None:
+    """Let another supervisor say that it has a worker."""
     said = {
         "host": "there", "at": time.time(), "state": "supervising", "why": "", "cpus": 4, "capacity": 4,
         "cpu": 12.0, "memory": 34.0, "memory_limit": 2**30, "tick": {"every": 1.0, "took": 0.01}, "redis": "",
-        "groups": {}, "workers": [full],
+        "groups": {}, "workers": [worker_status(**worker)],
     } | status  # fmt: skip
     redis.hset("fleet:supervisor:there", mapping={"weight": 4, "limits": "{}", "status": json.dumps(said)})
     redis.zadd("fleet:supervisors", {"there": (time.time() + 60) * 1000})
@@ -244,6 +248,26 @@ def test_figures_are_those_of_redis(supervise: Supervise, app: Celery, redis: Re
     ]  # fmt: skip
     # What is read aloud says the same.
     assert opened.page.get_by_role("img", name="default: 13 tasks wait, the oldest for").count() == 1
+
+
+def test_a_picture_costs_little(supervise: Supervise, redis: Redis, app: Celery) -> None:
+    running = [{"task": "proj.resize", "seconds": 83.0}] * 4
+    neighbour(redis, {}, workers=[worker_status(name=f"w-{n}@there", running=running) for n in range(50)])
+    for number in range(20):
+        app.send_task("t", queue="mails", priority=number % 3 * 3, ignore_result=True)
+        decision(redis, time.time(), reason="so that there is something to read", here=1)
+    supervise()
+    feed = Feed(supervise.supervisor)
+
+    costs = []
+    for _ in range(20):
+        begin = time.thread_time()
+        text = json.dumps(feed.picture())
+        costs.append(time.thread_time() - begin)
+
+    assert text.count("proj.resize") == 200
+    # One is made each second: under one percent of a core.
+    assert sorted(costs)[10] < 0.01
 
 
 def test_a_burst_and_a_broken_promise_are_seen_at_once(
@@ -560,17 +584,22 @@ def test_history_is_written_by_one_supervisor_and_read_back(app: Celery, redis: 
     assert found["slow"]["maximum"] == [3, 3]
 
 
+def test_failures_of_all_hosts_are_counted_by_task() -> None:
+    hosts = {"here": {"failures": {"t": 4, "proj.resize": 1}}, "there": {"failures": {"proj.resize": 2}}}
+
+    assert failures(fleet_status.FleetStatus(hosts)) == {"proj.resize": 3, "t": 4}
+
+
 def test_of_a_long_time_the_worst_is_shown(app: Celery, redis: Redis) -> None:
     begin = int(time.time()) // 240 * 240 - 4800
     for number in range(48):
         redis.xadd(
-            "fleet:history", {"default": f"1 0 0 4 {number} 0.5 1"}, id=f"{(begin + 10 * number) * 1000}-0"
+            "fleet:history", {"default": f"1 0 0 4 {number} 0.5"}, id=f"{(begin + 10 * number) * 1000}-0"
         )
 
     found = history.read(connect(app), 86400, 360)["default"]
 
     assert found["waiting"] == [23, 47]
-    assert found["failed"] == [24, 24]
 
 
 def test_a_day_of_history_is_bounded_and_small(app: Celery, redis: Redis) -> None:
@@ -596,6 +625,8 @@ def test_a_working_fleet_at_desk_and_phone(redis_url: str, tmp_path: Path, open_
         made_up_hour(fleet.tasks.redis)
         supervisor = fleet.start(http="127.0.0.1:19541", group={"max_workers": 4, "promise": 4.0})
         fleet.wait_for_workers(1)
+        fleet.tasks.send(3, "a", 1, name="add")
+        fleet.tasks.redis.lpush("dead_letter:celery", letter("proj.resize", queue="celery"))
         with Load(fleet.tasks, 20.0, 0.5, priority=3):
             opened = open_page("http://127.0.0.1:19541/", device_scale_factor=1)
             opened.verdict("Falling behind", within=20)
@@ -604,13 +635,13 @@ def test_a_working_fleet_at_desk_and_phone(redis_url: str, tmp_path: Path, open_
             paint = opened.page.evaluate(
                 "performance.getEntriesByName('first-contentful-paint')[0].startTime"
             )
-            picture(opened, REPOSITORY / "docs/page.png", full_page=True)
+            picture(opened, "page-desk.png")
             phone = open_page(
                 "http://127.0.0.1:19541/", viewport={"width": 390, "height": 844}, color_scheme="dark"
             )
             phone.verdict("Falling behind")
             wide = phone.page.evaluate("document.documentElement.scrollWidth")
-            picture(phone, REPOSITORY / ".cache/page-phone.png", full_page=True)
+            picture(phone, "page-phone.png", full_page=True)
         assert supervisor.process.poll() is None
 
     assert paint < 1000
@@ -618,11 +649,12 @@ def test_a_working_fleet_at_desk_and_phone(redis_url: str, tmp_path: Path, open_
     assert wide == 390
 
 
-def picture(opened: Opened, path: Path, **options: Any) -> None:
-    """Keep a picture of a page, if there is a place for it."""
-    path.parent.mkdir(exist_ok=True)
-    opened.page.wait_for_timeout(1200)
-    opened.page.screenshot(path=path, **options)
+def picture(opened: Opened, name: str, **options: Any) -> None:
+    """Keep a picture of a page for people to look at."""
+    CACHE.mkdir(exist_ok=True)
+    # The next figures are there, and with them the rates.
+    opened.page.wait_for_timeout(1500)
+    opened.page.screenshot(path=CACHE / name, **options)
 
 
 def made_up_hour(redis: Redis) -> None:
@@ -632,5 +664,12 @@ def made_up_hour(redis: Redis) -> None:
         ago = (now - at) / 60
         load = sum(math.exp(-(((ago - peak) / 3) ** 2)) for peak in (18, 42))
         ready = 1 + round(3 * min(1.0, 1.4 * load))
-        figures = (ready, int(0.1 < load < 0.3), 0, 4, int(180 * load), f"{0.2 + 5.5 * load:.3g}", 0)
+        figures = (ready, int(0.1 < load < 0.3), 0, 4, int(180 * load), f"{0.2 + 5.5 * load:.3g}")
         redis.xadd("fleet:history", {"default": " ".join(map(str, figures))}, id=f"{at * 1000}-0")
+    for peak in (42, 18):
+        for ago, have, want, reason in (
+            (peak + 3.5, 1, 3, "52 tasks wait, the oldest for 1.6 s"),
+            (peak + 2, 3, 4, "130 tasks wait, the oldest for 3.9 s; the maximum is 4"),
+            (peak - 4, 4, 1, "for 60 s 1 would have sufficed: nothing waits, nothing runs"),
+        ):
+            decision(redis, now - 60 * ago, have=have, want=want, here=want - have, reason=reason)

@@ -4,6 +4,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
+from celery_autoscaler.dead_letters import REPLAY
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import MOVE
 from kombu import Connection
@@ -229,6 +230,17 @@ def test_the_supervisor_puts_messages_into_queues_and_takes_none_out(app, superv
         with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
             supervisor.eval(f"return redis.call({write})", 1, "test:queue")
     assert app.llen("test:queue") == 1
+    app.delete("test:queue")
+
+
+def test_the_supervisor_sends_dead_letters_again_and_deletes_them(app, supervisor):
+    app.rpush("dead_letter:test", "first", "second")
+
+    assert supervisor.register_script(REPLAY)(
+        keys=["dead_letter:test", "test:queue"], args=["first", "message"]
+    )
+    assert app.lrange("test:queue", 0, -1) == ["message"]
+    assert supervisor.delete("dead_letter:test") == 1
     app.delete("test:queue")
 
 

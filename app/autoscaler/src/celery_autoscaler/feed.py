@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -28,8 +28,6 @@ EVERY = 1.0
 RARELY = 5.0
 # Seconds over which the rates of a queue are taken.
 RATES = 10.0
-# Seconds over which failures are counted.
-FAILURES = 3600.0
 # Decisions that each picture shows.
 DECISIONS = 30
 # Decisions that the time axis of the charts shows, and those among which they are looked for.
@@ -144,6 +142,7 @@ class Feed:
             "queues": self._queues(time.monotonic()),
             "hosts": [host(each) for _, each in sorted(status.supervisors.items())],
             "workers": status.workers,
+            "failures": failures(status),
         }
 
     def _paused(self) -> list[str]:
@@ -182,17 +181,11 @@ class Feed:
         return list(found.values())
 
     def _rarely(self, status: FleetStatus) -> dict[str, Any]:
-        """Return what costs more to read: dead letters, and the failures of the last hour."""
+        """Return what costs more to read: how many dead letters there are."""
         now = time.monotonic()
         if now - self._rare_at >= RARELY:
             self._rare_at = now
-            self._rare = {
-                "dead_letters": self._dead_letters(status),
-                "failures": {
-                    group: {"count": int(sum(figures["failed"])), "tasks": {}}
-                    for group, figures in history.read(self.broker, FAILURES).items()
-                },
-            }
+            self._rare = {"dead_letters": self._dead_letters(status)}
         return self._rare
 
     def _dead_letters(self, status: FleetStatus) -> dict[str, int]:
@@ -270,6 +263,14 @@ def shown(record: Record) -> dict[str, Any]:
     found = asdict(record)
     del found["seen"]
     return found
+
+
+def failures(status: FleetStatus) -> dict[str, int]:
+    """Return how many of each task have failed on all hosts in the last hour."""
+    counts: Counter[str] = Counter()
+    for each in status.supervisors.values():
+        counts.update(each.get("failures", {}))
+    return dict(counts)
 
 
 def host(status: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The records are a stream in Redis. The first of the living supervisors writes them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ EVERY = 10
 KEPT = 24 * 3600
 RECORDS = KEPT // EVERY
 # What a record says of a group, in this order.
-FIGURES = ("ready", "starting", "draining", "maximum", "waiting", "age", "failed")
+FIGURES = ("ready", "starting", "draining", "maximum", "waiting", "age")
 # Those of which the worst since the last record counts.
 PEAKS = ("waiting", "age")
 
@@ -26,8 +26,6 @@ class Recorder:
     """Makes the records of a supervisor."""
 
     _slot: int = 0
-    _failed: dict[str, int] = field(default_factory=dict)
-    """Tasks that each living worker had failed at the last record."""
     _peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     """The most that waited, and the longest, in each group since the last record."""
 
@@ -40,27 +38,11 @@ class Recorder:
         slot = int(seen.time // EVERY)
         if slot == self._slot:
             return {}
-        first = self._slot == 0
         self._slot = slot
         all_peaks, self._peaks = self._peaks, {}
-        failed = self._failures(seen, first=first)
         if min((peer.host for peer in seen.peers), default="") != host:
             return {}
-        return {
-            name: as_text({**group, **all_peaks[name], "failed": failed.get(name, 0)})
-            for name, group in groups.items()
-        }
-
-    def _failures(self, seen: Seen, *, first: bool) -> dict[str, int]:
-        """Return how many tasks of each group have failed since the last record."""
-        before = self._failed
-        counts: dict[str, int] = {}
-        self._failed = {worker.id: worker.failed for worker in seen.workers if worker.state}
-        for worker in seen.workers:
-            # What workers had failed before the first look was recorded then, if anybody looked.
-            known = before.get(worker.id, worker.failed if first else 0)
-            counts[worker.group] = counts.get(worker.group, 0) + max(0, worker.failed - known)
-        return counts
+        return {name: as_text({**group, **all_peaks[name]}) for name, group in groups.items()}
 
 
 def as_text(group: Mapping[str, Any]) -> str:
@@ -74,7 +56,7 @@ def read(broker: Broker, seconds: float, points: int = RECORDS) -> dict[str, dic
     Args:
         broker: The broker.
         seconds: How far to look back.
-        points: Most points of a group; of records that share one the worst counts, of failures the sum.
+        points: Most points of a group; of records that share one the worst counts.
 
     Returns:
         For each group the times, ``at``, in seconds of the epoch, and as long a list for each figure.
@@ -87,15 +69,14 @@ def read(broker: Broker, seconds: float, points: int = RECORDS) -> dict[str, dic
             columns = found.setdefault(name, {figure: [] for figure in ("at", *FIGURES)})
             if columns["at"] and int(columns["at"][-1] // width) == int(at // width) and width > EVERY:
                 for figure, value in zip(FIGURES, figures, strict=True):
-                    last = columns[figure][-1]
-                    columns[figure][-1] = last + value if figure == "failed" else max(last, value)
+                    columns[figure][-1] = max(columns[figure][-1], value)
                 continue
             for figure, value in zip(("at", *FIGURES), (at, *figures), strict=True):
                 columns[figure].append(value)
     return found
 
 
-def _entries(broker: Broker, since: float) -> Iterator[tuple[float, Iterable[tuple[str, list[float]]]]]:
-    for entry_id, fields in broker.client.xrange(broker.keys.history, min=max(0, int(since * 1000))):
+def _entries(broker: Broker, since: float) -> Iterator[tuple[float, list[tuple[str, list[float]]]]]:
+    for entry_id, fields in broker.client.xrange(broker.keys.history, min=max(0, round(since * 1000))):
         at = int(entry_id.partition(b"-")[0]) / 1000
         yield at, [(name.decode(), [float(part) for part in text.split()]) for name, text in fields.items()]

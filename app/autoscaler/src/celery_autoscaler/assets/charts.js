@@ -6,7 +6,7 @@ const LEFT = 40;
 const RIGHT = 44;
 // Pixels within which decisions share a mark.
 const MARK = 16;
-const COLUMNS = ["at", "ready", "starting", "draining", "maximum", "waiting", "age", "failed"];
+const COLUMNS = ["at", "ready", "starting", "draining", "maximum", "waiting", "age"];
 // Seconds between two points that stay.
 const EVERY = 10;
 // Seconds without a record after which the line is broken: nobody saw anything.

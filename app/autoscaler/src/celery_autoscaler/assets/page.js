@@ -100,7 +100,7 @@ function showLine() {
   find("resume").hidden = !picture.paused.length;
   const slow = picture.queues
     .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, promise: picture.groups[queue.group]?.promise ?? 1 })))
-    .filter((step) => step.age > 0)
+    .filter((step) => step.length > step.future)
     .sort((a, b) => b.age / b.promise - a.age / a.promise)[0];
   say(find("slowest"), slow
     ? `${stepName(slow)} (group ${slow.group}): the oldest waits ${seconds(slow.age)}, promised are ${seconds(slow.promise)}`
@@ -206,12 +206,11 @@ function showQueues() {
 }
 
 function showFailures() {
-  const rows = Object.entries(picture.failures).filter(([, { count }]) => count).sort(([, a], [, b]) => b.count - a.count);
+  const rows = Object.entries(picture.failures).sort(([, a], [, b]) => b - a);
   find("no-failures").hidden = rows.length > 0;
   find("failures").closest("table").hidden = !rows.length;
-  sync(find("failures"), rows, ([name]) => name, () => make("tr"), (node, [name, { count, tasks }]) => {
-    const named = Object.entries(tasks).map(([task, times]) => `${task} ${times}`).join(", ");
-    cells(node, [[name, "name"], named || "not told", [count, "figure"]]);
+  sync(find("failures"), rows, ([name]) => name, () => make("tr"), (node, [name, count]) => {
+    cells(node, [[name, "name"], [count, "figure"]]);
   });
 }
 
