@@ -606,7 +606,7 @@ def test_a_day_of_history_is_bounded_and_small(app: Celery, redis: Redis) -> Non
     broker = connect(app)
     with broker.client.pipeline(transaction=False) as pipe:
         for number in range(history.RECORDS + 1000):
-            record = {"default": f"12 1 0 40 {number} {number % 97 / 10:.4g} 0"}
+            record = {"default": f"12 1 0 40 {number} {number % 97 / 10:.4g}"}
             pipe.xadd(broker.keys.history, record, maxlen=history.RECORDS, approximate=True)
         pipe.execute()
 
