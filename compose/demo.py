@@ -109,9 +109,7 @@ def main() -> int:
         known = ", ".join(sorted(name for name in app.tasks if not name.startswith("celery.")))
         sys.exit(f"--task {arguments.task}: {app.main} has no such task; there are: {known}")
     if app.tasks[arguments.task].ignore_result:
-        sys.exit(
-            f"--task {arguments.task}: it keeps no result, so its end cannot be seen; allowed is one that does"
-        )
+        sys.exit(f"--task {arguments.task}: it keeps no result; allowed is a task whose end can be seen")
     console = Console()
     console.print(f"{arguments.count} tasks [bold]{arguments.task}[/]{tuple(arguments.args)} at once")
     begin = time.time()
