@@ -41,7 +41,7 @@ def test_the_rules_fire_when_they_should(host: Host) -> None:
     installed = "/etc/prometheus/celery-fleet.rules.yml"
     test = (ROLE / "tests/rules.yml").read_text().replace("../files/rules.yml", installed)
 
-    host.run_expect([0], "printf %%s %s > /tmp/rules.yml && promtool test rules /tmp/rules.yml && rm /tmp/rules.yml", test)
+    host.run_expect([0], "printf %%s %s > /run/rules.yml && promtool test rules /run/rules.yml", test)
 
 
 def test_nothing_listens_to_others(host: Host) -> None:
