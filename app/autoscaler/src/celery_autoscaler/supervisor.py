@@ -430,7 +430,16 @@ class Supervisor:
         for worker in workers:
             for name, count in worker.taken.items():
                 taken[name] = taken.get(name, 0) + count
-        state.queues = {queue: {"messages": 0, "future": 0, "age": 0.0, "taken": 0} for queue in group.queues}
+        state.queues = {
+            queue: {
+                "messages": 0,
+                "future": 0,
+                "age": 0.0,
+                "taken": 0,
+                "dead_letters": seen.dead_letters[queue],
+            }
+            for queue in group.queues
+        }
         for item in lists:
             age = state.ages.setdefault(item.name, Age()).update(now, item.length, taken.get(item.name, 0))
             queue = state.queues[item.queue]
