@@ -78,12 +78,13 @@ class Serve(Protocol):
 
 @pytest.fixture
 def supervisor(redis_url: str) -> Iterator[Supervisor]:
-    """Return a supervisor that has looked once, and has no worker."""
+    """Return a supervisor that has looked once, has no worker, and sees five messages, one of them dead."""
     with Celery("proj", broker=redis_url, set_as_current=False) as app:
         for _ in range(3):
             app.send_task("t", queue="mails", ignore_result=True)
         app.send_task("t", queue="mails", ignore_result=True, countdown=600)
         made = Supervisor(app, "proj", Settings(groups=GROUPS, hostname="here"))
+        made.broker.client.lpush(made.broker.keys.dead_letter("mails"), "{}")
         made.tick()
         yield made
         made.launcher.close()
@@ -153,6 +154,7 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
         ("celery_autoscaler_queue_messages", "gauge"),
         ("celery_autoscaler_queue_future_messages", "gauge"),
         ("celery_autoscaler_queue_oldest_message_seconds", "gauge"),
+        ("celery_autoscaler_queue_dead_letters", "gauge"),
         ("celery_autoscaler_workers_started", "counter"),
         ("celery_autoscaler_workers_stopped", "counter"),
         ("celery_autoscaler_workers_died", "counter"),
@@ -184,6 +186,7 @@ def test_metrics_say_what_is_seen(served: Serve, supervisor: Supervisor) -> None
     assert found["queue_messages", "default", "mails"] == 4
     assert found["queue_future_messages", "default", "mails"] == 1
     assert found["queue_messages", "slow", "reports"] == 0
+    assert [found["queue_dead_letters", *of] for of in (("default", "mails"), ("slow", "reports"))] == [1, 0]
     assert found["workers_wanted", "default"] == supervisor.groups["default"].decision.want > 0
     assert found["workers_maximum", "slow"] == 3
     assert found["promised_wait_seconds", "slow"] == 60

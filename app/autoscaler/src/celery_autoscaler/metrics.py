@@ -33,6 +33,7 @@ QUEUE_GAUGES = (
     ("queue_messages", "Messages in a queue, those for the future among them.", "messages"),
     ("queue_future_messages", "Messages in a queue whose ETA has not come.", "future"),
     ("queue_oldest_message_seconds", "Seconds for which the oldest message of a queue has waited.", "age"),
+    ("queue_dead_letters", "Dead letters of a queue: messages that came back too often.", "dead_letters"),
 )
 WORKER_STATES = ("ready", "starting", "draining")
 

@@ -124,6 +124,8 @@ class Seen:
     time: float
     """The server's, in seconds of the epoch."""
     lists: Sequence[ListSeen]
+    dead_letters: Mapping[str, int]
+    """For each queue its dead letters."""
     workers: Sequence[WorkerSeen]
     expired: Sequence[str]
     """Ids of the workers whose lease has run out."""
@@ -150,6 +152,7 @@ class Observer:
         queues = [queue for group in groups for queue in group.queues]
         self._lists = [(queue, name) for queue in queues for name in broker.lists(queue)]
         self._keys = [broker.keys.prefix + name for _, name in self._lists]
+        self._dead = {queue: broker.keys.dead_letter(queue) for queue in queues}
         self._workers: list[str] = []
         self._hosts: list[str] = []
         self._peeked: dict[str, tuple[int, int, float | None]] = {}
@@ -168,7 +171,7 @@ class Observer:
         with client.pipeline(transaction=False) as pipe:
             pipe.time()
             # A registered script would be asked for first, in a round trip of its own.
-            pipe.eval(LENGTHS, len(self._keys), *self._keys)
+            pipe.eval(LENGTHS, len(self._keys) + len(self._dead), *self._keys, *self._dead.values())
             pipe.zrange(keys.workers, 0, -1, withscores=True)
             pipe.zrange(keys.supervisors, 0, -1, withscores=True)
             pipe.smembers(keys.drain)
@@ -202,7 +205,8 @@ class Observer:
         self._workers, self._hosts = list(ids), hosts
         return Seen(
             time=now,
-            lists=self._future(lengths, now),
+            lists=self._future(lengths[: len(self._keys)], now),
+            dead_letters=dict(zip(self._dead, lengths[len(self._keys) :], strict=True)),
             workers=[WorkerSeen.parse(name, alive, heartbeats[name]) for name, alive in ids.items()],
             expired=[name for name, alive in ids.items() if not alive],
             draining=frozenset(map(bytes.decode, draining)),

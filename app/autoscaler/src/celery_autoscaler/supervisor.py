@@ -445,7 +445,16 @@ class Supervisor:
         for worker in workers:
             for name, count in worker.taken.items():
                 taken[name] = taken.get(name, 0) + count
-        state.queues = {queue: {"messages": 0, "future": 0, "age": 0.0, "taken": 0} for queue in group.queues}
+        state.queues = {
+            queue: {
+                "messages": 0,
+                "future": 0,
+                "age": 0.0,
+                "taken": 0,
+                "dead_letters": seen.dead_letters[queue],
+            }
+            for queue in group.queues
+        }
         steps = []
         for item in lists:
             known = state.ages.setdefault(item.name, Age())

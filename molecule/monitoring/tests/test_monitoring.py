@@ -1,0 +1,109 @@
+"""Prometheus sees the whole fleet, alerts fire when something ends, and nobody else reaches what we run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenario import Scenario
+from secrets_scan import assert_no_secrets
+from services import wait_for
+from testinfra.host import Host
+
+ROLE = Path(__file__).resolve().parents[3] / "roles/monitoring"
+HOSTS = ("monitor12", "monitor13")
+SCENARIO = Scenario("monitoring")
+WITHIN = 60.0  # seconds
+
+
+def ask(host: Host, path: str) -> Any:
+    """What Prometheus answers."""
+    script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+    answer = host.check_output("python3 -c %s %s", script, f"http://127.0.0.1:9090/api/v1/{path}")
+    return json.loads(answer)["data"]
+
+
+def firing(host: Host) -> set[tuple[str, str]]:
+    """The alerts that fire, each with the host that it is about."""
+    found = [alert["labels"] for alert in ask(host, "alerts")["alerts"] if alert["state"] == "firing"]
+    return {(labels["alertname"], labels.get("host", "")) for labels in found}
+
+
+def test_every_target_of_the_inventory_is_seen(host: Host) -> None:
+    expected = {("supervisor", "monitor13")}
+    expected |= {(job, name) for job in ("node", "redis", "postgres") for name in HOSTS}
+
+    def up() -> bool:
+        targets = ask(host, "targets")["activeTargets"]
+        assert {(target["labels"]["job"], target["labels"]["host"]) for target in targets} == expected
+        return all(target["health"] == "up" for target in targets)
+
+    wait_for(up, "a target is down", WITHIN)
+
+
+def test_the_exporters_reach_their_servers(host: Host) -> None:
+    for name in ("redis_up", "pg_up"):
+        found = ask(host, f"query?query={name}")["result"]
+        assert {(entry["metric"]["host"], entry["value"][1]) for entry in found} == {(n, "1") for n in HOSTS}
+
+
+def test_no_alert_fires_when_all_is_well(host: Host) -> None:
+    wait_for(lambda: not firing(host) - {("DiskFull", name) for name in HOSTS}, "an alert fires", WITHIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "alert"),
+    [
+        ("monitor13", "celery-autoscaler", ("SupervisorAway", "monitor13")),
+        ("monitor13", "celery-beat", ("BeatAway", "")),
+        ("monitor12", "redis-server", ("RedisAway", "monitor12")),
+        ("monitor12", "redis-server", ("RedisReplicaBehind", "monitor13")),
+        ("monitor12", "postgresql", ("PostgresAway", "monitor12")),
+    ],
+)
+def test_what_ends_is_told(name: str, unit: str, alert: tuple[str, str]) -> None:
+    hosts = SCENARIO.hosts("monitoring")
+
+    def everywhere(fires: bool) -> Callable[[], bool]:
+        return lambda: all((alert in firing(host)) is fires for host in hosts.values())
+
+    hosts[name].check_output(f"systemctl stop {unit}")
+    try:
+        wait_for(everywhere(True), f"{alert} does not fire", WITHIN)
+    finally:
+        hosts[name].check_output(f"systemctl start {unit}")
+    wait_for(everywhere(False), f"{alert} goes on", WITHIN)
+
+
+def test_the_rules_fire_when_they_should(host: Host) -> None:
+    rules, test = (ROLE / "files/rules.yml").read_text(), (ROLE / "tests/rules.yml").read_text()
+
+    host.run_expect([0], "mkdir -p /run/files /run/tests && printf %%s %s > /run/files/rules.yml", rules)
+    host.run_expect([0], "printf %%s %s > /run/tests/rules.yml", test)
+    host.run_expect([0], "promtool test rules /run/tests/rules.yml")
+
+
+def test_prometheus_and_alertmanager_do_not_listen_to_others(host: Host) -> None:
+    assert host.socket("tcp://127.0.0.1:9090").is_listening
+    assert host.socket("tcp://127.0.0.1:9093").is_listening
+    listening = host.check_output("ss -Hltn | awk '{print $4}'").split()
+    ports = (":9090", ":9093", ":9094")
+    assert [at for at in listening if at.endswith(ports) and not at.startswith("127.0.0.1:")] == []
+
+
+def test_the_passwords_of_the_exporters_are_for_root_only(host: Host) -> None:
+    for name in ("redis", "postgres"):
+        file = host.file(f"/etc/default/prometheus-{name}-exporter")
+        assert (file.user, file.mode) == ("root", 0o600)
+
+
+def test_the_exporter_of_redis_may_read_no_key_and_no_setting(host: Host) -> None:
+    password = SCENARIO.secrets["redis_monitor"]
+    for command in ("get any", "config get masterauth", "slowlog get 1", "client list", "acl list"):
+        refused = host.run(f"REDISCLI_AUTH={password} redis-cli --user monitor {command}")
+        assert "NOPERM" in refused.stdout + refused.stderr, command
+
+
+def test_no_secret_can_be_seen(host: Host) -> None:
+    assert_no_secrets(host, SCENARIO.secrets.values())
