@@ -309,19 +309,27 @@ def test_no_markup_comes_from_redis(supervise: Supervise, redis: Redis, open_pag
     assert "unsafe" not in policy
 
 
-def test_that_nothing_is_seen_is_said(
+def test_that_nothing_is_seen_is_said_and_the_charts_come_when_it_is_over(
     supervise: Supervise, redis_server_factory: RedisServerFactory, open_page: Any
 ) -> None:
     server = redis_server_factory()
     with Celery("proj", broker=server.url, set_as_current=False) as app:
-        opened = open_page(supervise(app))
+        base = supervise(app)
+        opened = open_page("about:blank")
+        opened.base = base
+        opened.page.route("**/history*", lambda route: route.abort(), times=1)
+        with opened.page.expect_console_message(lambda said: "ERR_FAILED" in said.text):
+            opened.page.goto(base)
+        opened.complaints.clear()
         opened.verdict("Keeping up")
+        assert opened.page.locator("canvas").count() == 0
 
         server.kill()
         opened.verdict("Blind")
         expect(opened.page.locator("#why")).to_contain_text("here starts and stops nothing")
         server.start()
         opened.verdict("Keeping up")
+        expect(opened.page.locator("canvas")).to_have_count(2 * len(GROUPS))
 
 
 # --- What operators want -------------------------------------------------------------------------------
