@@ -485,8 +485,8 @@ def main() -> None:
             "slots": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
-        # The line that Ansible writes into the host's log cuts what looks like user:password@host, and so a password
-        # with such signs, before it looks for the password itself. The result hides it as a whole.
+        # The line that Ansible writes into the host's log cuts what looks like user:password@host, and so a
+        # password with such signs, before it looks for the password. The result hides it as a whole.
         no_log=True,
     )
     try:
