@@ -42,7 +42,7 @@ class Taker:
             before = len(self.taken)
             for _ in range(5):
                 try:
-                    self.connection.drain_events(timeout=0.1)
+                    self.connection.drain_events(timeout=0.4)
                 except TimeoutError:
                     break
             return len(self.taken) == before
