@@ -444,10 +444,21 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
+class DiscreetModule(AnsibleModule):
+    """A module that writes no arguments into the host's log.
+
+    Ansible cuts what looks like user:password@host there, and so a password with such signs, before it looks
+    for the password itself, and leaves its end. The result hides it as a whole.
+    """
+
+    def _log_invocation(self) -> None:
+        """Log nothing."""
+
+
 def main() -> None:
     """Run as a module."""
     required = {"type": "str", "required": True}
-    module = AnsibleModule(
+    module = DiscreetModule(
         argument_spec={
             "port": {"type": "int", "required": True},
             "users": {
@@ -485,9 +496,6 @@ def main() -> None:
             "slots": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
-        # The line that Ansible writes into the host's log cuts what looks like user:password@host, and so a
-        # password with such signs, before it looks for the password. The result hides it as a whole.
-        no_log=True,
     )
     try:
         result = run(module)

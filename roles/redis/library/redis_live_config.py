@@ -315,8 +315,6 @@ def main() -> None:
             },
         },
         supports_check_mode=True,
-        # Ansible's line in the host's log could hold a part of a password: see postgres_access.
-        no_log=True,
     )
     answer(module, run)
 
