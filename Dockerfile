@@ -10,54 +10,32 @@ ARG BASE=debian:12-slim
 
 FROM ${BASE} AS host
 ENV container=docker
-# .cache/ca holds the machine's CA bundle where `make` found one; apt uses it for mirrors behind TLS inspection.
-COPY Dockerfile .cache/ca* /tmp/build/
+# .cache/ca holds the machine's CA bundle where `make` found one.
+COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
-    if [ -e /tmp/build/ca-bundle.crt ]; then \
-        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
-    fi; \
-    apt-get update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-        ca-certificates dbus iproute2 procps python3 python3-apt sudo systemd-sysv; \
+    /tmp/build/apt-install ca-certificates dbus iproute2 procps python3 python3-apt sudo systemd-sysv; \
     systemctl mask systemd-logind.service getty.target console-getty.service apt-daily.timer \
         apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; \
     : >/etc/machine-id; \
-    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb; \
-    # With a fresh time stamp Ansible's apt would take the empty package lists for new ones.
-    touch -d @0 /var/lib/apt/lists
+    rm -rf /tmp/build
 STOPSIGNAL SIGRTMIN+3
 CMD ["/lib/systemd/systemd"]
 
 FROM ${BASE} AS services
-COPY Dockerfile .cache/ca* /tmp/build/
+COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
-    if [ -e /tmp/build/ca-bundle.crt ]; then \
-        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
-    fi; \
-    apt-get update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends redis-server postgresql; \
+    /tmp/build/apt-install redis-server postgresql; \
     install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/compose; \
-    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
+    rm -rf /tmp/build
 
 FROM ${BASE} AS python
-COPY LICENSE .cache/ca* /tmp/build/
-RUN set -eu; \
-    if [ -e /tmp/build/ca-bundle.crt ]; then \
-        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
-    fi; \
-    apt-get update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends ca-certificates python3; \
-    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin \
-        /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt
+COPY scripts/apt-install .cache/ca* /tmp/build/
+RUN /tmp/build/apt-install ca-certificates python3 && rm -rf /tmp/build
 
 FROM python AS python-build
-COPY LICENSE .cache/ca* /tmp/ca/
+COPY scripts/apt-install .cache/ca* /tmp/ca/
 RUN set -eu; \
-    if [ -e /tmp/ca/ca-bundle.crt ]; then \
-        echo 'Acquire::https::CAInfo "/tmp/ca/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
-    fi; \
-    apt-get update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends python3-venv; \
+    /tmp/ca/apt-install python3-venv; \
     python3 -m venv /opt/app; \
     cat /etc/ssl/certs/ca-certificates.crt /tmp/ca/*.crt >/tmp/ca/all.pem 2>/dev/null || true
 ENV PIP_CERT=/tmp/ca/all.pem PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -119,14 +97,10 @@ CMD ["celery", "flower", "--address=0.0.0.0"]
 
 FROM ${BASE} AS prometheus
 LABEL org.opencontainers.image.title="Celery Fleet: Prometheus" org.opencontainers.image.licenses="MIT"
-COPY LICENSE .cache/ca* /tmp/build/
+COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
-    if [ -e /tmp/build/ca-bundle.crt ]; then \
-        echo 'Acquire::https::CAInfo "/tmp/build/ca-bundle.crt";' >/etc/apt/apt.conf.d/00build-ca; \
-    fi; \
-    apt-get update -q; \
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends prometheus; \
+    /tmp/build/apt-install prometheus; \
     install -d -o nobody -g nogroup -m 0750 /var/lib/prometheus/compose; \
-    rm -rf /tmp/build /etc/apt/apt.conf.d/00build-ca /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb
+    rm -rf /tmp/build
 USER nobody
 CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/var/lib/prometheus/compose"]
