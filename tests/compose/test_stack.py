@@ -131,7 +131,7 @@ def test_two_supervisors_share_the_load_and_one_leaves_in_order(stack: Stack) ->
         lambda: all(
             any(worker["active"] for worker in found["workers"]) for found in stack.supervisors().values()
         ),
-        "one of them has no worker that works",
+        lambda: f"one of them has no worker that works: {stack.status()}",
         120,
     )
     assert sum(len(found["workers"]) for found in stack.supervisors().values()) <= 6

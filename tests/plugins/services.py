@@ -53,8 +53,12 @@ class RedisServerFactory(Protocol):
         """Return the running server; `arguments` go to `redis-server` as they are."""
 
 
-def wait_for(probe: Callable[[], T | None], what: str, within: float = READY_WITHIN) -> T:
+def wait_for(
+    probe: Callable[[], T | None], what: str | Callable[[], str], within: float = READY_WITHIN
+) -> T:
     """Return the first answer of `probe` that is neither None nor False.
+
+    `what` says, or returns, what is wrong as long as there is none.
 
     Raises:
         ServiceError: if none came within so many seconds.
@@ -65,7 +69,7 @@ def wait_for(probe: Callable[[], T | None], what: str, within: float = READY_WIT
         if answer is not None and answer is not False:
             return answer
         time.sleep(0.02)
-    raise ServiceError(f"{what} after {within:g} s")
+    raise ServiceError(f"{what() if callable(what) else what} after {within:g} s")
 
 
 class RedisServer:

@@ -49,7 +49,10 @@ def test_the_exporters_reach_their_servers(host: Host) -> None:
 
 
 def test_no_alert_fires_when_all_is_well(host: Host) -> None:
-    wait_for(lambda: not firing(host) - {("DiskFull", name) for name in HOSTS}, "an alert fires", WITHIN)
+    def fires() -> set[tuple[str, str]]:
+        return firing(host) - {("DiskFull", name) for name in HOSTS}
+
+    wait_for(lambda: not fires(), lambda: f"{fires()} fire", WITHIN)
 
 
 @pytest.mark.parametrize(
