@@ -58,7 +58,7 @@ class Fleet:
             "all": {
                 "vars": {
                     "ansible_connection": "community.docker.docker",
-                    "ansible_user": "root",
+                    "ansible_become": False,
                     "container_network": network,
                     "container_image": "celery-fleet/host:trixie",
                     "fleet_checkout": str(ROOT),

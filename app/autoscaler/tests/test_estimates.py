@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 
 import pytest
-from celery_autoscaler.estimates import FIRST_START, Age, Average, Meter, StartUp, WorkerCounters
+from celery_autoscaler.estimates import FIRST_START, Age, Average, Meter, Pace, StartUp, WorkerCounters
 from celery_autoscaler.policy import GroupPolicy
 from celery_autoscaler.settings import Group
 from simulated_fleet import Simulation, poisson, repeatable
@@ -302,16 +303,31 @@ def test_arrivals_go_on_to_count_after_a_worker_has_gone() -> None:
     assert meter.fast.value == pytest.approx(5.0, rel=0.05)
 
 
-def test_tasks_that_get_slower_are_told_from_tasks_that_are_slow() -> None:
-    slow, slower, done, worked = Meter(), Meter(), 0, 0.0
-    for now in range(120):
-        slow.update(float(now), 0, {"a": counters(now, busy=5.0 * now)})
-        done, worked = done + 1, worked + (1.0 if now < 90 else 3.0)
-        slower.update(float(now), 0, {"a": counters(done, busy=worked)})
+def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> Pace:
+    """A look at each task of such seconds, one a second; their kinds take turns."""
+    found, done = Pace(), dict.fromkeys(kinds, (0, 0.0))
+    for now, took in enumerate(seconds):
+        kind = kinds[now % len(kinds)]
+        done[kind] = done[kind][0] + 1, done[kind][1] + took
+        found.update(float(now), done)
+    return found
 
-    assert not slow.is_slowing
-    assert slower.is_slowing
-    assert not Meter().is_slowing
+
+def test_tasks_that_get_slower_are_told_from_tasks_that_are_slow() -> None:
+    assert not Pace().is_slowing
+    assert not pace(*[5.0] * 120).is_slowing
+    assert pace(*[1.0] * 90, *[3.0] * 30).is_slowing
+    assert not pace(*[3.0] * 90, *[1.0] * 30).is_slowing
+
+
+def test_a_burst_of_longer_tasks_makes_no_host_slow() -> None:
+    found = pace(*[0.1] * 100)
+    for more in range(1, 20):
+        found.update(100.0 + more, {"task": (100, 10.0), "longer": (10 * more, 20.0 * more)})
+    assert not found.is_slowing
+
+    # Both take longer than they did.
+    assert pace(*[0.1, 2.0] * 50, *[0.2, 4.0] * 20, kinds=("task", "longer")).is_slowing
 
 
 def test_an_average_is_two_thirds_there_after_its_constant_whatever_the_steps() -> None:

@@ -4,9 +4,10 @@ Pure: no I/O, no clock of its own. Times are seconds of any steady clock.
 """
 
 import math
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # Time constants of the arrival rate, in seconds: a quick one to follow a burst, a slow one to keep from it.
 FAST = 3.0
@@ -17,6 +18,8 @@ MEMORY = 120.0
 UNMET = 1.0
 # Tasks for which all that was done before the first look counts.
 HISTORY = 10
+# How many times as long as before tasks take where a host is slowing.
+SLOWER = 1.25
 # Start-up times that are remembered.
 STARTS = 10
 # Seconds that a start is taken to last before one was measured.
@@ -118,8 +121,6 @@ class Meter:
     slow: Average = field(default_factory=lambda: Average(SLOW))
     busy: float = 0.0
     begun: float = 0.0
-    recent_busy: float = 0.0
-    recent_begun: float = 0.0
     _at: float | None = None
     _waiting: int = 0
     _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
@@ -150,12 +151,10 @@ class Meter:
             rate = (arrived - returned) / seconds
             self.fast.update(rate, seconds)
             self.slow.update(rate, seconds)
-            fade, recent_fade = math.exp(-seconds / MEMORY), math.exp(-seconds / SLOW)
+            fade = math.exp(-seconds / MEMORY)
             self.busy = self.busy * fade + busy
             self.begun = self.begun * fade + begun
-            self.recent_busy = self.recent_busy * recent_fade + busy
-            self.recent_begun = self.recent_begun * recent_fade + begun
-            self._owed = (self._owed - returned) * recent_fade
+            self._owed = (self._owed - returned) * math.exp(-seconds / SLOW)
         elif self._at is None and begun:
             # What the workers did before this process came tells how long tasks take, not when they arrived.
             weight = min(1.0, HISTORY / begun)
@@ -170,12 +169,53 @@ class Meter:
         # Workers look once a second at what runs: tasks that no look meets are short, the more there are.
         return self.busy / self.begun if self.busy > 0 else UNMET / (self.begun + 1)
 
+
+@dataclass
+class Work:
+    """Tasks that have ended, those long ago weighing less."""
+
+    tasks: float = 0.0
+    seconds: float = 0.0
+
+    def update(self, fade: float, tasks: int, seconds: float) -> None:
+        """Let what is known fade, and take in more."""
+        self.tasks = self.tasks * fade + tasks
+        self.seconds = self.seconds * fade + seconds
+
+
+class Pace:
+    """How long tasks take lately, beside before.
+
+    Each kind of task is compared with itself: others that take longer by nature do not make a host slow.
+    """
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._known: dict[Hashable, tuple[int, float]] = {}
+        self._recent: defaultdict[Hashable, Work] = defaultdict(Work)
+        self._long: defaultdict[Hashable, Work] = defaultdict(Work)
+
+    def update(self, now: float, done: Mapping[Any, tuple[int, float]]) -> None:
+        """Take in a look: of each kind, the tasks that have ended so far and the seconds they took."""
+        seconds = 0.0 if self._at is None else now - self._at
+        for kind, (tasks, took) in done.items():
+            tasks_before, took_before = self._known.get(kind, (0, 0.0))
+            grown = tasks - tasks_before, took - took_before
+            self._recent[kind].update(math.exp(-seconds / SLOW), *grown)
+            self._long[kind].update(math.exp(-seconds / MEMORY), *grown)
+        self._at, self._known = now, dict(done)
+
     @property
     def is_slowing(self) -> bool:
         """Whether tasks take distinctly longer lately than before: more of them at once would not help."""
-        if self.recent_begun < 1 or self.begun < 1 or self.busy <= 0:
-            return False
-        return self.recent_busy / self.recent_begun > 1.25 * self.busy / self.begun
+        recent = {kind: work for kind, work in self._recent.items() if self._long[kind].tasks >= 1}
+        expected = sum(
+            work.tasks * self._long[kind].seconds / self._long[kind].tasks for kind, work in recent.items()
+        )
+        return (
+            sum(work.tasks for work in recent.values()) >= 1
+            and sum(work.seconds for work in recent.values()) > SLOWER * expected
+        )
 
 
 def before_first_look(seen: WorkerCounters, seconds: float) -> WorkerCounters:

@@ -22,7 +22,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from celery_autoscaler import fleet_status, policy, recovery
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.crashes import Backoff
-from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.estimates import Age, Meter, Pace, StartUp, WorkerCounters
 from celery_autoscaler.history import RECORDS, Recorder
 from celery_autoscaler.host import Host
 from celery_autoscaler.launchers import Launcher, LaunchError, Push, State
@@ -147,6 +147,7 @@ class Supervisor:
         self.launcher = self._make_launcher()
         self.counts = Counts()
         self.task_counts = HostCounts()
+        self._pace = Pace()
         self._counted = -COUNT_EVERY
         self._gone: set[str] = set()
         self.local: dict[str, LocalWorker] = {}
@@ -375,6 +376,7 @@ class Supervisor:
         key = self.broker.keys.task_counts(self.host)
         found = {name.decode(): text for name, text in self.broker.client.hgetall(key).items()}
         self.task_counts.update(seen.time, {name: Tallies.load(text) for name, text in found.items()})
+        self._pace.update(seen.time, self.task_counts.runtimes())
         gone = found.keys() - {worker.id for worker in seen.workers}
         # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
         for name in gone & self._gone:
@@ -596,8 +598,7 @@ class Supervisor:
 
     def _relieve(self, now: float) -> None:
         """Give up one worker while the host is short of memory, or of CPUs to no avail."""
-        slowing = any(state.meter.is_slowing for state in self.groups.values())
-        why = self._brakes.for_a_stop(now, self.host_seen, slowing=slowing)
+        why = self._brakes.for_a_stop(now, self.host_seen, slowing=self._pace.is_slowing)
         spare = [
             state
             for state in self.groups.values()
@@ -629,7 +630,7 @@ class Supervisor:
             seen.short
             or self._brakes.against_starts(
                 host,
-                slowing=state.meter.is_slowing,
+                slowing=self._pace.is_slowing,
                 worker_memory=max(memory, default=0),
                 starting=starting,
             )

@@ -163,6 +163,12 @@ class HostCounts:
         for worker_id in worker_ids:
             (self._known or {}).pop(worker_id, None)
 
+    def runtimes(self) -> dict[Kind, tuple[int, float]]:
+        """Return, of each kind, how many tasks have been run and the seconds that they took together."""
+        return {
+            kind: (sum(tally.runtime.counts), tally.runtime.total) for kind, tally in self.tallies.items()
+        }
+
     def failures(self) -> dict[str, int]:
         """Return how many tasks of each name have failed in the last hour, the most frequent first."""
         found: Counter[str] = Counter()
