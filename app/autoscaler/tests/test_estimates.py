@@ -327,7 +327,7 @@ def test_a_burst_of_longer_tasks_makes_no_host_slow() -> None:
     assert not found.is_slowing
 
     # Both take longer than they did.
-    assert pace(*[0.1, 2.0] * 50, *[0.2, 4.0] * 20, kinds=("task", "longer")).is_slowing
+    assert pace(*[0.1, 2.0] * 150, *[0.2, 4.0] * 20, kinds=("task", "longer")).is_slowing
 
 
 def test_an_average_is_two_thirds_there_after_its_constant_whatever_the_steps() -> None:
