@@ -53,9 +53,7 @@ class RedisServerFactory(Protocol):
         """Return the running server; `arguments` go to `redis-server` as they are."""
 
 
-def wait_for(
-    probe: Callable[[], T | None], what: str | Callable[[], str], within: float = READY_WITHIN
-) -> T:
+def wait_for(probe: Callable[[], T | None], what: str | Callable[[], str], within: float = READY_WITHIN) -> T:
     """Return the first answer of `probe` that is neither None nor False.
 
     `what` says, or returns, what is wrong as long as there is none.
