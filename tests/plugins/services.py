@@ -66,7 +66,7 @@ def wait_for(probe: Callable[[], T | None], what: str | Callable[[], str], withi
         answer = probe()
         if answer is not None and answer is not False:
             return answer
-        # A look into a host costs a process or two: those who wait leave the CPUs to those who are waited for.
+        # A look into a host costs a process or two: leave the CPUs to those who are waited for.
         time.sleep(min(1.0, max(0.02, 2 * (time.monotonic() - begin))))
     raise ServiceError(f"{what() if callable(what) else what} after {within:g} s")
 
