@@ -1,7 +1,9 @@
 """Prometheus sees the whole fleet, alerts fire when something ends, and nobody else reaches what we run."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ ROLE = Path(__file__).resolve().parents[3] / "roles/monitoring"
 HOSTS = ("monitor12", "monitor13")
 SCENARIO = Scenario("monitoring")
 WITHIN = 60.0  # seconds
+REDIS = "redis-cli --tls --cacert /etc/ssl/celery-fleet/authority.pem --user {}"
+SQL = "runuser -u postgres -- psql --no-psqlrc --command"
 
 
 def ask(host: Host, path: str) -> Any:
@@ -48,6 +52,13 @@ def test_the_exporters_reach_their_servers(host: Host) -> None:
         assert {(entry["metric"]["host"], entry["value"][1]) for entry in found} == {(n, "1") for n in HOSTS}
 
 
+def test_the_ends_of_the_certificates_are_known(host: Host) -> None:
+    found = ask(host, "query?query=celery_fleet_certificate_expires_timestamp_seconds")["result"]
+    ends = {entry["metric"]["host"]: float(entry["value"][1]) for entry in found}
+    assert set(ends) == set(HOSTS)
+    assert all(364 < (end - time.time()) / 86400 <= 365 for end in ends.values()), ends
+
+
 def test_no_alert_fires_when_all_is_well(host: Host) -> None:
     def fires() -> set[tuple[str, str]]:
         return firing(host) - {("DiskFull", name) for name in HOSTS}
@@ -55,28 +66,84 @@ def test_no_alert_fires_when_all_is_well(host: Host) -> None:
     wait_for(lambda: not fires(), lambda: f"{fires()} fire", WITHIN)
 
 
-@pytest.mark.parametrize(
-    ("name", "unit", "alert"),
-    [
-        ("monitor13", "celery-autoscaler", ("SupervisorAway", "monitor13")),
-        ("monitor13", "celery-beat", ("BeatAway", "")),
-        ("monitor12", "redis-server", ("RedisAway", "monitor12")),
-        ("monitor12", "redis-server", ("RedisReplicaBehind", "monitor13")),
-        ("monitor12", "postgresql", ("PostgresAway", "monitor12")),
-    ],
-)
-def test_what_ends_is_told(name: str, unit: str, alert: tuple[str, str]) -> None:
+@dataclass(frozen=True)
+class Trouble:
+    """What goes wrong on a host, how it ends, and the alerts that tell of it."""
+
+    host: str
+    begin: str
+    end: str
+    alerts: frozenset[tuple[str, str]]
+
+
+def stopped(host: str, unit: str, *alerts: tuple[str, str]) -> Trouble:
+    """A service that is stopped."""
+    return Trouble(host, f"systemctl stop {unit}", f"systemctl start {unit}", frozenset(alerts))
+
+
+def troubles() -> Iterator[Trouble]:
+    """What takes less than a minute to be told; the other rules are tested by promtool alone."""
+    redis = REDIS.format("operator")
+    yield stopped("monitor13", "celery-autoscaler", ("SupervisorAway", "monitor13"))
+    yield stopped("monitor13", "celery-beat", ("BeatAway", ""))
+    yield stopped("monitor12", "prometheus-node-exporter", ("HostAway", "monitor12"))
+    yield stopped("monitor12", "postgresql", ("PostgresAway", "monitor12"))
+    yield stopped(
+        "monitor12",
+        "redis-server",
+        ("RedisAway", "monitor12"),
+        ("RedisReplicaBehind", "monitor13"),
+        ("SupervisorBlind", "monitor13"),
+    )
+    yield Trouble(
+        "monitor13",
+        f"{redis} config get maxmemory | tail -n 1 >/run/maxmemory && {redis} config set maxmemory 1mb",
+        f"{redis} config set maxmemory $(cat /run/maxmemory)",
+        frozenset({("RedisMemory", "monitor13")}),
+    )
+    # A letter that nobody could read is told like any other.
+    yield Trouble(
+        "monitor12",
+        f"{redis} rpush dead_letter:default unreadable",
+        f"{redis} del dead_letter:default",
+        frozenset({("DeadLetters", "")}),
+    )
+    yield Trouble(
+        "monitor12",
+        f"{SQL} \"SELECT pg_create_physical_replication_slot('gone', true)\"",
+        f"{SQL} \"SELECT pg_drop_replication_slot('gone')\"",
+        frozenset({("PostgresReplicaBehind", "monitor12")}),
+    )
+    yield Trouble(
+        "monitor13",
+        "! systemd-run --quiet --wait --unit=redis-backup false",
+        "systemctl reset-failed redis-backup",
+        frozenset({("BackupFailed", "monitor13")}),
+    )
+    yield Trouble(
+        "monitor12",
+        "mkdir --mode=0700 /etc/valkey /etc/valkey/tls && openssl req -x509 -newkey rsa:2048 -noenc -days 13 "
+        "-subj /CN=monitor12 -keyout /etc/valkey/tls/key.pem -out /etc/valkey/tls/certificate.pem && "
+        "systemctl start celery-fleet-certificates",
+        "rm -r /etc/valkey && systemctl start celery-fleet-certificates",
+        frozenset({("CertificateExpires", "monitor12")}),
+    )
+
+
+@pytest.mark.parametrize("trouble", troubles(), ids=lambda trouble: "-".join(sorted(dict(trouble.alerts))))
+def test_what_goes_wrong_is_told(trouble: Trouble) -> None:
     hosts = SCENARIO.hosts("monitoring")
+    password = SCENARIO.secrets["redis_operator"]
 
-    def everywhere(fires: bool) -> Callable[[], bool]:
-        return lambda: all((alert in firing(host)) is fires for host in hosts.values())
+    def told(by: Callable[[set[tuple[str, str]]], bool]) -> Callable[[], bool]:
+        return lambda: all(by(firing(host)) for host in hosts.values())
 
-    hosts[name].check_output(f"systemctl stop {unit}")
+    hosts[trouble.host].check_output(f"export REDISCLI_AUTH={password}; {trouble.begin}")
     try:
-        wait_for(everywhere(True), f"{alert} does not fire", WITHIN)
+        wait_for(told(trouble.alerts.issubset), f"{trouble.alerts} do not fire", WITHIN)
     finally:
-        hosts[name].check_output(f"systemctl start {unit}")
-    wait_for(everywhere(False), f"{alert} goes on", WITHIN)
+        hosts[trouble.host].check_output(f"export REDISCLI_AUTH={password}; {trouble.end}")
+    wait_for(told(trouble.alerts.isdisjoint), f"{trouble.alerts} go on", WITHIN)
 
 
 def test_the_rules_fire_when_they_should(host: Host) -> None:
@@ -104,7 +171,7 @@ def test_the_passwords_of_the_exporters_are_for_root_only(host: Host) -> None:
 def test_the_exporter_of_redis_may_read_no_key_and_no_setting(host: Host) -> None:
     password = SCENARIO.secrets["redis_monitor"]
     for command in ("get any", "config get masterauth", "slowlog get 1", "client list", "acl list"):
-        refused = host.run(f"REDISCLI_AUTH={password} redis-cli --user monitor {command}")
+        refused = host.run(f"REDISCLI_AUTH={password} {REDIS.format('monitor')} {command}")
         assert "NOPERM" in refused.stdout + refused.stderr, command
 
 
