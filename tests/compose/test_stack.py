@@ -69,6 +69,20 @@ def test_the_page_wants_its_token(stack: Stack) -> None:
     assert "celery_autoscaler_workers" in stack.get("/metrics", token)
 
 
+def test_prometheus_and_flower_see_the_workers(stack: Stack) -> None:
+    def scraped() -> bool:
+        targets = json.loads(stack.get("/api/v1/targets", service="prometheus", port=9090))["data"]
+        return [target["health"] for target in targets["activeTargets"]] == ["up"]
+
+    [worker] = stack.supervisors()
+    wait_for(scraped, "Prometheus does not see the supervisor", 60)
+    wait_for(
+        lambda: f"@{worker}" in stack.get("/workers?refresh=1", service="flower", port=5555),
+        "Flower knows no worker",
+        60,
+    )
+
+
 def test_beat_runs_and_the_database_has_its_tables(stack: Stack) -> None:
     stack.says("beat", "Acquired lock")
     assert "sessions" in stack.run("postgres", "psql", "--dbname=celery", "--command=\\dt")

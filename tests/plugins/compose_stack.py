@@ -46,7 +46,10 @@ class Stack:
             "COMPOSE_PROJECT_NAME": NAME,
             "COMPOSE_FILE": f"compose.yaml:{self.folder / 'compose.yaml'}",
             # Whatever ports are free.
-            **dict.fromkeys(("REDIS_PORT", "POSTGRES_PORT", "PAGE_PORTS", "PROMETHEUS_PORT"), "0"),
+            **dict.fromkeys(
+                ("REDIS_PORT", "POSTGRES_PORT", "PAGE_PORTS", "FLOWER_PORT", "PROMETHEUS_PORT"), "0"
+            ),
+            "COMPOSE_PROFILES": "flower,prometheus",
             "MAX_WORKERS": "6",
             # This CPU is shared with other tests.
             "CPU_THRESHOLD": "100",
@@ -147,9 +150,9 @@ class Stack:
         assert bindings
         return int(bindings[0]["HostPort"])
 
-    def get(self, path: str, token: str = "") -> str:
-        """What a supervisor answers to HTTP."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port('worker', 9541)}{path}")
+    def get(self, path: str, token: str = "", service: str = "worker", port: int = 9541) -> str:
+        """What a supervisor, or another service, answers to HTTP."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port(service, port)}{path}")
         if token:
             request.add_header("Authorization", f"Bearer {token}")
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
