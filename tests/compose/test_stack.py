@@ -134,7 +134,7 @@ def test_a_killed_container_loses_no_task(stack: Stack) -> None:
     ran = stack.executions("killed", ids)
     assert not ran.lost, ran
     # Those that ran when it was killed; no more workers than that there were.
-    assert len(ran.begun_again) <= 6, ran
+    assert len(ran.started_again) <= 6, ran
 
 
 def test_two_supervisors_share_the_load_and_one_leaves_in_order(stack: Stack) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from counted_tasks import Outcome
 from docker.models.containers import Container
 from redis import Redis
 from role_files import CHECKOUT
@@ -159,7 +160,7 @@ class Stack:
             text: str = answer.read().decode()
             return text
 
-    def executions(self, trace: str, ids: Sequence[str]) -> Executions:
+    def executions(self, trace: str, ids: Sequence[str]) -> Outcome:
         """Wait until all have ended or nothing moves any more; return what became of them."""
         with self.redis() as client:
             seen, since = -1, time.monotonic()
@@ -170,7 +171,7 @@ class Stack:
                 if len(ended) != seen:
                     seen, since = len(ended), time.monotonic()
                 time.sleep(0.2)
-            return Executions(set(ids), Counter(client.lrange(f"{trace}:started", 0, -1)), Counter(ended))
+            return Outcome.of(ids, Counter(client.lrange(f"{trace}:started", 0, -1)), Counter(ended))
 
     def says(self, service: str, text: str, within: float = 30) -> str:
         """Wait until a service has logged some text; return the log."""
@@ -180,26 +181,6 @@ class Stack:
             return found if text in found else None
 
         return wait_for(log, f"{service} did not say '{text}'", within)
-
-
-class Executions:
-    """What became of some tasks."""
-
-    def __init__(self, ids: set[str], started: Counter[str], ended: Counter[str]) -> None:
-        self.lost = ids - set(ended)
-        self.begun_again = {name for name, times in started.items() if times > 1}
-        self.ended_again = {name for name, times in ended.items() if times > 1}
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.lost)} lost, {len(self.begun_again)} begun again, "
-            f"{len(self.ended_again)} run to the end twice"
-        )
-
-    @property
-    def exactly_once(self) -> bool:
-        """Whether each ran once."""
-        return not (self.lost or self.begun_again or self.ended_again)
 
 
 def edit(path: Path, before: str, after: str) -> None:

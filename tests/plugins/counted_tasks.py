@@ -52,6 +52,16 @@ class Outcome:
     ended_again: list[str]
     """Ids of those that came to their end more than once."""
 
+    @classmethod
+    def of(cls, ids: Collection[str], started: Counter[str], ended: Counter[str]) -> Self:
+        """Return what became of tasks that began and came to their end so many times."""
+        return cls(
+            sent=len(ids),
+            lost=[name for name in ids if not ended[name]],
+            started_again=[name for name in ids if started[name] > 1],
+            ended_again=[name for name in ids if ended[name] > 1],
+        )
+
     @property
     def exactly_once(self) -> bool:
         """Whether each task ran once."""
@@ -143,13 +153,7 @@ class Tasks:
 
     def outcome(self, ids: Collection[str]) -> Outcome:
         """Count now."""
-        started, ended = self.started(), self.ended()
-        return Outcome(
-            sent=len(ids),
-            lost=[name for name in ids if not ended[name]],
-            started_again=[name for name in ids if started[name] > 1],
-            ended_again=[name for name in ids if ended[name] > 1],
-        )
+        return Outcome.of(ids, self.started(), self.ended())
 
     def left(self) -> dict[str, int]:
         """Return the lists and hashes of the broker that hold messages, and how many."""

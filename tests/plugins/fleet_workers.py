@@ -196,12 +196,6 @@ def outcome(trace: str, ids: Collection[str], within: float = WITHIN) -> Outcome
 
     with suppress(ServiceError):
         wait_for(over, "tasks are missing", within)
-    begun, done = Counter(started(trace)), Counter(ended(trace))
-    found = Outcome(
-        sent=len(ids),
-        lost=[task_id for task_id in ids if not done[task_id]],
-        started_again=[task_id for task_id in ids if begun[task_id] > 1],
-        ended_again=[task_id for task_id in ids if done[task_id] > 1],
-    )
+    found = Outcome.of(ids, Counter(started(trace)), Counter(ended(trace)))
     logger.info("%s", found)
     return found

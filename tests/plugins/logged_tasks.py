@@ -94,10 +94,4 @@ class Load:
         with suppress(ServiceError):
             while before := missing():
                 wait_for(partial(fewer, before), "no task ends", PATIENCE)
-        begun, done = self.started(host), self.ended(host)
-        return Outcome(
-            sent=len(self.sent),
-            lost=[task_id for task_id in self.sent if not done[task_id]],
-            started_again=[task_id for task_id in self.sent if begun[task_id] > 1],
-            ended_again=[task_id for task_id in self.sent if done[task_id] > 1],
-        )
+        return Outcome.of(self.sent, self.started(host), self.ended(host))
