@@ -17,10 +17,6 @@ description:
     Its clients do not notice. Restarts, which ends their connections, only when a file changed that a reload
     does not apply.
 options:
-  unit:
-    description: The running unit.
-    type: str
-    default: pgbouncer.service
   read:
     description: Files that a reload reads, or folders of such files.
     type: list
@@ -43,6 +39,8 @@ EXAMPLES = """
 RETURN = """
 action: {description: "reloaded, restarted, or nothing", type: str, returned: always}
 """
+
+UNIT = "pgbouncer.service"
 
 
 def modified(paths: list[str]) -> dict[str, float]:
@@ -72,11 +70,11 @@ def wanted(
     return "", []
 
 
-def moments(module: AnsibleModule, unit: str) -> tuple[float, float]:
-    """Return when the unit has read its files, by its start or a reload, and when it was started."""
+def moments(module: AnsibleModule) -> tuple[float, float]:
+    """Return when PgBouncer has read its files, by its start or a reload, and when it was started."""
     properties = ("StateChangeTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     shown = module.run_command(
-        ["systemctl", "show", f"--property={','.join(properties)}", unit], check_rc=True
+        ["systemctl", "show", f"--property={','.join(properties)}", UNIT], check_rc=True
     )[1]
     found = dict(line.split("=", 1) for line in shown.splitlines())
     boot = time.time() - time.monotonic()
@@ -88,24 +86,22 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "unit": {"type": "str", "default": "pgbouncer.service"},
             "read": {"type": "list", "elements": "path", "required": True},
             "static": {"type": "list", "elements": "path", "required": True},
         },
         supports_check_mode=True,
     )
-    unit = module.params["unit"]
-    loaded, started = moments(module, unit)
+    loaded, started = moments(module)
     action, names = wanted(
         modified(module.params["read"]), modified(module.params["static"]), loaded, started
     )
     if action and not module.check_mode:
         verb = "restart" if action == "restarted" else "reload"
-        module.run_command(["systemctl", verb, unit], check_rc=True)
+        module.run_command(["systemctl", verb, UNIT], check_rc=True)
     result: dict[str, Any] = {"changed": bool(action), "action": action or "nothing"}
     if action:
         after = f"{action} for {', '.join(names)}\n"
-        result["diff"] = {"before_header": unit, "after_header": unit, "before": "", "after": after}
+        result["diff"] = {"before_header": UNIT, "after_header": UNIT, "before": "", "after": after}
     module.exit_json(**result)
 
 

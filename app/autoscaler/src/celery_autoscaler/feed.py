@@ -23,9 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Pages that can be open at a time.
 READERS = 20
-# Seconds between two pictures, at least, and between two looks at what changes rarely.
+# Seconds between two pictures, at least.
 EVERY = 1.0
-RARELY = 5.0
 # Seconds over which the rates of a queue are taken.
 RATES = 10.0
 # Decisions that each picture shows.
@@ -54,8 +53,6 @@ class Feed:
         self._number = 0
         self._text = ""
         self._steps: deque[tuple[float, dict[str, tuple[int, int]]]] = deque()
-        self._rare: dict[str, Any] = {}
-        self._rare_at = -RARELY
 
     @property
     def broker(self) -> Broker:
@@ -130,7 +127,7 @@ class Feed:
             found |= {
                 "decisions": [shown(record) for record in fleet_status.records(self.broker, DECISIONS)],
                 "paused": self._paused(),
-                **self._rarely(status),
+                "dead_letters": self._dead_letters(),
             }
         except RedisError as error:
             return found | {"why": f"{found['why']}: {error}"}
@@ -149,6 +146,11 @@ class Feed:
         """Return the groups for which a pause is set, ``*`` for all of them."""
         seen = self.supervisor.seen
         return sorted(group for group, wish in seen.overrides.items() if wish.paused) if seen else []
+
+    def _dead_letters(self) -> dict[str, int]:
+        """Return how many dead letters there are, of each queue that has any."""
+        seen = self.supervisor.seen
+        return {queue: count for queue, count in seen.dead_letters.items() if count} if seen else {}
 
     def _queues(self, now: float) -> list[dict[str, Any]]:
         """Return the priority steps of each queue, with the messages that come and go each second."""
@@ -180,28 +182,7 @@ class Feed:
             )
         return list(found.values())
 
-    def _rarely(self, status: FleetStatus) -> dict[str, Any]:
-        """Return what costs more to read: how many dead letters there are."""
-        now = time.monotonic()
-        if now - self._rare_at >= RARELY:
-            self._rare_at = now
-            self._rare = {"dead_letters": self._dead_letters(status)}
-        return self._rare
-
-    def _dead_letters(self, status: FleetStatus) -> dict[str, int]:
-        """Return how many dead letters each queue has."""
-        queues = [queue for group in status.groups.values() for queue in group["queues"]]
-        with self.broker.client.pipeline(transaction=False) as pipe:
-            for queue in queues:
-                pipe.llen(self.broker.keys.dead_letter(queue))
-            lengths = pipe.execute() if queues else []
-        return {queue: length for queue, length in zip(queues, lengths, strict=True) if length}
-
     # --- What is asked for -----------------------------------------------------------------------------
-
-    def look_again(self) -> None:
-        """Look at what changes rarely with the next picture: somebody has changed it."""
-        self._rare_at = -RARELY
 
     def history(self, seconds: float) -> dict[str, Any]:
         """Return what was recorded in the last seconds, and what was decided meanwhile.

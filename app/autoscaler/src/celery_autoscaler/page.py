@@ -86,16 +86,12 @@ def drain(feed: Feed, by: str, wish: Wish) -> str:
 
 def replay(feed: Feed, by: str, wish: Wish) -> str:
     """Send the dead letters of a queue again."""
-    words = operate.replay(feed.broker, by, queue_with_letters(feed, wish))
-    feed.look_again()
-    return words
+    return operate.replay(feed.broker, by, queue_with_letters(feed, wish))
 
 
 def purge(feed: Feed, by: str, wish: Wish) -> str:
     """Delete the dead letters of a queue."""
-    words = operate.purge(feed.broker, by, queue_with_letters(feed, wish))
-    feed.look_again()
-    return words
+    return operate.purge(feed.broker, by, queue_with_letters(feed, wish))
 
 
 ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {

@@ -379,8 +379,8 @@ class Supervisor:
         self._pace.update(seen.time, self.task_counts.runtimes())
         gone = found.keys() - {worker.id for worker in seen.workers}
         # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
-        for name in gone & self._gone:
-            self.broker.client.hdel(key, name)
+        if silent := gone & self._gone:
+            self.broker.client.hdel(key, *silent)
         self.task_counts.forget(self._gone - found.keys())
         self._gone = gone
 
