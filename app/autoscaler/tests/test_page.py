@@ -247,7 +247,7 @@ def test_figures_are_those_of_redis(supervise: Supervise, app: Celery, redis: Re
         "default-1@there", "ready", "proj.resize for 83 s", "7",
     ]  # fmt: skip
     # What is read aloud says the same.
-    assert opened.page.get_by_role("img", name="default: 13 tasks wait, the oldest for").count() == 1
+    expect(opened.page.get_by_role("img", name="default: 13 tasks wait, the oldest for")).to_have_count(1)
 
 
 def test_a_picture_costs_little(supervise: Supervise, redis: Redis, app: Celery) -> None:
