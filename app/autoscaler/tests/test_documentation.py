@@ -1,4 +1,4 @@
-"""What docs/autoscaling.md and docs/metrics.md list is what there is."""
+"""What docs/autoscaling.md and docs/metrics.md list is what there is, and what the fleet is watched by."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from celery_autoscaler.task_counts import BUCKETS
 DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "autoscaling.md").read_text()
 METRICS = (DOCS / "metrics.md").read_text()
+WATCHERS = DOCS.parent / "roles/monitoring/files"
 
 
 @pytest.mark.parametrize("kind", [Settings, Group])
@@ -56,6 +57,15 @@ def test_the_page_of_metrics_lists_what_there_is() -> None:
     assert listed == there_are
     assert all(unit and meaning for *_, unit, meaning in rows)
     assert ", ".join(f"{end:g}" for end in BUCKETS[:-1]) + f" and {BUCKETS[-1]:g} s" in METRICS
+
+
+@pytest.mark.parametrize("file", ["dashboard.json", "rules.yml"])
+def test_what_watches_the_fleet_asks_for_metrics_that_there_are(file: str) -> None:
+    names = re.findall(r"\bcelery_(?:autoscaler|tasks?)_\w+", (WATCHERS / file).read_text())
+    asked = {re.sub("_(bucket|count|sum)$", "", name) for name in names}
+
+    assert asked
+    assert asked - set(re.findall(r"^\| `(\w+)`", METRICS, re.MULTILINE)) == set()
 
 
 def test_each_command_is_documented() -> None:

@@ -1,11 +1,14 @@
 """Prometheus sees the whole fleet, alerts fire when something ends, and nobody else reaches what we run."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from scenario import Scenario
@@ -18,6 +21,8 @@ HOSTS = ("monitor12", "monitor13")
 SCENARIO = Scenario("monitoring")
 WITHIN = 60.0  # seconds
 REDIS = "redis-cli --tls --cacert /etc/ssl/celery-fleet/authority.pem --user {}"
+# Of the exporters; the tests of the supervisor know its own.
+METRIC = r"\b(?:celery_fleet|node|pg|redis)_\w+"
 SQL = "runuser -u postgres -- psql --no-psqlrc --command"
 
 
@@ -76,6 +81,15 @@ class Trouble:
     alerts: frozenset[tuple[str, str]]
 
 
+# The exporter of PostgreSQL tells of slots only while there are any.
+SLOT = Trouble(
+    "monitor12",
+    f"{SQL} \"SELECT pg_create_physical_replication_slot('gone', true)\"",
+    f"{SQL} \"SELECT pg_drop_replication_slot('gone')\"",
+    frozenset({("PostgresReplicaBehind", "monitor12")}),
+)
+
+
 def stopped(host: str, unit: str, *alerts: tuple[str, str]) -> Trouble:
     """A service that is stopped."""
     return Trouble(host, f"systemctl stop {unit}", f"systemctl start {unit}", frozenset(alerts))
@@ -108,12 +122,7 @@ def troubles() -> Iterator[Trouble]:
         f"{redis} del dead_letter:default",
         frozenset({("DeadLetters", "")}),
     )
-    yield Trouble(
-        "monitor12",
-        f"{SQL} \"SELECT pg_create_physical_replication_slot('gone', true)\"",
-        f"{SQL} \"SELECT pg_drop_replication_slot('gone')\"",
-        frozenset({("PostgresReplicaBehind", "monitor12")}),
-    )
+    yield SLOT
     yield Trouble(
         "monitor13",
         "! systemd-run --quiet --wait --unit=redis-backup false",
@@ -130,20 +139,45 @@ def troubles() -> Iterator[Trouble]:
     )
 
 
+@contextmanager
+def happening(trouble: Trouble) -> Iterator[None]:
+    """While it goes wrong."""
+    host, password = SCENARIO.hosts("monitoring")[trouble.host], SCENARIO.secrets["redis_operator"]
+    host.check_output(f"export REDISCLI_AUTH={password}; {trouble.begin}")
+    try:
+        yield
+    finally:
+        host.check_output(f"export REDISCLI_AUTH={password}; {trouble.end}")
+
+
 @pytest.mark.parametrize("trouble", troubles(), ids=lambda trouble: "-".join(sorted(dict(trouble.alerts))))
 def test_what_goes_wrong_is_told(trouble: Trouble) -> None:
     hosts = SCENARIO.hosts("monitoring")
-    password = SCENARIO.secrets["redis_operator"]
 
     def told(by: Callable[[set[tuple[str, str]]], bool]) -> Callable[[], bool]:
         return lambda: all(by(firing(host)) for host in hosts.values())
 
-    hosts[trouble.host].check_output(f"export REDISCLI_AUTH={password}; {trouble.begin}")
-    try:
+    with happening(trouble):
         wait_for(told(trouble.alerts.issubset), f"{trouble.alerts} do not fire", WITHIN)
-    finally:
-        hosts[trouble.host].check_output(f"export REDISCLI_AUTH={password}; {trouble.end}")
     wait_for(told(trouble.alerts.isdisjoint), f"{trouble.alerts} go on", WITHIN)
+
+
+@pytest.mark.parametrize("file", ["dashboard.json", "rules.yml"])
+def test_the_exporters_tell_what_the_dashboard_and_the_rules_ask_for(host: Host, file: str) -> None:
+    asked = set(re.findall(METRIC, (ROLE / "files" / file).read_text()))
+
+    with happening(SLOT):
+        wait_for(
+            lambda: asked.issubset(ask(host, "label/__name__/values")),
+            lambda: f"nobody tells {asked.difference(ask(host, 'label/__name__/values'))}",
+            WITHIN,
+        )
+
+
+def test_prometheus_answers_all_queries_of_the_dashboard(host: Host) -> None:
+    panels = json.loads((ROLE / "files/dashboard.json").read_text())["panels"]
+    for query in [target["expr"] for panel in panels for target in panel.get("targets", [])]:
+        ask(host, f"query?query={quote(query.replace('$__rate_interval', '1m'))}")
 
 
 def test_the_rules_fire_when_they_should(host: Host) -> None:
