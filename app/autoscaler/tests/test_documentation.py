@@ -68,5 +68,11 @@ def test_what_watches_the_fleet_asks_for_metrics_that_there_are(file: str) -> No
     assert asked - set(re.findall(r"^\| `(\w+)`", METRICS, re.MULTILINE)) == set()
 
 
+def test_each_alert_is_documented() -> None:
+    alerts = re.findall(r"- alert: (\w+)", (WATCHERS / "rules.yml").read_text())
+
+    assert re.findall(r"^### Alert (\w+)$", (DOCS / "operations.md").read_text(), re.MULTILINE) == alerts
+
+
 def test_each_command_is_documented() -> None:
     assert [name for name in main.commands if not re.search(rf"[ `]{name}\b", TEXT)] == []
