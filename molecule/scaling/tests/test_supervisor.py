@@ -105,7 +105,7 @@ def test_a_second_deployment_changes_nothing_and_does_not_interfere(
         before = processes(hosts)
         supervisors = {name: host.supervisor() for name, host in hosts.items()}
 
-        printed = Scenario("scaling").play()
+        printed = Scenario("scaling").play("--limit=workers")
 
         assert set(re.findall(r"changed=(\d+)", printed)) == {"0"}
         assert processes(hosts) == before
@@ -143,7 +143,7 @@ def test_switched_off_and_on_again_the_workers_that_fit_go_on(
         before = processes(hosts)
         assert all(fixed < set(workers) for workers in before.values())
 
-        Scenario("scaling").play(celery_app_supervised=False)
+        Scenario("scaling").play("--limit=workers", celery_app_supervised=False)
 
         kept = {name: {unit: workers[unit] for unit in fixed} for name, workers in before.items()}
         assert processes(hosts) == kept
@@ -153,7 +153,7 @@ def test_switched_off_and_on_again_the_workers_that_fit_go_on(
             assert [path for path in FILES if host.host.file(path).exists] == []
 
         since = time.time()
-        Scenario("scaling").play()
+        Scenario("scaling").play("--limit=workers")
 
         assert processes(hosts) == kept
         for host in hosts.values():
