@@ -67,7 +67,7 @@ def wait_for(probe: Callable[[], T | None], what: str | Callable[[], str], withi
         if answer is not None and answer is not False:
             return answer
         # A look into a host costs a process or two: leave the CPUs to those who are waited for.
-        time.sleep(min(1.0, max(0.02, 2 * (time.monotonic() - begin))))
+        time.sleep(min(0.2, max(0.02, time.monotonic() - begin)))
     raise ServiceError(f"{what() if callable(what) else what} after {within:g} s")
 
 
@@ -79,7 +79,7 @@ class RedisServer:
         self._arguments = arguments
         self._container: Container | None = None
         self.host = HOST
-        self.port = _free_port()
+        self.port = free_port()
         self.start()
 
     @property
@@ -165,7 +165,7 @@ class PostgresServer:
     """A PostgreSQL server that asks every user for a password (scram-sha-256)."""
 
     def __init__(self, client: docker.DockerClient) -> None:
-        self.admin = Database(HOST, _free_port(), "postgres", "postgres", secrets.token_hex(16))
+        self.admin = Database(HOST, free_port(), "postgres", "postgres", secrets.token_hex(16))
         script = (
             'umask 077 && echo "$POSTGRES_PASSWORD" > /tmp/password && '
             f"{POSTGRES_BIN}/initdb --pgdata=/tmp/data --username=postgres --auth=scram-sha-256 "
@@ -333,7 +333,8 @@ def _await_ready(container: Container, answers: Callable[[], bool], name: str) -
         raise
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback address that nobody uses now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

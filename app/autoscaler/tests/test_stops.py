@@ -6,6 +6,7 @@ The runs are as long as the environment says: STOPS and STOP_KILLS.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 
@@ -18,6 +19,20 @@ from services import wait_for
 def children(pid: int) -> list[int]:
     """Return the child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def unread(pid: int) -> bool:
+    """Whether a process that stands still has been written something that it has not read."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        flags = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split("flags:")[1].split()[0]
+        if str(link.readlink()).startswith("pipe:") and int(flags, 8) & os.O_ACCMODE == os.O_RDONLY:
+            pipe = os.open(link, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                if select.select([pipe], [], [], 0)[0]:
+                    return True
+            finally:
+                os.close(pipe)
+    return False
 
 
 def test_every_task_runs_exactly_once_while_workers_stop_and_start(fleet: Fleet) -> None:
@@ -54,10 +69,12 @@ def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fle
 
 def test_a_stop_hears_of_a_task_that_its_process_has_just_been_given(fleet: Fleet) -> None:
     worker = fleet.start(name="stopping", concurrency=1)
+    # A process is given nothing before it has said that it is up.
+    fleet.tasks.wait_until_ended(fleet.tasks.send())
     (process,) = children(worker.process.pid)
     os.kill(process, signal.SIGSTOP)
     ids = fleet.tasks.send(1, 0.0)
-    worker.wait_for_output(rf"{ids[0]}\] received")
+    wait_for(lambda: unread(process), "the process is given nothing")
 
     worker.terminate()
     wait_for(lambda: not fleet.tasks.app.control.ping(timeout=0.5), "the worker does not begin to stop")

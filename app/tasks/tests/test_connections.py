@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery_processes import CeleryFactory, Platform, WorkerFactory, forget_settings
 from redis import Redis, RedisError
-from services import RedisServerFactory, wait_for
+from services import RedisServerFactory, free_port, wait_for
 from tasks.store import redis_client
 
 USER, PASSWORD = "app", "p@ss;w/rd"
@@ -23,7 +23,7 @@ def through_sentinel(
     """Return settings that lead to a server by its sentinel only, and a client of the server."""
     user = ["--user", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"]
     server = redis_server_factory(*user, "--user", "default", "off")
-    port = server.port + 1 if server.port < 65535 else server.port - 1
+    port = free_port()
     text = "\n".join(
         [
             f"port {port}",
