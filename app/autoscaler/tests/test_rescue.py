@@ -78,7 +78,7 @@ def test_eta_tasks_of_a_killed_worker_wait_for_their_time_elsewhere(new_fleet: N
     assert not fleet.tasks.started()
     fleet.tasks.wait_until_ended(soon)
     assert fleet.tasks.outcome(soon).exactly_once
-    assert fleet.tasks.held("heir") == late
+    wait_for(lambda: fleet.tasks.held("heir") == late, "what has ended is still held")
 
 
 def test_urgent_tasks_run_first_in_all_ten_steps_also_after_they_were_given_back(new_fleet: NewFleet) -> None:
