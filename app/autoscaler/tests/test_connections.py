@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-
 from counted_tasks import NewFleet
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
-from services import RedisServer, RedisServerFactory, wait_for
+from services import RedisServer, RedisServerFactory, free_port, wait_for
 
 MASTER = "fleet-master"
 # In the server's container.
 KEY, CERTIFICATE = "/run/tls.key", "/run/tls.crt"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run_inside(server: RedisServer, *command: str) -> None:
