@@ -20,6 +20,7 @@ import pytest
 from celery import Celery
 from celery_autoscaler import cli
 from celery_autoscaler.broker import connect
+from celery_autoscaler.estimates import Work
 from celery_autoscaler.fleet_status import FleetStatus
 from celery_autoscaler.observation import Observer
 from celery_autoscaler.policy import Override
@@ -495,7 +496,7 @@ def test_what_was_measured_is_compared_with_the_settings(
     supervisor = supervise()
     state = supervisor.groups["default"]
     state.startup.add(12.0)
-    state.meter.busy, state.meter.begun = 9000.0, 10.0
+    state.meter.work = Work(tasks=10.0, seconds=9000.0)
     supervisor.tick()
 
     shown = invoke(app, "check").output

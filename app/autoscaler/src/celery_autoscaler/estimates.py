@@ -114,13 +114,25 @@ class WorkerCounters:
 
 
 @dataclass
+class Work:
+    """Tasks and the seconds of work that they took, those long ago weighing less."""
+
+    tasks: float = 0.0
+    seconds: float = 0.0
+
+    def update(self, fade: float, tasks: int, seconds: float) -> None:
+        """Let what is known fade, and take in more."""
+        self.tasks = self.tasks * fade + tasks
+        self.seconds = self.seconds * fade + seconds
+
+
+@dataclass
 class Meter:
     """Arrival rate and service time of a group."""
 
     fast: Average = field(default_factory=lambda: Average(FAST))
     slow: Average = field(default_factory=lambda: Average(SLOW))
-    busy: float = 0.0
-    begun: float = 0.0
+    work: Work = field(default_factory=Work)
     _at: float | None = None
     _waiting: int = 0
     _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
@@ -151,36 +163,22 @@ class Meter:
             rate = (arrived - returned) / seconds
             self.fast.update(rate, seconds)
             self.slow.update(rate, seconds)
-            fade = math.exp(-seconds / MEMORY)
-            self.busy = self.busy * fade + busy
-            self.begun = self.begun * fade + begun
+            self.work.update(math.exp(-seconds / MEMORY), begun, busy)
             self._owed = (self._owed - returned) * math.exp(-seconds / SLOW)
         elif self._at is None and begun:
             # What the workers did before this process came tells how long tasks take, not when they arrived.
             weight = min(1.0, HISTORY / begun)
-            self.busy, self.begun = busy * weight, begun * weight
+            self.work = Work(begun * weight, busy * weight)
         self._at, self._waiting, self._counters = now, waiting, dict(counters)
 
     @property
     def service_time(self) -> float | None:
         """Mean seconds of work a task (Little's law): work done over tasks begun; none before the first."""
-        if self.begun < 0.5:
+        if self.work.tasks < 0.5:
             return None
         # Workers look once a second at what runs: tasks that no look meets are short, the more there are.
-        return self.busy / self.begun if self.busy > 0 else UNMET / (self.begun + 1)
-
-
-@dataclass
-class Work:
-    """Tasks that have ended, those long ago weighing less."""
-
-    tasks: float = 0.0
-    seconds: float = 0.0
-
-    def update(self, fade: float, tasks: int, seconds: float) -> None:
-        """Let what is known fade, and take in more."""
-        self.tasks = self.tasks * fade + tasks
-        self.seconds = self.seconds * fade + seconds
+        tasks, seconds = self.work.tasks, self.work.seconds
+        return seconds / tasks if seconds > 0 else UNMET / (tasks + 1)
 
 
 class Pace:
