@@ -1,6 +1,7 @@
 """Projects that are none of ours: tasks are executed, schedules kept, workers follow the load."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://workers"]
-units = ["celery-beat", "celery-autoscaler", "celery-worker@general-1"]
+units = ["celery-beat", "celery-autoscaler", "celery-worker@*"]
 
 WITHIN = 120.0  # seconds
 TASKS = 40
@@ -31,8 +32,8 @@ def test_each_task_is_executed_once_while_workers_follow_the_load(project: Any, 
     wait_for(lambda: project.workers() == 1, "more than one worker is left", WITHIN)
 
     assert sorted(ids(project.executed(trace))) == sorted(sent)
-    # A look at the right moment may come too late.
-    assert "general-2 consumes" in project.supervisor_said(begin)
+    # A look at the right moment may come too late. Which one was there before depends on what was stopped last.
+    assert re.search(r"general-\d consumes", project.supervisor_said(begin))
 
 
 def test_beat_sends_what_the_project_schedules(project: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -46,12 +48,35 @@ def moment(name: str) -> str:
     return ask(name, "SELECT clock_timestamp() FROM pg_sleep(0.01)")
 
 
+def info() -> Any:
+    """What pgBackRest knows of the cluster in its repository."""
+    show = "runuser -u postgres -- pgbackrest --stanza=main --output=json info"
+    return json.loads(hosts()["backup1"].check_output(show))[0]
+
+
 def backups() -> list[str]:
     """The labels of the backups in the repository."""
-    answer = hosts()["backup1"].check_output(
-        "runuser -u postgres -- pgbackrest --stanza=main --output=json info"
-    )
-    return [backup["label"] for backup in json.loads(answer)[0]["backup"]]
+    return [backup["label"] for backup in info()["backup"]]
+
+
+def backup_runs() -> bool:
+    return bool(info()["status"]["lock"]["backup"]["held"])
+
+
+@contextmanager
+def frozen_backup() -> Iterator[None]:
+    """A backup that takes as long as what happens meanwhile."""
+    unit, number = "postgres-backup@diff", len(backups())
+    backup1 = hosts()["backup1"]
+    backup1.check_output("systemctl start --no-block %s", unit)
+    wait_for(backup_runs, "no backup runs")
+    backup1.check_output("systemctl kill --signal=STOP %s", unit)
+    try:
+        yield
+        assert backup_runs()
+    finally:
+        backup1.check_output("systemctl kill --signal=CONT %s", unit)
+    wait_for(lambda: len(backups()) == number + 1, "the backup does not end")
 
 
 def restore(name: str, to: str, **variables: object) -> str:
@@ -210,7 +235,8 @@ def test_destroyed_data_are_back_as_of_a_moment_and_then_of_a_later_one(state: d
     restore(primary, later, postgres_restore_timeline=timeline)
 
     assert_replicated(primary, state["standby"], state["rows"])
-    converge_changes_nothing()
+    with frozen_backup():
+        converge_changes_nothing()
 
 
 def test_lost_servers_that_are_made_anew_have_their_last_data_back(state: dict[str, Any]) -> None:
