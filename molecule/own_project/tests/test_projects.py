@@ -32,7 +32,7 @@ def test_each_task_is_executed_once_while_workers_follow_the_load(project: Any, 
     wait_for(lambda: project.workers() == 1, "more than one worker is left", WITHIN)
 
     assert sorted(ids(project.executed(trace))) == sorted(sent)
-    # A look at the right moment may come too late. Which one was there before depends on what was stopped last.
+    # A look at the right moment may come too late; which one was there before depends on the last stop.
     assert re.search(r"general-\d consumes", project.supervisor_said(begin))
 
 
