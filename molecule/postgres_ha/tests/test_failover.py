@@ -305,10 +305,14 @@ def test_a_former_primary_that_returns_stays_down_until_it_is_rebuilt() -> None:
     with pytest.raises(AssertionError, match="data2: this was a primary, and data3 is the primary now"):
         SCENARIO.play("--check", "--limit=data2")
 
+    place = "stat --format=%i /var/lib/postgresql/17/main"
+    before = data2.check_output(place)
+
     printed = fail_over("data3")
 
     assert "data3 was the primary already" in printed
     assert "cannot be rewound" not in printed
+    assert data2.check_output(place) == before  # a copy would have replaced it
     assert primaries() == ["data3"]
     assert_all_servers_agree()
     converge_changes_nothing()
