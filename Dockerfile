@@ -13,7 +13,7 @@ ENV container=docker
 # .cache/ca holds the machine's CA bundle where `make` found one.
 COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
-    /tmp/build/apt-install ca-certificates dbus iproute2 procps python3 python3-apt sudo systemd-sysv; \
+    KEEP_LISTS=1 /tmp/build/apt-install ca-certificates dbus iproute2 procps python3 python3-apt sudo systemd-sysv; \
     systemctl mask systemd-logind.service getty.target console-getty.service apt-daily.timer \
         apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer; \
     : >/etc/machine-id; \
