@@ -105,6 +105,15 @@ def test_a_sentinel_is_told_settings_of_its_primary_and_of_its_own() -> None:
     assert module.setters({}, None) == []
 
 
+@pytest.mark.parametrize(("free", "taken"), [("port", "tls-port"), ("tls-port", "port")])
+def test_a_port_is_free_before_it_is_taken(free: str, taken: str) -> None:
+    settings = dict(sorted({"bind": "a", free: "0", taken: "6379"}.items()))
+
+    ((_config, _set, *words),) = module.setters(settings, None)
+
+    assert words.index(free) < words.index(taken)
+
+
 def test_the_logins_of_a_sentinel_are_read_from_its_file() -> None:
     lines = [
         "# x 'y",

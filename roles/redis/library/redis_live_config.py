@@ -83,6 +83,7 @@ role: {description: Whether a server is a C(master) or a C(slave)., type: str, r
 """
 
 PROBE = "role-probe:"
+PORTS = ("port", "tls-port")
 
 
 # --- Comparing: pure functions ----------------------------------------------------------------------------
@@ -141,7 +142,9 @@ def setters(settings: dict[str, str], master: str | None) -> list[tuple[str, ...
     if not settings:
         return []
     if master is None:
-        return [("CONFIG", "SET", *[word for item in settings.items() for word in item])]
+        # In their order: a number that goes from TLS to plain, or back, must be free before it is taken.
+        items = sorted(settings.items(), key=lambda item: item[0] not in PORTS or item[1] != "0")
+        return [("CONFIG", "SET", *[word for item in items for word in item])]
     return [
         ("SENTINEL", "CONFIG", "SET", *item)
         if item[0].startswith("sentinel-")
