@@ -36,10 +36,9 @@ compose-down: ## Remove the stack with its data
 test: venv docker browser images ## Run everything: lint, unit tests, role tests, every Molecule scenario
 	@scripts/test $(SCENARIOS) unit roles compose lint
 
-# Most of the unit tests wait most of the time, so three parts at a time do no harm here.
 .PHONY: test-fast
 test-fast: venv docker browser images ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
-	@JOBS=3 scripts/test unit lint redis_restore queues
+	@scripts/test unit lint redis_restore queues
 
 .PHONY: lint
 lint: venv ## Check style, types and shell scripts
