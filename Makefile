@@ -31,13 +31,13 @@ compose-demo: docker ## Send a burst of tasks to it and show how the workers fol
 compose-down: ## Remove the stack with its data
 	@scripts/compose down
 
-# The short parts come last: both of two lanes are busy until the end.
+# The short parts come last: all lanes are busy until the end.
 .PHONY: test
-test: venv docker browser images ## Run everything: lint, unit tests, role tests, every Molecule scenario
+test: test-setup ## Run everything: lint, unit tests, role tests, every Molecule scenario
 	@scripts/test $(SCENARIOS) unit roles compose lint
 
 .PHONY: test-fast
-test-fast: venv docker browser images ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
+test-fast: test-setup ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
 	@scripts/test unit lint redis_restore queues
 
 .PHONY: lint
@@ -91,6 +91,11 @@ docker:
 .PHONY: browser
 browser:
 	@scripts/browser
+
+# Side by side: each waits for the network or for one CPU.
+.PHONY: test-setup
+test-setup:
+	@$(MAKE) --no-print-directory --jobs=3 venv browser images
 
 .PHONY: images
 images: docker ## Build the images of the test hosts

@@ -19,13 +19,18 @@ fi
 is_debian_family() { [ -r /etc/os-release ] && grep -qE '^ID(_LIKE)?=.*debian' /etc/os-release; }
 
 # As root on a Debian family machine, install the distribution's packages; elsewhere name what is missing.
+# Of several that would, one does at a time.
 install_packages() {
-    local what=$1
+    local what=$1 lock
     shift
     if [ "$(id -u)" -ne 0 ] || ! is_debian_family; then
         die "$what is missing: install it, or run this as root on Debian, which installs it from the distribution"
     fi
     say "Installing $what from the distribution ($*)"
+    mkdir -p .cache
+    exec {lock}>.cache/apt.lock
+    flock "$lock"
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null
+    exec {lock}>&-
 }
