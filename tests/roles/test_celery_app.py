@@ -249,17 +249,50 @@ def find(named: Path | str, cache: Path, revision: str = "", run: str = "run") -
     return source.find_source(str(named), revision, cache, run)
 
 
+def pip_that_downloads_nothing(asked: list[str]) -> Any:
+    """A pip that builds, and writes down what it was asked for."""
+    build = bundle.pip
+
+    def pip(kind: str, *rest: str) -> None:
+        asked.append(kind)
+        if kind == "wheel":
+            build(kind, *rest)
+
+    return pip
+
+
+def collect(found: Any, scratch: Path, cache: Path) -> set[str]:
+    """The wheels of a bundle of the project, without any requirements."""
+    wheels = scratch / "wheels"
+    wheels.mkdir(parents=True)
+    cache.mkdir(exist_ok=True)
+    params = TARGET | {"installer": str(write(scratch / "installer", "")), "cache": str(cache)}
+    bundle.collect_wheels(wheels, params, [found], bundle.Content({}, set()))
+    return {wheel.name for wheel in wheels.iterdir()}
+
+
 def contents(found: Any, scratch: Path) -> set[str]:
     """What is in a bundle of the project, without any requirements."""
-    scratch.mkdir()
-    wheels = scratch / "wheels"
-    wheels.mkdir()
-    params = TARGET | {"installer": str(write(scratch / "installer", ""))}
     with pytest.MonkeyPatch.context() as patch:
-        build = bundle.pip
-        patch.setattr(bundle, "pip", lambda kind, *rest: build(kind, *rest) if kind == "wheel" else None)
-        bundle.collect_wheels(wheels, params, [found], bundle.Content({}, set()))
-    return {wheel.name for wheel in wheels.iterdir()} | {found.name_of(f) for f in found.files()}
+        patch.setattr(bundle, "pip", pip_that_downloads_nothing([]))
+        wheels = collect(found, scratch, scratch / "cache")
+    return wheels | {found.name_of(f) for f in found.files()}
+
+
+def test_only_what_changed_is_built_and_downloaded_again(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(bundle, "pip", pip_that_downloads_nothing(asked))
+
+    for number, line in enumerate(("", "# More.\n", "")):
+        with (repository / "proj.py").open("a") as module:
+            module.write(line)
+        cache = tmp_path / "cache"
+        wheels = collect(find(repository, cache), tmp_path / str(number), cache)
+        assert wheels == {"proj-1-py3-none-any.whl"}
+
+    assert asked == ["wheel", "download", "wheel"]
 
 
 def test_a_directory_a_commit_an_sdist_and_a_wheel_give_the_same_wheel(

@@ -35,7 +35,8 @@ description:
     packaged goes into it as it is.
   - Of the companion's lock only those requirements are taken that the project's own lock does not have.
     A version that the project pins and the companion cannot work with is refused.
-  - The release id is the hash of the sources and of both locks. What is in the cache is not built again.
+  - The release id is the hash of the sources and of both locks. What is in the cache is not built again,
+    and what a lock names is downloaded once.
 options:
   source:
     description: Directory of the project, its wheel, its sdist, or the URL of its git repository.
@@ -79,7 +80,7 @@ options:
     type: str
     required: true
   cache:
-    description: Directory on the controller that keeps the bundles.
+    description: Directory on the controller that keeps the bundles, and the wheels that they are made of.
     type: path
     required: true
 """
@@ -227,28 +228,60 @@ def refuse_foreign(wheel: Path, params: Mapping[str, str]) -> None:
         )
 
 
-def collect_wheels(folder: Path, params: Mapping[str, str], sources: list[Source], content: Content) -> None:
-    """Build the sources and download the locked wheels for the host into a folder."""
-    for source in sources:
-        if source.path.suffix == ".whl":
-            shutil.copy(source.path, folder)
-        elif source.builds:
-            pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(source.path))
-    for wheel in folder.glob("*.whl"):
-        refuse_foreign(wheel, params)
-    requirements = folder.parent / "lock.txt"
+def bring_wheels(kept: Path, *arguments: str) -> list[Path]:
+    """Return the wheels that pip brings into a folder with these arguments, unless they are there.
+
+    Raises:
+        BundleError: pip failed.
+    """
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            brought = Path(scratch) / "wheels"
+            brought.mkdir()
+            pip(*arguments, str(brought))
+            brought.rename(kept)
+    return sorted(kept.iterdir())
+
+
+def build_wheels(source: Source, cache: Path) -> list[Path]:
+    """Return the wheel of a project; nothing, if it goes into the bundle as it is."""
+    if source.path.suffix == ".whl":
+        return [source.path]
+    if not source.builds:
+        return []
+    return bring_wheels(
+        cache / "wheels" / release_id([source], []), "wheel", "--no-deps", str(source.path), "--wheel-dir"
+    )
+
+
+def download_wheels(scratch: Path, params: Mapping[str, str], content: Content) -> list[Path]:
+    """Return the locked wheels, and pip's, for the host."""
+    lock = scratch / "lock.txt"
     lines = [pin.line for pin in content.pins.values()]
-    requirements.write_text("\n".join([*lines, Path(params["installer"]).read_text()]))
+    lock.write_text("\n".join([*lines, Path(params["installer"]).read_text()]))
     tag = params["python"].replace(".", "")
     target = [f"--platform={p}" for p in platforms(params["machine"], params["glibc"])]
     target += ["--implementation=cp", f"--python-version={params['python']}"]
     target += [f"--abi=cp{tag}", "--abi=abi3", "--abi=none"]
-    pip(
-        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(folder)),
-        *target,
-        *("--requirement", str(requirements)),
+    key = hashlib.sha256("\n".join([*target, lock.read_text()]).encode()).hexdigest()[:12]
+    found = bring_wheels(
+        Path(params["cache"]) / "wheels" / key,
+        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", *target),
+        *("--requirement", str(lock), "--dest"),
     )
-    requirements.unlink()
+    lock.unlink()
+    return found
+
+
+def collect_wheels(folder: Path, params: Mapping[str, str], sources: list[Source], content: Content) -> None:
+    """Put the wheels of the sources and the locked ones for the host into a folder."""
+    for source in sources:
+        for wheel in build_wheels(source, Path(params["cache"])):
+            refuse_foreign(wheel, params)
+            shutil.copy(wheel, folder)
+    for wheel in download_wheels(folder.parent, params, content):
+        shutil.copy(wheel, folder)
     refuse_conflicts(folder, content, environment_of(params["python"], params["machine"]))
 
 
