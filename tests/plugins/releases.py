@@ -103,8 +103,11 @@ class Samples:
     def look(self) -> None:
         """Look once."""
         counts = dict.fromkeys(self.groups, 0)
-        for worker_id in enlisted():
-            state, group, release = redis().hmget(f"fleet:worker:{worker_id}", ["state", "group", "release"])
+        with redis().pipeline(transaction=False) as asked:
+            for worker_id in enlisted():
+                asked.hmget(f"fleet:worker:{worker_id}", ["state", "group", "release"])
+            workers = asked.execute()
+        for state, group, release in workers:
             if state == "running" and group in counts:
                 counts[str(group)] += 1
                 self.releases.add(str(release))

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-import docker
 import pytest
 from beat_schedule import LOCK, Scratch
 from deployed_app import redis
+from lost_hosts import without_network, without_power
 from scenario import Scenario
 from services import wait_for
 from testinfra.host import Host
@@ -96,13 +96,9 @@ def test_a_second_beat_sends_nothing_while_the_first_lives_and_takes_over_when_i
 @contextmanager
 def killed() -> Iterator[None]:
     """Let the other host lose its power until the block ends."""
-    container = docker.from_env().containers.get("celery-fleet-beat-beat2")
-    container.kill("SIGKILL")
-    try:
+    with without_power("celery-fleet-beat-beat2"):
         yield
-    finally:
-        container.start()
-        wait_for(lambda: OTHER.run("systemctl is-active celery-beat").rc == 0, "beat does not come back")
+    wait_for(lambda: OTHER.run("systemctl is-active celery-beat").rc == 0, "beat does not come back")
 
 
 @contextmanager
@@ -115,14 +111,9 @@ def frozen() -> Iterator[None]:
         OTHER.check_output("systemctl kill --signal=CONT celery-beat")
 
 
-@contextmanager
-def cut_off() -> Iterator[None]:
+def cut_off() -> AbstractContextManager[None]:
     """Pull the other host's network cable until the block ends."""
-    OTHER.check_output("ip link set eth0 down")
-    try:
-        yield
-    finally:
-        OTHER.check_output("ip link set eth0 up")
+    return without_network(OTHER)
 
 
 @pytest.mark.parametrize("blow", [killed, frozen, cut_off])

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from uuid import uuid4
 
-import docker
 import pytest
 from deployed_app import send
 from fleet_workers import outcome, waits
 from logged_tasks import WORKERS, Load
+from lost_hosts import without_network, without_power
 from replicated_redis import MASTER, SENTINEL_PORT, Servers
 from scenario import Scenario
 from secrets_scan import assert_no_secrets
@@ -38,25 +38,17 @@ UNREPLICATED = 3
 @contextmanager
 def killed(name: str) -> Iterator[None]:
     """Let a host lose its power until the block ends."""
-    container = docker.from_env().containers.get(f"celery-fleet-redis-ha-{name}")
-    container.kill("SIGKILL")
-    try:
+    with without_power(f"celery-fleet-redis-ha-{name}"):
         yield
-    finally:
-        container.start()
-        wait_for(lambda: SERVERS.info(name), f"{name} does not come back")
+    wait_for(lambda: SERVERS.info(name), f"{name} does not come back")
 
 
 @contextmanager
 def cut_off(name: str) -> Iterator[None]:
     """Pull a host's network cable until the block ends; its servers go on."""
-    host = SERVERS.hosts[name]
-    host.check_output("ip link set eth0 down")
-    try:
+    with without_network(SERVERS.hosts[name]):
         yield
-    finally:
-        host.check_output("ip link set eth0 up")
-        wait_for(lambda: SERVERS.info(name), f"{name} does not come back")
+    wait_for(lambda: SERVERS.info(name), f"{name} does not come back")
 
 
 def fail_over(host: Any, blow: Callable[[str], AbstractContextManager[None]]) -> None:

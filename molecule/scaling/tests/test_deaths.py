@@ -2,9 +2,9 @@
 
 import time
 
-import docker
 from deployed_app import ended, redis, send, started
 from fleet_workers import held, interrupted, outcome, rescued, waits
+from lost_hosts import without_power
 from services import wait_for
 from supervised_fleet import (
     MAXIMUM,
@@ -48,17 +48,12 @@ def test_the_tasks_of_a_killed_worker_are_back_at_once(hosts: dict[str, Supervis
 def test_a_host_that_loses_its_power_is_replaced_and_comes_back(
     hosts: dict[str, SupervisedHost], trace: str
 ) -> None:
-    container = docker.from_env().containers.get(CONTAINER)
-
     with full_load(trace) as ids:
         wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "two workers on each host")
         _, victim = a_busy_worker("worker2")
-        container.kill("SIGKILL")
-        try:
+        with without_power(CONTAINER):
             running = rescued(trace, victim, time.monotonic())
             wait_for_workers(lambda seen: seen == {"worker1": MAXIMUM}, "all workers on the other host")
-        finally:
-            container.start()
         wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "its supervisor is not back")
         wait_for_workers(lambda seen: seen["worker2"] > 0, "a worker on the host that came back")
 

@@ -2,10 +2,10 @@
 
 import time
 
-import docker
 import pytest
 from deployed_app import redis
 from fleet_workers import UNIT, Worker, held, load, outcome, rescued
+from lost_hosts import without_power
 from services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
@@ -62,15 +62,10 @@ def test_a_worker_woken_after_its_lease_is_fenced(worker1: Worker, trace: str, w
 
 @pytest.mark.usefixtures("worker1")
 def test_a_host_that_loses_its_power_comes_back_and_works(worker2: Worker, trace: str) -> None:
-    container = docker.from_env().containers.get(CONTAINER)
-
     with load(trace) as ids:
         victim = worker2.busy()
-        container.kill("SIGKILL")
-        try:
+        with without_power(CONTAINER):
             running = rescued(trace, victim, time.monotonic())
-        finally:
-            container.start()
         returned = worker2.id(after=victim)
         wait_for(
             lambda: int(redis().hget(f"fleet:worker:{returned}", "processed") or 0) > 0,
