@@ -17,6 +17,18 @@ from celery_autoscaler.consumer import Consumer, Request
 from celery_autoscaler.parent import SOFT_SHUTDOWN
 from celery_autoscaler.task_counts import PUBLISHED
 
+RESULT_RETRIES = {
+    "result_backend_always_retry": True,
+    "result_backend_base_sleep_between_retries_ms": 500,
+    "result_backend_max_sleep_between_retries_ms": 2000,
+}
+# By the scheme of the URL.
+RESULT_BACKENDS = {
+    "redis": "celery_autoscaler.results:RedisBackend",
+    "rediss": "celery_autoscaler.results:RedisBackend",
+    "sentinel": "celery_autoscaler.results:SentinelBackend",
+}
+
 
 @celeryd_init.connect(weak=False)
 def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
@@ -31,6 +43,12 @@ def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
     # Running tasks outlive a broker that is away, however long.
     if not conf.value_set_for("broker_connection_max_retries"):
         conf.broker_connection_max_retries = None
+    # A task waits for a server of results that is away for a moment. Each try that fails is logged.
+    for name, value in RESULT_RETRIES.items():
+        if not conf.value_set_for(name):
+            conf[name] = value
+    loader = instance.app.loader
+    loader.override_backends = RESULT_BACKENDS | loader.override_backends
     # On SIGQUIT, which follows a SIGTERM whose time is over, what runs has so long before it is given back.
     conf.worker_soft_shutdown_timeout = conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN
     instance.app.Task.Request = f"{Request.__module__}:{Request.__qualname__}"

@@ -1,0 +1,50 @@
+"""A task does not fail because its result cannot be stored for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+from celery.result import AsyncResult
+from counted_tasks import NewFleet
+from redis import Redis
+from services import RedisServer, RedisServerFactory
+
+
+@contextmanager
+def refusing(server: RedisServer) -> Iterator[None]:
+    """Have the server miss its replicas, as a new primary does at first."""
+    with Redis.from_url(server.url) as client:
+        client.config_set("min-replicas-to-write", 1)
+        yield
+        client.config_set("min-replicas-to-write", 0)
+
+
+@contextmanager
+def gone(server: RedisServer) -> Iterator[None]:
+    """Have the server die, and come back empty."""
+    server.crash()
+    yield
+    server.restart()
+
+
+@pytest.mark.parametrize("away", [refusing, gone])
+def test_a_task_waits_for_the_server_of_results(
+    new_fleet: NewFleet,
+    redis_server_factory: RedisServerFactory,
+    away: Callable[[RedisServer], AbstractContextManager[None]],
+) -> None:
+    server = redis_server_factory()
+    settings = {"task_ignore_result": False, "task_track_started": True, "result_backend": server.url}
+    fleet = new_fleet(settings)
+    worker = fleet.start()
+    ids = fleet.tasks.send(10, 0.3)
+    fleet.tasks.wait_until_started(ids[:1])
+
+    with away(server):
+        worker.wait_for_output("Failed operation _store_result")
+    found = fleet.tasks.settle(ids)
+
+    assert found.exactly_once, found
+    assert AsyncResult(ids[-1], app=fleet.tasks.app).get(timeout=10) is None
