@@ -1,5 +1,6 @@
 # Images of Celery Fleet.
-#   host      a bare Debian host with systemd: what inventories/local and the Molecule scenarios deploy to
+#   host      a bare Debian host with systemd: what inventories/local and the scenarios about one service deploy to
+#   used-host the same with the packages of the roles, but no server: what the other scenarios need not install anew
 #   services  Redis and PostgreSQL from Debian, for compose.yaml and for tests that need a server and no deployment
 #   app       a Celery project with its supervisor, for compose.yaml: PROJECT is its folder in this checkout
 #   flower, prometheus   what profiles of compose.yaml add
@@ -20,6 +21,16 @@ RUN set -eu; \
     rm -rf /tmp/build
 STOPSIGNAL SIGRTMIN+3
 CMD ["/lib/systemd/systemd"]
+
+FROM host AS used-host
+COPY scripts/apt-install .cache/ca* /tmp/build/
+# And the libraries of the servers, but not the servers.
+RUN set -eu; \
+    servers='postgresql redis-server'; \
+    apt-get install --simulate --no-install-recommends $servers | \
+        sed -nE 's/^Inst ([^ ]+) .*/\1/p' | grep -vxE 'postgresql(-[0-9]+)?|redis-server' >/tmp/build/libraries; \
+    KEEP_LISTS=1 /tmp/build/apt-install acl polkitd python3-psycopg2 python3-venv tzdata $(cat /tmp/build/libraries); \
+    rm -rf /tmp/build
 
 FROM ${BASE} AS services
 COPY scripts/apt-install .cache/ca* /tmp/build/

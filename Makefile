@@ -99,7 +99,7 @@ test-setup:
 
 .PHONY: images
 images: docker ## Build the images of the test hosts
-	@scripts/images host:bookworm host:trixie services:bookworm
+	@scripts/images host:bookworm used-host:bookworm services:bookworm host:trixie used-host:trixie
 
 .PHONY: docs
 docs: venv ## Generate the tables of the role READMEs from the argument specs
