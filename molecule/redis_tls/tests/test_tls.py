@@ -16,7 +16,7 @@ from replicated_redis import MASTER, SENTINEL_PORT, Servers
 from scenario import Scenario, address
 from secrets_scan import assert_no_secrets
 from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost, wait_for_workers
+from supervised_fleet import SUPERVISOR, SupervisedHost
 
 SCENARIO = Scenario("redis_tls")
 SERVERS = Servers(SCENARIO)
@@ -141,7 +141,7 @@ def test_certificates_are_renewed_under_load_and_without_a_restart_of_a_server(h
     old = {listener: serial(*listener) for listener in LISTENERS}
     run_ids = {name: SERVERS.run_ids(name)[0] for name in SERVERS.hosts}
     supervised = SupervisedHost("worker1", host)
-    wait_for_workers(lambda seen: seen.total() == 1, "the minimum")
+    wait_for(lambda: len(supervised.workers()) == 1, "there are more workers than the minimum")
     workers = supervised.workers()
 
     # One worker can do it: none ends because there are more than are needed.
