@@ -32,9 +32,11 @@ compose-down: ## Remove the stack with its data
 	@scripts/compose down
 
 # The longest come first, the shortest last: all lanes are busy until the end.
+LONGEST := unit deploy beat default roles scaling postgres_restore workers
+SHORTEST := redis_restore queues lint
 .PHONY: test
 test: test-setup ## Run everything: lint, unit tests, role tests, every Molecule scenario
-	@scripts/test unit deploy $(filter-out deploy,$(SCENARIOS)) roles compose lint
+	@scripts/test $(LONGEST) $(filter-out $(LONGEST) $(SHORTEST),$(SCENARIOS) compose) $(SHORTEST)
 
 .PHONY: test-fast
 test-fast: test-setup ## Run what tells most in under ten minutes: lint, unit tests, two scenarios
