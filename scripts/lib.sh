@@ -32,5 +32,6 @@ install_packages() {
     flock "$lock"
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" >/dev/null
+    flock --unlock "$lock"
     exec {lock}>&-
 }
