@@ -171,7 +171,7 @@ def test_a_worker_can_be_stopped_while_its_broker_is_gone(server: RedisServer, n
     fleet = new_fleet({"worker_prefetch_multiplier": 3}, broker_url=server.url)
     tasks = fleet.tasks
     worker = fleet.start(concurrency=1)
-    ids = tasks.send(1, 1.0)
+    ids = tasks.send(1, 3.0)
     tasks.wait_until_started(ids)
     ids += tasks.send(2)
     wait_for(lambda: len(tasks.held("w1")) == 3, "the worker has not reserved the tasks")
@@ -188,9 +188,9 @@ def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new
     fleet = new_fleet(broker_url=server.url)
     tasks = fleet.tasks
     workers = fleet.start_several(2)
-    running = tasks.send(4, 1.0)
+    running = tasks.send(4, 3.0)
     tasks.wait_until_started(running)
-    waiting = tasks.send(200)
+    waiting = tasks.send(60, 0.1)
 
     tasks.redis.config_set("maxmemory", "100kb")
     for worker in workers:

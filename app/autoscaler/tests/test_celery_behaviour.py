@@ -81,7 +81,7 @@ def test_countdown(shared: Fleet) -> None:
 
 
 def test_a_task_revoked_before_it_begins_never_runs(app: Any, shared: Fleet) -> None:
-    blockers = shared.tasks.send(2, 1.5)
+    blockers = shared.tasks.send(2, 3.0)
     shared.tasks.wait_until_started(blockers)
     (task_id,) = shared.tasks.send(1)
     app.control.revoke(task_id)
@@ -110,7 +110,7 @@ def test_soft_time_limit(app: Any, shared: Fleet) -> None:
 
 
 def test_inspect_tells_what_the_worker_does(app: Any, shared: Fleet) -> None:
-    running = shared.tasks.send(2, 3.0)
+    running = shared.tasks.send(2, 6.0)
     shared.tasks.wait_until_started(running)
     reserved = shared.tasks.send(2)
     later = shared.tasks.send(1, countdown=3600)

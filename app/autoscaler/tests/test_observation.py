@@ -151,7 +151,7 @@ def test_tasks_for_later_are_told_apart(app: Celery, observer: Observer) -> None
 
 
 def test_a_task_whose_time_comes_is_for_now(app: Celery, observer: Observer) -> None:
-    send(app, countdown=1.0)
+    send(app, countdown=4.0)
     assert of(observer.look(), "celery").future == 1
 
     wait_for(lambda: of(observer.look(), "celery").future == 0, "its time does not come", 15.0)

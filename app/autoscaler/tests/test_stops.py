@@ -69,8 +69,8 @@ def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fle
 
 def test_a_stop_hears_of_a_task_that_its_process_has_just_been_given(fleet: Fleet) -> None:
     worker = fleet.start(name="stopping", concurrency=1)
-    # A process is given nothing before it has said that it is up.
-    fleet.tasks.wait_until_ended(fleet.tasks.send())
+    # A process is given nothing before it has said that it is up, and that its last task has ended.
+    fleet.tasks.settle(fleet.tasks.send())
     (process,) = children(worker.process.pid)
     os.kill(process, signal.SIGSTOP)
     ids = fleet.tasks.send(1, 0.0)
@@ -112,7 +112,7 @@ def test_eta_tasks_are_given_back_when_their_worker_stops(fleet: Fleet) -> None:
 
 def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) -> None:
     worker = fleet.start(name="drained", concurrency=1)
-    running = fleet.tasks.send(1, 1.5)
+    running = fleet.tasks.send(1, 3.0)
     fleet.tasks.wait_until_started(running)
 
     fleet.tasks.redis.sadd("fleet:drain", "drained@here")
