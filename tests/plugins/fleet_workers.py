@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 INSTANCE = "general-1"
 UNIT = f"celery-worker@{INSTANCE}.service"
 RESCUE = LEASE + 2.0  # seconds within which a dead worker's messages are given back
-MARGIN = 3.0  # seconds for a busy machine
+MARGIN = 2 * RESCUE  # for a busy machine
 
 
 class Worker:

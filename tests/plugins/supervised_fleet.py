@@ -121,6 +121,17 @@ class SupervisedHost:
         listed = self.host.check_output("systemctl list-units --output=json 'celery-worker@*.service'")
         return len(json.loads(listed))
 
+    @contextmanager
+    def one_worker(self) -> Iterator[None]:
+        """Let the group `general` have no more than one worker, all hosts together, until the block ends."""
+        scale = "celery-app celery-autoscaler -A tasks scale general"
+        self.host.check_output(f"{scale} --max 1")
+        try:
+            wait_for_workers(lambda numbers: numbers.total() == 1, "one worker")
+            yield
+        finally:
+            self.host.check_output(f"{scale} --reset")
+
     def property(self, unit: str, of: str) -> str:
         """Return what systemd knows about a unit."""
         return str(self.host.check_output(f"systemctl show --property={of} --value {unit}"))

@@ -130,7 +130,7 @@ def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
     wait_for(lambda: len(tasks.held("w1")) == 6, "the worker has not reserved the tasks")
 
     with gone_without_a_word(server):
-        worker.wait_for_output("Hard time limit", within=SHORT_LEASE + 4 + 5)
+        worker.wait_for_output("Hard time limit", within=3 * (SHORT_LEASE + 4))
         # Nobody can tell whether they are still this worker's.
         assert not tasks.started().keys() & set(waiting)
 
@@ -156,7 +156,7 @@ def test_connections_that_die_without_a_word_are_replaced(
         wire.cut(None if which == "all" else fetching)
         ids = tasks.send(40, 0.05)
         # The look of an idle worker, and two of kombu's at its connections.
-        tasks.wait_until_ended(ids[:1], within=1 + 2 * SHORT_LEASE + 3)
+        tasks.wait_until_ended(ids[:1], within=3 * (1 + 2 * SHORT_LEASE))
         # A step that was sent on a dead connection arrives after all, and takes nothing.
         wire.mend()
         outcome = tasks.settle(ids)
@@ -259,7 +259,7 @@ def test_workers_go_on_after_a_crash_of_redis(
         server.restart()
         back = time.monotonic()
         before = len(tasks.ended())
-        wait_for(lambda: len(tasks.ended()) > before, "no task runs after the crash", within=15)
+        wait_for(lambda: len(tasks.ended()) > before, "no task runs after the crash")
         resumed = time.monotonic() - back
         every(0.2, 5, lambda: None)
     outcome = tasks.settle(load.ids)
@@ -268,7 +268,7 @@ def test_workers_go_on_after_a_crash_of_redis(
     assert len(outcome.lost) <= (0 if fsync == "always" else rate)
     # What the server had forgotten to note it may hand out again.
     assert len(outcome.ended_again) <= (0 if fsync == "always" else rate)
-    assert resumed < 5
+    assert resumed < 10
     assert tasks.left() == {}
     assert [worker.process.poll() for worker in workers] == [None, None]
 

@@ -49,8 +49,8 @@ def test_a_worker_killed_while_it_stops_loses_nothing(fleet: Fleet) -> None:
 
     print(outcome, "given back after", [f"{delay:.1f} s" for delay in delays])  # noqa: T201
     assert not outcome.lost
-    # The lease, a beat of the rescuer's; the rest is for a busy machine.
-    assert max(delays) < SHORT_LEASE + 2 + 5
+    # The lease, a beat of the rescuer's; three times that for a busy machine.
+    assert max(delays) < 3 * (SHORT_LEASE + 2)
     assert fleet.tasks.left() == {}
 
 

@@ -146,7 +146,7 @@ def test_another_host_takes_over_from_one_that_dies_and_nothing_is_sent_twice(
     assert len(intervals) >= 59
     assert min(intervals) > scratch.period - TOLERANCE
     assert gap < 2 * LOCK_TIMEOUT
-    assert sum(interval > scratch.period + 2 for interval in intervals) == 1
+    assert sum(interval > scratch.period + 10 for interval in intervals) == 1
     assert SENT not in said(OTHER, time.time() - 5)
 
 

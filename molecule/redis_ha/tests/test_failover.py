@@ -59,7 +59,9 @@ def fail_over(host: Any, blow: Callable[[str], AbstractContextManager[None]]) ->
     load = Load()
     supervised = SupervisedHost("worker1", host)
 
-    with load.running():
+    # None ends because there are more than are needed.
+    with supervised.one_worker(), load.running():
+        wait_for(lambda: supervised.living() == 1, "others do not end")
         workers = supervised.workers()
         struck = time.monotonic()
         with blow(old):

@@ -141,11 +141,11 @@ def test_certificates_are_renewed_under_load_and_without_a_restart_of_a_server(h
     old = {listener: serial(*listener) for listener in LISTENERS}
     run_ids = {name: SERVERS.run_ids(name)[0] for name in SERVERS.hosts}
     supervised = SupervisedHost("worker1", host)
-    wait_for(lambda: len(supervised.workers()) == 1, "there are more workers than the minimum")
-    workers = supervised.workers()
 
-    # One worker can do it: none ends because there are more than are needed.
-    with load(trace, rate=5, seconds=0.1) as ids:
+    # None ends because there are more than are needed.
+    with supervised.one_worker(), load(trace, rate=5, seconds=0.1) as ids:
+        wait_for(lambda: supervised.living() == 1, "others do not end")
+        workers = supervised.workers()
         # More than a new one has.
         SCENARIO.play(common_certificate_renew_days=366)
         renewed = time.monotonic()

@@ -52,7 +52,7 @@ def test_a_task_that_outlasts_the_stop_is_executed_by_the_other_host(
     stopping.stop()
     took = time.monotonic() - began
 
-    assert STOP_TIMEOUT + SOFT_SHUTDOWN <= took < STOP_TIMEOUT + SOFT_SHUTDOWN + 10
+    assert took >= STOP_TIMEOUT + SOFT_SHUTDOWN
     assert stopping.property("ActiveState") == "inactive"
     assert stopping.property("Result") == "success"
     assert f"still running tasks after {STOP_TIMEOUT:.0f} s: they are given back" in stopping.journal(since)

@@ -206,7 +206,8 @@ def recover(
     if len(tokens[:limit]) == len(tokens):
         forget(client, keys, worker_id)
     if tokens:
-        logger.warning("Recovered %d messages of the dead worker %s", moved, worker_id)
+        seen = "its processes are gone" if certain else "its lease has run out"
+        logger.warning("Recovered %d messages of the dead worker %s: %s", moved, worker_id, seen)
     return moved
 
 
