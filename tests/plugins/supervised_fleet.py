@@ -121,17 +121,6 @@ class SupervisedHost:
         listed = self.host.check_output("systemctl list-units --output=json 'celery-worker@*.service'")
         return len(json.loads(listed))
 
-    @contextmanager
-    def one_worker(self) -> Iterator[None]:
-        """Let the group `general` have no more than one worker, all hosts together, until the block ends."""
-        scale = "celery-app celery-autoscaler -A tasks scale general"
-        self.host.check_output(f"{scale} --max 1")
-        try:
-            wait_for_workers(lambda numbers: numbers.total() == 1, "one worker")
-            yield
-        finally:
-            self.host.check_output(f"{scale} --reset")
-
     def property(self, unit: str, of: str) -> str:
         """Return what systemd knows about a unit."""
         return str(self.host.check_output(f"systemctl show --property={of} --value {unit}"))
@@ -199,6 +188,19 @@ class SupervisedHost:
         python = "/opt/celery/current/venv/bin/python"
         run = f"systemd-run --quiet --pipe --wait --collect --slice=celery.slice {python} -c"
         return int(self.host.check_output(f"{run} %s", count))
+
+
+@contextmanager
+def one_worker(*hosts: SupervisedHost) -> Iterator[None]:
+    """Let the group `general` of these hosts have one worker, no other still ending, until the block ends."""
+    scale = "celery-app celery-autoscaler -A tasks scale general"
+    hosts[0].host.check_output(f"{scale} --max 1")
+    try:
+        wait_for_workers(lambda numbers: numbers.total() == 1, "one worker")
+        wait_for(lambda: sum(host.living() for host in hosts) == 1, "others do not end")
+        yield
+    finally:
+        hosts[0].host.check_output(f"{scale} --reset")
 
 
 def a_busy_worker(host_name: str = "", within: float = WITHIN) -> tuple[str, str]:

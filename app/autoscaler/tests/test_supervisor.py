@@ -123,11 +123,11 @@ def test_a_worker_that_is_killed_gets_its_tasks_back_at_once_and_is_replaced(fle
     fleet_before = fleet.tasks.left()
     pid = fleet.pid_of(victim)
     fleet_held = fleet.tasks.held(victim.partition("@")[0])
+    assert len(fleet_held) == 2, fleet_before
     kill_group(pid)
     # Nobody waits for its lease to run out.
-    supervisor.wait_for_output("Recovered 2 messages of the dead worker .*: its processes are gone")
+    supervisor.wait_for_output(f"Recovered 2 messages of the dead worker {victim}:.*: its processes are gone")
 
-    assert len(fleet_held) == 2, fleet_before
     outcome = fleet.tasks.settle(ids)
     assert outcome.lost == []
     assert sorted(outcome.started_again) == sorted(fleet_held)

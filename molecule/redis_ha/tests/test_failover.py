@@ -20,7 +20,7 @@ from replicated_redis import MASTER, SENTINEL_PORT, Servers
 from scenario import Scenario
 from secrets_scan import assert_no_secrets
 from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost, wait_for_workers
+from supervised_fleet import SUPERVISOR, SupervisedHost, one_worker, wait_for_workers
 
 SCENARIO = Scenario("redis_ha")
 SERVERS = Servers(SCENARIO)
@@ -60,8 +60,7 @@ def fail_over(host: Any, blow: Callable[[str], AbstractContextManager[None]]) ->
     supervised = SupervisedHost("worker1", host)
 
     # None ends because there are more than are needed.
-    with supervised.one_worker(), load.running():
-        wait_for(lambda: supervised.living() == 1, "others do not end")
+    with one_worker(supervised), load.running():
         workers = supervised.workers()
         struck = time.monotonic()
         with blow(old):

@@ -16,7 +16,7 @@ from replicated_redis import MASTER, SENTINEL_PORT, Servers
 from scenario import Scenario, address
 from secrets_scan import assert_no_secrets
 from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost
+from supervised_fleet import SUPERVISOR, SupervisedHost, one_worker
 
 SCENARIO = Scenario("redis_tls")
 SERVERS = Servers(SCENARIO)
@@ -143,8 +143,7 @@ def test_certificates_are_renewed_under_load_and_without_a_restart_of_a_server(h
     supervised = SupervisedHost("worker1", host)
 
     # None ends because there are more than are needed.
-    with supervised.one_worker(), load(trace, rate=5, seconds=0.1) as ids:
-        wait_for(lambda: supervised.living() == 1, "others do not end")
+    with one_worker(supervised), load(trace, rate=5, seconds=0.1) as ids:
         workers = supervised.workers()
         # More than a new one has.
         SCENARIO.play(common_certificate_renew_days=366)
