@@ -18,8 +18,8 @@ from celery.worker.consumer.tasks import Tasks
 from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
-from celery_autoscaler.channel import Fenced, Ledger, fenced_or
 from celery_autoscaler.keys import worker_name
+from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
 from celery_autoscaler.systemd import notify
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,9 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
 from kombu.utils.compat import detect_environment
 
-from celery_autoscaler.channel import TRANSPORTS, Ledger, Refused, transport_for
+from celery_autoscaler.channel import TRANSPORTS, transport_for
+from celery_autoscaler.ledger import Ledger
+from celery_autoscaler.server_state import Refused
 from celery_autoscaler.task_counts import PUBLISHED
 
 # Seconds between looks of a worker that has to know whether its lease lives.

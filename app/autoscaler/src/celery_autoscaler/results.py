@@ -10,7 +10,7 @@ import re
 from celery.backends import redis
 from redis.exceptions import ResponseError
 
-from celery_autoscaler.channel import REFUSALS
+from celery_autoscaler.server_state import REFUSALS
 
 # A pipeline words the error of one of its commands anew.
 REFUSED = re.compile(rf"(^|caused error: )({'|'.join(REFUSALS)}) ")
