@@ -12,9 +12,10 @@ from typing import Any
 from celery.signals import before_task_publish, celeryd_init
 
 from celery_autoscaler.agent import LEASE, Agent
-from celery_autoscaler.consumer import Consumer, Request
+from celery_autoscaler.consumer import Consumer
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.parent import SOFT_SHUTDOWN
+from celery_autoscaler.request import Request
 from celery_autoscaler.task_counts import PUBLISHED
 
 RESULT_RETRIES = {
