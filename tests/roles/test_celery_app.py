@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import tomllib
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from role_files import CHECKOUT, HERE, evaluate, load_module, render, security_score
@@ -679,6 +680,61 @@ def test_nothing_goes_behind_migrations_that_cannot_be_taken_back(installed: Pat
     assert current.barrier(releases, "r2") == "r3"
     assert current.barrier(releases, "r3") == current.barrier(releases, "r4") == ""
     assert current.barrier(releases, "not yet there") == ""
+
+
+def test_only_processes_of_the_app_s_user_keep_a_release() -> None:
+    # The value is bytes that are no UTF-8, as any user may set it.
+    process = subprocess.Popen(
+        ["sleep", "600"], env={"CELERY_APP_RELEASE": os.fsdecode(b"r\xff")}, start_new_session=True
+    )
+    try:
+        me = pwd.getpwuid(os.getuid()).pw_name
+        assert "r\ufffd" in list(current.running(me))
+        other = next(user.pw_name for user in pwd.getpwall() if user.pw_uid != os.getuid())
+        assert "r\ufffd" not in list(current.running(other))
+        assert list(current.running("nobody-of-this-name")) == []
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_root_runs_no_program_of_the_release(tmp_path: Path) -> None:
+    script = tmp_path / "celery-app"
+    name = "usr/local/sbin/celery-app.j2"
+    script.write_text(render("celery_app", [name], INPUTS)[name])
+    programs = tmp_path / "release/venv/bin"
+    programs.mkdir(parents=True)
+    for program in ("systemd-run", "env", "test", "["):
+        (programs / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        (programs / program).chmod(0o755)
+
+    # It fails where no systemd runs; what counts is whose program was tried.
+    subprocess.run(
+        ["sh", script, "-r", tmp_path / "release", "true"], check=False, stdin=subprocess.DEVNULL, timeout=60
+    )
+
+    assert not (tmp_path / "ran").exists()
+
+
+def test_compiling_a_project_executes_nothing_of_its_dependencies(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    commands: list[list[str]] = []
+
+    class Module:
+        params: ClassVar = {"bundle": str(tmp_path / "bundle.tar")}
+
+        def run_command(self, command: list[str], **_: Any) -> None:
+            commands.append(command)
+            if command[0] == "tar":
+                for name in ("wheels/pip-1-py3-none-any.whl", "source/app.py", "requirements.txt"):
+                    write(folder / name, "")
+                write(folder / "manifest.json", '{"sha256": {}}')
+                write(folder / "venv/lib/python3.11/site-packages/x.pth", "")
+
+    release.install(Module(), folder)
+
+    compiling = next(command for command in commands if "compileall" in command)
+    assert compiling[1 : compiling.index("-m")] == ["-I", "-S"]
 
 
 def test_the_room_on_a_disk_is_what_df_says() -> None:

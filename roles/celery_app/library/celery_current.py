@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pwd
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,10 @@ options:
     description: Whether the release before this one can run on what the migrations of this one have made.
     type: bool
     default: true
+  user:
+    description: The app's user; only its processes can keep a release.
+    type: str
+    required: true
 """
 
 # The launchers of the role put this variable into the environment of what they start.
@@ -59,16 +64,22 @@ def point(link: Path, release: str) -> None:
     new.replace(link)
 
 
-def running() -> Iterator[str]:
-    """Yield the releases that processes run."""
+def running(user: str) -> Iterator[str]:
+    """Yield the releases that the processes of a user run; anybody else may have set the variable."""
+    try:
+        wanted = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return
     for process in Path("/proc").glob("[0-9]*"):
         try:
+            if process.stat().st_uid != wanted:
+                continue
             variables = (process / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         for variable in variables:
             if variable.startswith(RELEASE_VARIABLE):
-                yield variable.removeprefix(RELEASE_VARIABLE).decode()
+                yield variable.removeprefix(RELEASE_VARIABLE).decode(errors="replace")
 
 
 def superfluous(releases: Path, keep: int, needed: set[str]) -> list[Path]:
@@ -101,6 +112,7 @@ def main() -> None:
             "previous": {"type": "str"},
             "keep": {"type": "int", "required": True},
             "reversible": {"type": "bool", "default": True},
+            "user": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
@@ -115,7 +127,7 @@ def main() -> None:
             msg=f"release {release} cannot come back: the migrations of {newer}, which is newer, were marked "
             "as not reversible (celery_app_reversible)"
         )
-    needed = {release, wanted_previous, *running()}
+    needed = {release, wanted_previous, *running(module.params["user"])}
     dropped = superfluous(root / "releases", module.params["keep"], needed)
     if not module.check_mode:
         if not module.params["reversible"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ def install(module: AnsibleModule, release: Path) -> None:
     if source.is_dir():
         (packages,) = (release / "venv/lib").glob("python3*/site-packages")
         (packages / "celery_app_source.pth").write_text(f"{source}\n")
-        # The app's user may not write there. That a template of code is no Python is no error.
-        module.run_command([str(python), "-m", "compileall", "-q", str(source)])
+        # The app's user may not write there. That a template of code is no Python is no error. Isolated and
+        # without site: a .pth file of a dependency would be executed, here by root.
+        module.run_command([str(python), "-I", "-S", "-m", "compileall", "-q", str(source)])
     shutil.rmtree(release / "wheels")
     (release / "requirements.txt").unlink()
     (release / "manifest.unproved").rename(manifest_file)
@@ -89,6 +91,8 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     shutil.rmtree(release, ignore_errors=True)
+    # The app's user reads the release whatever umask root has on this host.
+    os.umask(0o022)
     try:
         install(module, release)
     finally:
