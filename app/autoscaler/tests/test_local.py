@@ -9,7 +9,7 @@ import pytest
 from celery_autoscaler.launchers import Push
 from celery_autoscaler.local import CATATONIC, GIVING_BACK, HANGING, TERM_TO_QUIT, LocalWorker
 from celery_autoscaler.observation import WorkerSeen
-from celery_autoscaler.policy import Candidate
+from celery_autoscaler.shares import Candidate
 
 DRAIN = 60.0
 SOFT = 10.0

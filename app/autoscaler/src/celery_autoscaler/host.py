@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from celery_autoscaler.policy import HostSeen
+from celery_autoscaler.limits import HostSeen
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from celery_autoscaler.launchers import Push
 from celery_autoscaler.observation import WorkerSeen
 from celery_autoscaler.parent import SOFT_SHUTDOWN
-from celery_autoscaler.policy import Candidate
+from celery_autoscaler.shares import Candidate
 
 logger = logging.getLogger(__name__)
 

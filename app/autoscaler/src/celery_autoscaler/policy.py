@@ -1,11 +1,11 @@
-"""The control law: how many workers a group should have, who of the hosts runs them, and why.
+"""The control law: how many workers a group should have, and why.
 
 Pure: no I/O, no clock of its own; a simulator can run it unchanged. In three steps:
 
 1. :class:`GroupPolicy` wants a number of workers for the whole fleet, from the demand and the promise alone.
    All supervisors of a fleet see the same and want the same.
-2. :func:`share` divides the number among the hosts.
-3. :class:`Brakes` hold a host back that is short of something.
+2. :func:`celery_autoscaler.shares.share` divides the number among the hosts.
+3. :class:`celery_autoscaler.limits.Brakes` hold a host back that is short of something.
 
 The law counts in *slots*: tasks that can run at a time. Sources: square-root staffing (Halfin and Whitt,
 "Heavy-traffic limits for queues with many exponential servers", 1981) for the spare; delayed-off (Gandhi,
@@ -14,7 +14,6 @@ Harchol-Balter, Raghunathan, Kozuch, "AutoScale", 2012) for the stabilisation.
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from celery_autoscaler.settings import Group
@@ -258,185 +257,3 @@ class Load:
 def workers_for(slots: int, concurrency: int) -> int:
     """Return how many workers have so many slots."""
     return math.ceil(slots / concurrency)
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a host offers to a group."""
-
-    host: str
-    weight: float
-    """Its capacity in relation to the others."""
-    limit: int | None = None
-    """The most workers that it can run now, if it is short of something."""
-    turn: int = 0
-    """Decides between equals; another one in each group, or one host would run the first worker of all."""
-
-
-def share(want: int, offers: Sequence[Offer]) -> dict[str, int]:
-    """Divide workers among hosts by their weight.
-
-    One worker after the other goes to the host with the highest ``weight / (workers + 1)`` (D'Hondt), which
-    does not depend on how many follow: supervisors that want different numbers for a moment still give every
-    host at most what the largest of these numbers gives it, so that together they keep the bounds.
-    """
-    given = {offer.host: 0 for offer in offers}
-    open_offers = sorted(offers, key=lambda offer: (offer.turn, offer.host))
-    for _ in range(want):
-        open_offers = [o for o in open_offers if o.limit is None or given[o.host] < o.limit]
-        if not open_offers:
-            break
-        best = max(open_offers, key=lambda offer: offer.weight / (given[offer.host] + 1))
-        given[best.host] += 1
-    return given
-
-
-def moves(
-    want: int, maximum: int, have: Mapping[str, int], offers: Sequence[Offer], *, rebalance: bool
-) -> dict[str, int]:
-    """Return how many workers each host should start (positive) or stop (negative) now.
-
-    Every supervisor computes the same from the same; each acts for its own host only. Workers are not moved
-    for the sake of even shares while demand goes up or down anyway: who has too few starts, who has too many
-    stops.
-
-    Args:
-        want: Workers of the fleet.
-        maximum: Workers that the fleet must not exceed.
-        have: Workers that consume or start, by host; those of hosts without a supervisor among them.
-        offers: What the hosts with a supervisor offer.
-        rebalance: Whether to move one worker to a host that has too few, when the number itself is right.
-    """
-    hosts = [offer.host for offer in offers]
-    alone = sum(count for host, count in have.items() if host not in hosts)
-    targets = share(max(0, want - alone), offers)
-    counts = {host: have.get(host, 0) for host in hosts}
-    deltas = dict.fromkeys(hosts, 0)
-
-    def lacking(host: str) -> int:
-        return targets[host] - counts[host] - deltas[host]
-
-    missing = want - alone - sum(counts.values())
-    if missing == 0 and rebalance and is_uneven(counts, offers, targets):
-        missing = 1 if want < maximum else -1
-    step = 1 if missing > 0 else -1
-    for _ in range(abs(missing)):
-        candidates = [host for host in sorted(hosts) if step * lacking(host) > 0]
-        if not candidates:
-            break
-        deltas[max(candidates, key=lambda host: step * lacking(host))] += step
-    return deltas
-
-
-def is_uneven(counts: Mapping[str, int], offers: Sequence[Offer], targets: Mapping[str, int]) -> bool:
-    """Return whether moving a worker from one host to another makes the shares more even."""
-    weights = {offer.host: offer.weight for offer in offers}
-    over = [host for host in counts if counts[host] > targets[host]]
-    under = [host for host in counts if counts[host] < targets[host]]
-    return any(
-        counts[rich] / weights[rich] > (counts[poor] + 1) / weights[poor] for rich in over for poor in under
-    )
-
-
-@dataclass(frozen=True)
-class HostSeen:
-    """What a supervisor sees of its host, or of the cgroup that it runs in."""
-
-    cpus: float = 1.0
-    cpu: float = 0.0
-    """Per cent of the CPUs in use."""
-    memory: float = 0.0
-    """Per cent of the memory in use."""
-    memory_limit: int = 0
-    """Bytes, 0 if not known."""
-    memory_pressure: float = 0.0
-    """Per cent of the last 10 s in which something waited for memory (PSI)."""
-    cpu_pressure: float = 0.0
-    """Per cent of the last 10 s in which something waited for a CPU (PSI)."""
-
-
-# Pressure stall information above which nothing is started, in per cent.
-MEMORY_PRESSURE = 10.0
-CPU_PRESSURE = 60.0
-# Workers that may be starting at a time for each CPU.
-STARTS_A_CPU = 2
-# Seconds between two workers given up because the host is short of something, and before any is started.
-SETTLE = 10.0
-
-
-@dataclass
-class Brakes:
-    """What keeps a host from starting workers, or makes it give one up."""
-
-    cpu_threshold: float
-    memory_threshold: float
-    _last: float = -math.inf
-    _short_since: float | None = None
-
-    def against_starts(self, host: HostSeen, *, slowing: bool, worker_memory: int, starting: int) -> str:
-        """Return what the host is too short of to start a worker; nothing if it is not.
-
-        Args:
-            host: What is seen of the host.
-            slowing: Whether tasks take longer lately.
-            worker_memory: Bytes that one more worker would take; 0 if not known.
-            starting: Workers of the host that are starting.
-        """
-        if host.memory > self.memory_threshold:
-            return f"memory is used to {host.memory:.0f} %, over {self.memory_threshold:g} %"
-        room = host.memory_limit * (self.memory_threshold - host.memory) / 100
-        if host.memory_limit and worker_memory * (starting + 1) > room:
-            return (
-                f"a worker takes {worker_memory / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are left below "
-                f"{self.memory_threshold:g} % of memory"
-            )
-        if host.memory_pressure > MEMORY_PRESSURE:
-            return f"memory is under pressure: something waited for it {host.memory_pressure:.0f} % of 10 s"
-        if host.cpu > self.cpu_threshold:
-            return f"CPU is used to {host.cpu:.0f} %, over {self.cpu_threshold:g} %"
-        if host.cpu_pressure > CPU_PRESSURE and slowing:
-            return f"CPU is under pressure ({host.cpu_pressure:.0f} %) and tasks take longer than before"
-        return ""
-
-    @staticmethod
-    def starts_at_once(host: HostSeen) -> int:
-        """Return how many workers may be starting at a time, lest all of them start slowly."""
-        return max(2, math.ceil(STARTS_A_CPU * host.cpus))
-
-    def for_a_stop(self, now: float, host: HostSeen, *, slowing: bool) -> str:
-        """Return why one worker should be given up now; nothing if none should."""
-        if host.memory > self.memory_threshold:
-            why = f"memory stays at {host.memory:.0f} %, over {self.memory_threshold:g} %"
-        elif host.cpu > self.cpu_threshold and slowing:
-            why = f"CPU stays at {host.cpu:.0f} % and more workers only make tasks slower"
-        else:
-            self._short_since = None
-            return ""
-        if self._short_since is None:
-            self._short_since = now
-        if now - self._short_since < SETTLE or now - self._last < SETTLE:
-            return ""
-        self._last = now
-        return why
-
-
-def victims(count: int, candidates: Mapping[str, "Candidate"]) -> list[str]:
-    """Return the workers to stop: outdated ones first, then idle ones, then those with least work left."""
-    ordered = sorted(candidates, key=lambda name: (candidates[name].order, name))
-    return ordered[: max(0, count)]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A worker that could be stopped."""
-
-    outdated: bool
-    busy: int
-    """Messages that it runs or holds."""
-    remaining: float
-    """Seconds of work that it probably still has."""
-
-    @property
-    def order(self) -> tuple[bool, bool, float]:
-        """Sorts the cheapest to stop first."""
-        return (not self.outdated, self.busy > 0, self.remaining)

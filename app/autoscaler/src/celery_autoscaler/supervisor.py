@@ -19,7 +19,7 @@ from zlib import crc32
 from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from celery_autoscaler import fleet_status, policy, recovery
+from celery_autoscaler import fleet_status, limits, policy, recovery, shares
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.crashes import Backoff
 from celery_autoscaler.estimates import Age, Meter, Pace, StartUp, WorkerCounters
@@ -153,13 +153,13 @@ class Supervisor:
         self.local: dict[str, LocalWorker] = {}
         self.groups: dict[str, GroupState] = {}
         self.seen: Seen | None = None
-        self.host_seen = policy.HostSeen()
+        self.host_seen = limits.HostSeen()
         self.last_tick = time.monotonic()
         self.tick_seconds = 0.0
         self.status: dict[str, Any] = {"host": self.host, "state": "starting"}
         self.on_tick: Callable[[], None] = _nothing
         self._host = Host()
-        self._brakes = policy.Brakes(settings.cpu_threshold, settings.memory_threshold)
+        self._brakes = limits.Brakes(settings.cpu_threshold, settings.memory_threshold)
         self._broker: Broker | None = None
         self._observer: Observer | None = None
         self._blind_since: float | None = None
@@ -525,13 +525,13 @@ class Supervisor:
             # Others take over what this host cannot run.
             state.limit = mine
         offers = [
-            policy.Offer(
+            shares.Offer(
                 peer.host, peer.weight, peer.limits[group.name], crc32(f"{group.name}@{peer.host}".encode())
             )
             for peer in seen.peers
             if group.name in peer.limits and peer.host not in seen.leaving
         ]
-        delta = policy.moves(
+        delta = shares.moves(
             decision.want,
             high,
             self._by_host(group.name, seen) | {self.host: mine},
@@ -590,7 +590,7 @@ class Supervisor:
         if state.replacement in self.local and self.local[state.replacement].state == "ready":
             times = self._service_times(state)
             candidates = {w.name: w.candidate(seen.time, times) for w in outdated}
-            [victim] = policy.victims(1, candidates)
+            [victim] = shares.victims(1, candidates)
             self._stop(now, self.local[victim], f"{state.replacement} takes its place")
             state.replacement = ""
             return 0
@@ -622,7 +622,7 @@ class Supervisor:
                 counts[host] = counts.get(host, 0) + 1
         return counts
 
-    def _shortage(self, now: float, state: GroupState, seen: Seen, host: policy.HostSeen) -> str:
+    def _shortage(self, now: float, state: GroupState, seen: Seen, host: limits.HostSeen) -> str:
         """Return what keeps this host from starting a worker of a group, in words."""
         starting = self._count(None, "starting")
         memory = [w.memory for w in seen.workers if w.alive and w.group == state.group.name and w.memory]
@@ -654,7 +654,7 @@ class Supervisor:
             return
         count -= len(again)
         if not state.decision.emergency:
-            at_once = policy.Brakes.starts_at_once(self.host_seen)
+            at_once = limits.Brakes.starts_at_once(self.host_seen)
             count = min(count, at_once - self._count(None, "starting"))
         count = min(count, state.backoff.allowed(now, self._count(state.group.name, "starting")))
         while count > 0 and self._start(now, state):
@@ -709,7 +709,7 @@ class Supervisor:
             for worker in self.local.values()
             if worker.group == state.group.name and worker.state == "ready"
         }
-        for name in policy.victims(count, candidates):
+        for name in shares.victims(count, candidates):
             outdated = self.local[name].outdated
             self._stop(now, self.local[name], why, may_return=may_return and not outdated)
         state.quiet_since = now

@@ -1,0 +1,133 @@
+"""What a host can bear: when it starts no worker, how many at a time, and whose turn it is. Pure."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HostSeen:
+    """What a supervisor sees of its host, or of the cgroup that it runs in."""
+
+    cpus: float = 1.0
+    cpu: float = 0.0
+    """Per cent of the CPUs in use."""
+    memory: float = 0.0
+    """Per cent of the memory in use."""
+    memory_limit: int = 0
+    """Bytes, 0 if not known."""
+    memory_pressure: float = 0.0
+    """Per cent of the last 10 s in which something waited for memory (PSI)."""
+    cpu_pressure: float = 0.0
+    """Per cent of the last 10 s in which something waited for a CPU (PSI)."""
+
+
+# Pressure stall information above which nothing is started, in per cent.
+MEMORY_PRESSURE = 10.0
+CPU_PRESSURE = 60.0
+# Workers that may be starting at a time for each CPU.
+STARTS_A_CPU = 2
+# Seconds between two workers given up because the host is short of something, and before any is started.
+SETTLE = 10.0
+
+
+@dataclass
+class Brakes:
+    """What keeps a host from starting workers, or makes it give one up."""
+
+    cpu_threshold: float
+    memory_threshold: float
+    _last: float = -math.inf
+    _short_since: float | None = None
+
+    def against_starts(self, host: HostSeen, *, slowing: bool, worker_memory: int, starting: int) -> str:
+        """Return what the host is too short of to start a worker; nothing if it is not.
+
+        Args:
+            host: What is seen of the host.
+            slowing: Whether tasks take longer lately.
+            worker_memory: Bytes that one more worker would take; 0 if not known.
+            starting: Workers of the host that are starting.
+        """
+        if host.memory > self.memory_threshold:
+            return f"memory is used to {host.memory:.0f} %, over {self.memory_threshold:g} %"
+        room = host.memory_limit * (self.memory_threshold - host.memory) / 100
+        if host.memory_limit and worker_memory * (starting + 1) > room:
+            return (
+                f"a worker takes {worker_memory / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are left below "
+                f"{self.memory_threshold:g} % of memory"
+            )
+        if host.memory_pressure > MEMORY_PRESSURE:
+            return f"memory is under pressure: something waited for it {host.memory_pressure:.0f} % of 10 s"
+        if host.cpu > self.cpu_threshold:
+            return f"CPU is used to {host.cpu:.0f} %, over {self.cpu_threshold:g} %"
+        if host.cpu_pressure > CPU_PRESSURE and slowing:
+            return f"CPU is under pressure ({host.cpu_pressure:.0f} %) and tasks take longer than before"
+        return ""
+
+    @staticmethod
+    def starts_at_once(host: HostSeen) -> int:
+        """Return how many workers may be starting at a time, lest all of them start slowly."""
+        return max(2, math.ceil(STARTS_A_CPU * host.cpus))
+
+    def for_a_stop(self, now: float, host: HostSeen, *, slowing: bool) -> str:
+        """Return why one worker should be given up now; nothing if none should."""
+        if host.memory > self.memory_threshold:
+            why = f"memory stays at {host.memory:.0f} %, over {self.memory_threshold:g} %"
+        elif host.cpu > self.cpu_threshold and slowing:
+            why = f"CPU stays at {host.cpu:.0f} % and more workers only make tasks slower"
+        else:
+            self._short_since = None
+            return ""
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < SETTLE or now - self._last < SETTLE:
+            return ""
+        self._last = now
+        return why
+
+
+@dataclass(frozen=True)
+class StartNeed:
+    """What a group wants to start on a host."""
+
+    group: str
+    missing: int
+    """Workers to start."""
+    starting: int = 0
+    """Its workers on this host that are starting already."""
+    below_minimum: bool = False
+    """Whether it has fewer workers than its minimum."""
+    overdue: float = 0.0
+    """Age of its oldest waiting task in relation to its target wait."""
+
+    @property
+    def order(self) -> tuple[bool, float, str]:
+        """Sorts the group that starts first to the front."""
+        return (not self.below_minimum, -self.overdue, self.group)
+
+
+def start_turns(needs: Sequence[StartNeed], at_once: int) -> dict[str, int]:
+    """Divide the starts that a host can bear at a time among its groups.
+
+    Each group without a starting worker may start one, whatever the others do: a group whose workers hang in
+    their start, or a burst of another group, keeps none from its first worker. What is left goes round, to
+    the group with the fewest starting workers, among equals to one below its minimum, then to the most
+    overdue.
+
+    Args:
+        needs: What each group wants to start.
+        at_once: Workers that may be starting on the host at a time, over all groups.
+
+    Returns:
+        For each group how many it may start now.
+    """
+    turns = {need.group: int(need.missing > 0 and need.starting <= 0) for need in needs}
+    free = at_once - sum(max(0, need.starting) for need in needs) - sum(turns.values())
+    for _ in range(free):
+        left = [need for need in needs if turns[need.group] < need.missing]
+        if not left:
+            break
+        least = min(left, key=lambda need: (need.starting + turns[need.group], need.order))
+        turns[least.group] += 1
+    return turns
