@@ -34,7 +34,7 @@ def test_each_setting_is_documented_with_its_default(kind: type) -> None:
 
 def test_the_page_of_metrics_lists_what_there_is() -> None:
     supervisor = Supervisor(Celery(set_as_current=False), "proj", Settings(groups={}))
-    supervisor.status = {"cpu": 0.0, "memory": 0.0}
+    supervisor.context.status = {"cpu": 0.0, "memory": 0.0}
 
     there_are = {
         (

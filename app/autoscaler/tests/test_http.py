@@ -127,7 +127,7 @@ def test_a_supervisor_that_hangs_is_not_healthy(served: Serve, supervisor: Super
 
 
 def test_slow_ticks_are_not_late(served: Serve, supervisor: Supervisor) -> None:
-    supervisor.settings = replace(supervisor.settings, tick=60.0)
+    supervisor.context.settings = replace(supervisor.settings, tick=60.0)
     supervisor.last_tick = time.monotonic() - 65.0
 
     assert served().ask("/healthz").status == 200
@@ -201,7 +201,7 @@ def test_metrics_say_what_is_seen(served: Serve, supervisor: Supervisor) -> None
 
 
 def test_a_supervisor_that_has_not_looked_yet_has_metrics(served: Serve, supervisor: Supervisor) -> None:
-    supervisor.status = {"host": "here", "state": "starting"}
+    supervisor.context.status = {"host": "here", "state": "starting"}
 
     metrics = served().metrics()
 

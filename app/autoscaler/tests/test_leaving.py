@@ -29,7 +29,7 @@ def test_workers_that_drain_for_want_of_work_take_messages_again(redis_url: str)
     ):
         redis.sadd("fleet:drain", *draining)
         supervisor = Supervisor(app, "proj", Settings(groups=groups, hostname="here", launcher="systemd"))
-        supervisor.local = workers
+        supervisor.context.local = workers
 
         supervisor.stop()
         supervisor.run()

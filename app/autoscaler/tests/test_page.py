@@ -581,7 +581,7 @@ def test_history_is_written_by_one_supervisor_and_read_back(app: Celery, redis: 
         for supervisor in made:
             supervisor.tick()
             # The next look is one for another record.
-            supervisor._recorder._slot -= 1
+            supervisor.publisher.recorder._slot -= 1
     for supervisor in made:
         supervisor.launcher.close()
 

@@ -1,0 +1,133 @@
+"""What a supervisor remembers of a worker group, and what it sees of it at each look."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_autoscaler import policy
+from celery_autoscaler.crashes import Backoff
+from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.observation import Seen
+from celery_autoscaler.settings import Group
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """A list of a queue, one of its priority steps, as the last tick saw it."""
+
+    queue: str
+    name: str
+    length: int
+    future: int
+    age: float
+    departed: int
+    """Messages that were seen to leave it."""
+
+
+@dataclass
+class GroupState:
+    """What a supervisor remembers of a group, and what it last saw and decided."""
+
+    group: Group
+    law: policy.GroupPolicy
+    meter: Meter = field(default_factory=Meter)
+    startup: StartUp = field(default_factory=StartUp)
+    backoff: Backoff = field(default_factory=Backoff)
+    ages: dict[str, Age] = field(default_factory=dict)
+    seen: policy.Seen = field(default_factory=lambda: policy.Seen(now=0.0))
+    decision: policy.Decision = field(default_factory=lambda: policy.Decision(0, "nothing was seen yet"))
+    draining: int = 0
+    held_back: str = ""
+    """What keeps this host from running as many workers as it should."""
+    limit: int | None = None
+    short_since: float | None = None
+    quiet_since: float = 0.0
+    """Since when this host has started and stopped none."""
+    leaving_since: float | None = None
+    """Since when this host shall run none."""
+    queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    steps: list[StepSeen] = field(default_factory=list)
+    """The lists of its queues that hold messages, or held any before."""
+    replacement: str = ""
+    """The worker that was started in the place of an outdated one of this host."""
+    failed_starts: int = 0
+    last_failure: str = ""
+    """How the last start that failed did."""
+    published: tuple[Any, ...] = ()
+
+    def start_failed(self, now: float, how: str) -> None:
+        """Take in that a worker of this host ended soon after its start, or never consumed."""
+        self.backoff.failed(now)
+        self.failed_starts += 1
+        self.last_failure = how
+
+
+def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
+    """Bring what is known of a group up to date; return what its law needs."""
+    group = state.group
+    workers = [w for w in seen.workers if w.alive and w.group == group.name]
+    lists = [item for item in seen.lists if item.queue in group.queues]
+    here = [w for w in workers if w.name not in seen.draining]
+    ready = [w for w in here if w.state == "running"]
+    state.draining = len(workers) - len(here) + sum(w.state in {"draining", "drained"} for w in here)
+    # Claimed and without a lease yet, or with one and without a heartbeat.
+    starting = {*seen.claims.get(group.name, ()), *(w.name for w in here if not w.state)}
+    starting -= {w.name for w in workers if w.state}
+    state.meter.update(
+        now,
+        sum(item.length for item in lists),
+        {
+            w.id: WorkerCounters(
+                w.processed, w.reserved + w.scheduled, w.busy_seconds, w.active, w.concurrency
+            )
+            for w in workers
+            if w.state
+        },
+    )
+    taken: dict[str, int] = {}
+    for worker in workers:
+        for name, count in worker.taken.items():
+            taken[name] = taken.get(name, 0) + count
+    state.queues = {
+        queue: {
+            "messages": 0,
+            "future": 0,
+            "age": 0.0,
+            "taken": 0,
+            "dead_letters": seen.dead_letters[queue],
+        }
+        for queue in group.queues
+    }
+    steps = []
+    for item in lists:
+        known = state.ages.setdefault(item.name, Age())
+        age = known.update(now, item.length, taken.get(item.name, 0))
+        waits = age if item.length > item.future else 0.0
+        if item.length or known.departed:
+            steps.append(StepSeen(item.queue, item.name, item.length, item.future, waits, known.departed))
+        queue = state.queues[item.queue]
+        queue["age"] = max(queue["age"], waits)
+        queue["messages"] += item.length
+        queue["future"] += item.future
+        queue["taken"] += taken.get(item.name, 0)
+    # Read by the page's thread: never changed, only replaced.
+    state.steps = steps
+    waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
+    longest = max(waiting, key=lambda queue: waiting[queue])
+    etas = [eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None]
+    return policy.Seen(
+        now=now,
+        backlog=sum(waiting.values()),
+        future=int(sum(found["future"] for found in state.queues.values())),
+        held=sum(w.reserved for w in workers),
+        busy=sum(w.active for w in workers),
+        next_eta=min(etas) - seen.time if etas else None,
+        age=max(found["age"] for found in state.queues.values()),
+        longest=waiting[longest],
+        longest_queue=longest,
+        ready=len(ready),
+        starting=len(starting),
+        arrival_fast=state.meter.fast.value,
+        arrival_slow=state.meter.slow.value,
+        service_time=state.meter.service_time,
+        startup=state.startup.seconds,
+    )
