@@ -419,7 +419,7 @@ def test_a_project_as_it_should_be_passes(redis_server_factory: RedisServerFacto
         app.conf.update(GOOD)
         result = invoke(app, "check")
 
-    assert (result.exit_code, result.output) == (0, "nothing to say against these settings\n")
+    assert (result.exit_code, result.output) == (0, "No problems found.\n")
 
 
 def check(app: Celery, *arguments: str, **settings: Any) -> Result:

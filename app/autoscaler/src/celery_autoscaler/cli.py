@@ -1,6 +1,7 @@
 """The command ``celery-autoscaler``, also ``celery -A proj autoscaler``."""
 
 import getpass
+import io
 import json
 import logging
 import signal
@@ -16,7 +17,6 @@ import click
 from celery import Celery
 from celery.app.utils import find_app
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.live import Live
 
 from celery_autoscaler import broker as brokers
@@ -36,6 +36,7 @@ from celery_autoscaler import (
 from celery_autoscaler.keys import worker_name
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.systemd import notify
+from celery_autoscaler.text import as_text
 from celery_autoscaler.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -67,14 +68,27 @@ class Unsupervised(click.ClickException):
 
 
 class Commands(click.Group):
-    """Commands whose broker may be gone at any moment."""
+    """Commands whose broker may be gone at any moment, and whose errors may quote what others wrote."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; say in one line that Redis does not answer."""
+        # A terminal that cannot show a character gets its escape.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except RedisError as error:
-            raise click.ClickException(f"Redis: {error}") from error
+            raise click.ClickException(f"Redis: {as_text(error)}") from error
+        except click.ClickException as error:
+            lines = map(as_text, error.message.split("\n"))
+            error.message = "\n".join(lines)  # type: ignore[misc]
+            raise
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print one line; whatever it quotes is shown as text."""
+    click.echo(as_text(text), err=err)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,7 +115,13 @@ def autoscaler(context: click.Context, /, **_: Any) -> None:
 
 @click.command()
 @click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
-@click.option("-l", "--loglevel", default="INFO", help="Level of the log (default: INFO).")
+@click.option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
+    default="INFO",
+    help="Level of the log (default: INFO).",
+)
 @click.option(
     "--watch",
     "watched",
@@ -120,9 +140,7 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
         logs.log_json(sys.stdout)
         logging.getLogger().setLevel(loglevel.upper())
     else:
-        logging.basicConfig(
-            level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout
-        )
+        logs.log_plain(sys.stdout, loglevel.upper())
     supervisor = Supervisor(context.app, context.name, settings.load(context.app, config))
     server = http.serve(supervisor, supervisor.settings)
 
@@ -159,9 +177,9 @@ def check_settings(context: Context, config: str) -> None:
     """Look for settings that cost tasks or time; exit 1 if any can lose or double a task."""
     found = checks.check(context.app, settings.load(context.app, config), context.broker)
     for finding in found:
-        click.echo(str(finding))
+        say(str(finding))
     if not found:
-        click.echo("nothing to say against these settings")
+        say("No problems found.")
     sys.exit(any(finding.is_error for finding in found))
 
 
@@ -175,9 +193,12 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
         click.echo(json.dumps(fleet_status.fleet_status(context.broker).as_dict()))
         return
     if not watch:
-        Console().print(terminal.status_view(fleet_status.fleet_status(context.broker)))
+        terminal.new_console().print(terminal.status_view(fleet_status.fleet_status(context.broker)))
         return
-    with suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
+    with (
+        suppress(KeyboardInterrupt),
+        Live(console=terminal.new_console(), screen=True, auto_refresh=False) as live,
+    ):
         while True:
             try:
                 view = terminal.status_view(fleet_status.fleet_status(context.broker))
@@ -194,11 +215,11 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
 def explain(context: Context, group: str | None, number: int) -> None:
     """Say in words what was decided last, for GROUP or for all, and why."""
     found = list(fleet_status.records(context.broker, number, group))
-    console = Console()
+    console = terminal.new_console()
     for record in reversed(found):
         console.print(terminal.record_view(record))
     if not found:
-        click.echo("nothing was decided yet")
+        say("nothing was decided yet")
 
 
 # --- What operators want -------------------------------------------------------------------------------
@@ -209,7 +230,7 @@ def explain(context: Context, group: str | None, number: int) -> None:
 @click.pass_obj
 def pause(context: Context, group: str | None) -> None:
     """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
-    click.echo(operate.pause(context.broker, getpass.getuser(), group))
+    say(operate.pause(context.broker, getpass.getuser(), group))
 
 
 @click.command()
@@ -217,7 +238,7 @@ def pause(context: Context, group: str | None) -> None:
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
     """Take the pause of GROUP back, or every pause."""
-    click.echo(operate.resume(context.broker, getpass.getuser(), group))
+    say(operate.resume(context.broker, getpass.getuser(), group))
 
 
 @click.command()
@@ -230,7 +251,7 @@ def scale(context: Context, group: str, minimum: int | None, maximum: int | None
     """Change the bounds of GROUP until they are reset."""
     if reset:
         minimum = maximum = None
-    click.echo(operate.scale(context.broker, getpass.getuser(), group, minimum, maximum, reset=reset))
+    say(operate.scale(context.broker, getpass.getuser(), group, minimum, maximum, reset=reset))
 
 
 @click.command()
@@ -245,10 +266,10 @@ def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
     """
     broker = context.broker
     if "@" in target:
-        click.echo(operate.drain(broker, getpass.getuser(), target, undo=undo))
+        say(operate.drain(broker, getpass.getuser(), target, undo=undo))
     elif undo:
         broker.client.hdel(broker.keys.leaving, target)
-        click.echo(f"{target}: runs workers again")
+        say(f"{target}: runs workers again")
     else:
         drain_host(broker, target, wait)
 
@@ -269,9 +290,9 @@ def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
             break
         if len(left) != told:
             told = len(left)
-            click.echo(f"{host}: {told} workers, {sum(w['active'] for w in left)} tasks run", err=True)
+            say(f"{host}: {told} workers, {sum(w['active'] for w in left)} tasks run", err=True)
         time.sleep(rollout.LOOK)
-    click.echo(f"{host}: {'runs no workers' if wait else 'its workers end'}")
+    say(f"{host}: {'runs no workers' if wait else 'its workers end'}")
 
 
 @click.command()
@@ -283,10 +304,10 @@ def replace(context: Context, names: tuple[str, ...]) -> None:
     Exits with 3 where no supervisor is alive that could do it.
     """
     try:
-        rollout.replace_workers(context.broker, set(names), lambda line: click.echo(line, err=True))
+        rollout.replace_workers(context.broker, set(names), lambda line: say(line, err=True))
     except rollout.RolloutError as error:
         raise (Unsupervised if error.unsupervised else click.ClickException)(str(error)) from error
-    click.echo(f"replaced: {', '.join(sorted(names))}")
+    say(f"replaced: {', '.join(sorted(names))}")
 
 
 @click.command("gate")
@@ -304,7 +325,7 @@ def judge_release(
     verdict = gate.judge(context.broker, release, host, before=gate.Tally(ended, failed), **options)
     if not verdict.passed:
         raise click.ClickException(verdict.reason)
-    click.echo(verdict.reason)
+    say(verdict.reason)
 
 
 @click.command()
@@ -330,11 +351,11 @@ def recover(context: Context, worker: str | None) -> None:
         moved = recovery.recover(broker.client, broker.keys, worker_id, separator=broker.separator)
         if moved is not None:
             dead += 1
-            click.echo(f"{worker_name(worker_id)}: {moved} messages given back")
+            say(f"{worker_name(worker_id)}: {moved} messages given back")
         elif worker is not None:
-            click.echo(f"{worker_name(worker_id)}: its lease lives, nothing is given back")
+            say(f"{worker_name(worker_id)}: its lease lives, nothing is given back")
     if worker is None and not dead:
-        click.echo(f"no worker is dead; {len(ids)} have a lease")
+        say(f"no worker is dead; {len(ids)} have a lease")
 
 
 # --- Dead letters --------------------------------------------------------------------------------------
@@ -353,7 +374,7 @@ def list_letters(context: Context, queue: str | None) -> None:
     broker = context.broker
     for name in [queue] if queue else dead_letters.queues(broker):
         for _, letter in dead_letters.letters(broker, name):
-            click.echo(
+            say(
                 f"{letter.when}  {letter.queue}  {letter.task}  {letter.worker}  "
                 f"came back {letter.redeliveries} times: {letter.reason}"
             )
@@ -364,7 +385,7 @@ def list_letters(context: Context, queue: str | None) -> None:
 @click.pass_obj
 def replay(context: Context, queue: str) -> None:
     """Send the dead letters of QUEUE to their lists again."""
-    click.echo(operate.replay(context.broker, getpass.getuser(), queue))
+    say(operate.replay(context.broker, getpass.getuser(), queue))
 
 
 @dead_letter.command()
@@ -373,7 +394,7 @@ def replay(context: Context, queue: str) -> None:
 @click.pass_obj
 def purge(context: Context, queue: str) -> None:
     """Delete the dead letters of QUEUE."""
-    click.echo(operate.purge(context.broker, getpass.getuser(), queue))
+    say(operate.purge(context.broker, getpass.getuser(), queue))
 
 
 for group in (main, autoscaler):

@@ -33,6 +33,8 @@ def main() -> int:
     commands = load_commands()
     if as_json:
         logs.log_json_of_celery()
+    else:
+        logs.log_plain_of_celery()
     return int(commands.main() or 0)
 
 

@@ -1,17 +1,24 @@
-"""Log lines of supervisor, workers, beat and tasks as JSON, where ``LOG_FORMAT=json`` asks for it."""
+"""Log lines of supervisor, workers, beat and tasks: plain, or JSON where ``LOG_FORMAT=json`` asks for it.
+
+What tasks and messages bring reaches no log as it is: see :mod:`celery_autoscaler.text`.
+"""
 
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
+from copy import copy
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
 from celery import Celery
 from celery._state import get_current_task
-from celery.app.log import Logging
+from celery.app.log import Logging, TaskFormatter
+from celery.utils.log import ColorFormatter
+
+from celery_autoscaler.text import as_lines, as_text, in_json
 
 VARIABLE = "LOG_FORMAT"
 FORMATS = ("plain", "json")
@@ -41,7 +48,7 @@ def json_line(created: float, level: str, name: str, message: str, **known: Any)
     line = {"time": time, "level": level, "logger": name, "message": message}
     release = os.environ.get("CELERY_APP_RELEASE")
     found = {key: value for key, value in (known | {"release": release}).items() if value}
-    return json.dumps(line | found, ensure_ascii=False, default=str)
+    return in_json(json.dumps(line | found, ensure_ascii=False, default=str))
 
 
 def of_worker(name: str | None) -> dict[str, str]:
@@ -50,6 +57,62 @@ def of_worker(name: str | None) -> dict[str, str]:
         return {}
     instance = name.partition("@")[0]
     return {"worker": name, "group": instance.rpartition("-")[0] or instance}
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats a record so that nothing in it passes for another one: only its first line is not indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and those of a traceback below it."""
+        shown = copy(record)
+        shown.msg, shown.args = as_lines(record.getMessage()), None
+        if record.exc_info:
+            shown.exc_text = "  " + as_lines(self.formatException(record.exc_info))
+        if record.stack_info:
+            shown.stack_info = "  " + as_lines(record.stack_info)
+        return super().format(shown)
+
+
+class PlainWorkerFormatter(PlainFormatter, ColorFormatter):
+    """The same with the colours of Celery's workers."""
+
+
+class PlainTaskFormatter(PlainFormatter, TaskFormatter):
+    """The same with the name and id of the task that runs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; the task's id is what its publisher chose."""
+        line = super().format(record)
+        task = get_current_task()
+        given = str(task.request.id) if task is not None and task.request.id else ""
+        return line.replace(given, as_text(given)) if given and not given.isprintable() else line
+
+
+class PlainLogging(Logging):
+    """Celery's set-up of logging, with lines that cannot be forged; an app's own is left alone."""
+
+    def setup_handlers(
+        self,
+        logger: logging.Logger,
+        logfile: Any,
+        format: str,  # noqa: A002  the name is Celery's
+        colorize: Any,
+        formatter: type[logging.Formatter] = ColorFormatter,
+        **options: Any,
+    ) -> logging.Logger:
+        """Add a handler to a logger that has none."""
+        ours = PLAIN_FORMATTERS.get(formatter, formatter)
+        made: logging.Logger = super().setup_handlers(
+            logger, logfile, format, colorize, formatter=ours, **options
+        )
+        return made
+
+
+# By Celery's own.
+PLAIN_FORMATTERS: dict[type[logging.Formatter], type[logging.Formatter]] = {
+    ColorFormatter: PlainWorkerFormatter,
+    TaskFormatter: PlainTaskFormatter,
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -95,6 +158,18 @@ class JsonLogging(Logging):
             for handler in getattr(found, "handlers", ()):
                 handler.setFormatter(formatter)
         return receivers
+
+
+def log_plain(stream: Any, level: str) -> None:
+    """Have this process write plain lines to a stream."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def log_plain_of_celery() -> None:
+    """Have the Celery command of this process write plain lines that cannot be forged."""
+    Celery.log_cls = f"{__name__}:{PlainLogging.__qualname__}"
 
 
 def log_json(stream: Any) -> None:

@@ -10,12 +10,16 @@ import click
 from celery_autoscaler import dead_letters, fleet_status, overrides
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.keys import worker_name
+from celery_autoscaler.text import as_text
 
 logger = logging.getLogger(__name__)
 
 
 class Refused(click.ClickException):
-    """A wish that cannot be granted; the message says why."""
+    """A wish that cannot be granted; the message says why in one line."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(as_text(why))
 
 
 def pause(broker: Broker, by: str, group: str | None = None) -> str:

@@ -1,15 +1,19 @@
-"""What the command line shows: the state of the fleet, and its decisions in words."""
+"""What the command line shows: the state of the fleet, and its decisions in words.
+
+Names and reasons come from messages and from other hosts: each is shown as text, never as markup or control.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from celery_autoscaler.fleet_status import FleetStatus, Record
 from celery_autoscaler.overrides import ALL
+from celery_autoscaler.text import as_text
 
 COLOURS = {
     "keeping up": "bold green",
@@ -24,15 +28,30 @@ COLOURS = {
 }
 
 
+def new_console() -> Console:
+    """Return a terminal, or a file, to which text is written as it is."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Return something from outside as text; its line breaks are shown as escapes."""
+    return Text(as_text(value), style=style)
+
+
+def colour(word: str) -> str:
+    """Return the style of a verdict or a state; none of one that another release may know."""
+    return COLOURS.get(word, "")
+
+
 def unreachable_view(error: Exception) -> RenderableType:
     """Return what is shown while the broker does not answer."""
-    return Text.assemble(("BLIND", COLOURS["blind"]), f"  Redis: {error}")
+    return Text.assemble(("BLIND", COLOURS["blind"]), "  Redis: ", plain(error))
 
 
 def status_view(status: FleetStatus) -> RenderableType:
     """Return the state of the fleet: whether it keeps up, and what groups, queues, hosts and workers do."""
     word, why = status.verdict
-    parts: list[RenderableType] = [Text.assemble((word.upper(), COLOURS[word]), f"  {why}")]
+    parts: list[RenderableType] = [Text.assemble((word.upper(), colour(word)), "  ", plain(why))]
     if status.last_change is not None:
         parts.append(last_change_view(status))
     if status.supervisors:
@@ -55,9 +74,8 @@ def last_change_view(status: FleetStatus) -> Text:
     ago = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
     return Text.assemble(
         (f"last change, {ago} ago  ", "dim"),
-        (f"{record.group} ", "bold"),
-        change_text(record),
-        f": {record.reason}",
+        plain(f"{record.group} ", "bold"),
+        plain(f"{change_text(record)}: {record.reason}"),
     )
 
 
@@ -87,7 +105,7 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
         takes = group["service_time"]
         others = [f"+{group[state]} {state}" for state in ("starting", "draining") if group[state]]
         table.add_row(
-            name,
+            plain(name),
             Text.assemble((str(group["ready"]), "bold"), *(f"\n{other}" for other in others)),
             f"{group['want']} of {group['minimum']}-{group['maximum']}",
             str(group["waiting"]) + (f"\n+{group['future']} later" if group["future"] else ""),
@@ -109,10 +127,11 @@ def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> RenderableType:
                 empty.append(queue)
                 continue
             waiting = int(found["messages"] - found["future"])
-            table.add_row(queue, name, str(waiting), str(int(found["future"])), f"{found['age']:.1f} s")
+            later = str(int(found["future"]))
+            table.add_row(plain(queue), plain(name), str(waiting), later, f"{found['age']:.1f} s")
     shown: list[RenderableType] = [table] if table.row_count else [Text("\nQueues", style="bold")]
     if empty:
-        shown.append(Text("empty: " + ", ".join(sorted(empty)), style="dim"))
+        shown.append(plain("empty: " + ", ".join(sorted(empty)), "dim"))
     return Group(*shown)
 
 
@@ -122,13 +141,13 @@ def hosts_table(supervisors: Mapping[str, Mapping[str, Any]]) -> Table:
     for host, status in sorted(supervisors.items()):
         held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
         table.add_row(
-            host,
-            status["state"],
+            plain(host),
+            plain(status["state"], colour(status["state"])),
             f"{status['cpu']:.0f} % of {status['cpus']:g}",
             f"{status['memory']:.0f} %",
             str(len(status["workers"])),
             f"{1000 * status['tick']['took']:.0f} ms",
-            Text("; ".join(sorted(held)) or "-", style="yellow" if held else ""),
+            plain("; ".join(sorted(held)) or "-", "yellow" if held else ""),
         )
     return table
 
@@ -146,13 +165,13 @@ def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
         shown = ", ".join(running[:2]) + (f" and {len(running) - 2} more" if len(running) > 2 else "")
         why = f" ({worker['why']})" if worker["why"] else ""
         table.add_row(
-            worker["name"],
-            Text(worker["state"] + why, style=COLOURS[worker["state"]]),
+            plain(worker["name"]),
+            plain(worker["state"] + why, colour(worker["state"])),
             str(worker["processed"]),
             str(worker["active"]),
             str(worker["reserved"]),
             f"{worker['memory'] / 2**20:.0f} MiB",
-            shown,
+            plain(shown),
         )
     return table
 
@@ -161,12 +180,13 @@ def record_view(record: Record) -> Text:
     """Return a decision in words."""
     when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     group = "all groups" if record.group == ALL else record.group
+    begin = Text.assemble((f"{when} UTC  ", "dim"), plain(f"{group}  ", "bold"))
     if record.by:
-        return Text.assemble((f"{when} UTC  ", "dim"), (f"{group}  ", "bold"), record.reason)
+        return begin + plain(record.reason)
+    held = f"; held back on {record.host}: {record.held_back}" if record.held_back else ""
     return Text.assemble(
-        (f"{when} UTC  ", "dim"),
-        (f"{group}  ", "bold"),
-        (change_text(record), "bold red" if record.emergency else "bold"),
-        f": {record.reason}",
-        (f"; held back on {record.host}: {record.held_back}" if record.held_back else "", "yellow"),
+        begin,
+        plain(change_text(record), "bold red" if record.emergency else "bold"),
+        plain(f": {record.reason}"),
+        plain(held, "yellow"),
     )

@@ -22,6 +22,7 @@ from celery_autoscaler.launchers import LAST_WORDS, LaunchError, Push, State
 from celery_autoscaler.logs import json_line, of_worker, wants_json
 from celery_autoscaler.parent import DRAIN_VARIABLE, SUPERVISOR_VARIABLE
 from celery_autoscaler.settings import Group
+from celery_autoscaler.text import as_text, in_json
 
 SIGNALS = {Push.TERM: signal.SIGTERM, Push.QUIT: signal.SIGQUIT, Push.KILL: signal.SIGKILL}
 # Seconds between two looks at what workers printed.
@@ -173,7 +174,7 @@ class ProcessLauncher:
 def shown(name: str, host: str, line: str) -> str:
     """Return a line of a worker with the worker's name; lines of JSON have it already."""
     if not wants_json():
-        return f"{name} | {line}"
+        return f"{name} | {as_text(line)}"
     if line.startswith("{"):
-        return line
+        return in_json(line)
     return json_line(time.time(), "INFO", "worker", line, **of_worker(f"{name}@{host}"))

@@ -1,0 +1,171 @@
+"""Controls, markup and marks in names and reasons are shown as text, in tables, logs and refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery_autoscaler import cli, fleet_status
+from celery_autoscaler.broker import Broker, connect
+from celery_autoscaler.logs import JsonFormatter, PlainFormatter
+from celery_autoscaler.terminal import new_console, record_view
+from celery_autoscaler.text import as_lines, as_text, in_json, masked, missing
+from click.testing import CliRunner
+from counted_tasks import Fleet
+from hypothesis import given
+from hypothesis import strategies as st
+
+# Each kind once: markup of the terminal library, emoji, the title and a link by OSC, colours, C1, a line that
+# looks like a record, marks that turn the order of reading, one that is not seen, half a pair of UTF-16.
+HOSTILE = (
+    "[/x][bold]:smile:\x1b]0;taken\x07\x1b]8;;http://evil\x1b\\link\x1b[31m\x9b2J"
+    "\n2026-01-01 00:00:00,000 CRITICAL forged\r\u2028\u202e\u2066\u200b\ud800"
+)
+HARMFUL = set("\x1b\x07\x9b\r\u2028\u202e\u2066\u200b\ud800")
+
+
+def assert_harmless(output: str) -> None:
+    """Assert that nothing in some output moves a terminal, and that no line was forged."""
+    assert not HARMFUL & set(output)
+    assert not any(line.startswith("2026-01-01") for line in output.splitlines())
+    assert "forged" in output.replace("\n", "")
+
+
+@given(st.text(st.characters()))
+def test_any_text_is_one_printable_line(text: str) -> None:
+    shown = as_text(text)
+
+    assert shown.replace("\u3000", "").replace("\xa0", "").isprintable() or not text.isprintable()
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+
+
+@given(st.text(st.characters()))
+def test_text_of_several_lines_begins_none_but_the_first(text: str) -> None:
+    first, *others = as_lines(text).splitlines() or [""]
+
+    assert all(line.startswith("  ") for line in others)
+    assert not HARMFUL & set(first)
+
+
+@given(st.text(st.characters()))
+def test_json_keeps_its_meaning(text: str) -> None:
+    shown = in_json(json.dumps({"message": text}, ensure_ascii=False))
+
+    assert json.loads(shown) == {"message": text}
+    assert not HARMFUL & set(shown)
+
+
+def test_what_is_printable_stays_as_it_is() -> None:
+    text = "größer → 3 % [of] \\x1b 漢字 עברית"
+
+    assert as_text(text) == text
+    assert as_text("x" * 50, longest=10) == "x" * 9 + "…"
+
+
+def test_passwords_of_urls_are_masked() -> None:
+    assert (
+        masked("redis://app:s3cret@host:1/0 and amqp://u:p@h")
+        == "redis://app:***@host:1/0 and amqp://u:***@h"
+    )
+
+
+def test_what_there_is_not_is_said_with_what_there_is() -> None:
+    assert missing("group", "wbe", ["web", "mails"]) == (
+        "no group named 'wbe' (did you mean web?); there are: mails, web"
+    )
+    assert missing("worker", "\x1b[2J", []) == "no worker named '\\x1b[2J'; there are none"
+    assert missing("queue", "x", map(str, range(50))).endswith(" and 30 more")
+
+
+@pytest.mark.parametrize(
+    "formatter", [PlainFormatter("%(asctime)s %(levelname)s %(message)s"), JsonFormatter()]
+)
+def test_no_record_of_a_log_is_forged(formatter: logging.Formatter) -> None:
+    stream = StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logger = logging.Logger("t")
+    logger.addHandler(handler)
+    try:
+        int(HOSTILE)
+    except ValueError:
+        logger.exception("task %s failed", HOSTILE)
+
+    assert_harmless(stream.getvalue())
+    stream.getvalue().encode()
+
+
+def test_a_worker_forges_no_record(fleet: Fleet) -> None:
+    worker = fleet.start()
+    fleet.tasks.app.send_task(f"single.nosuch{HOSTILE[:-1]}", task_id=HOSTILE[:-1])
+    worker.wait_for_output("nosuch")
+    [done] = fleet.tasks.send(1)
+    fleet.tasks.wait_until_ended([done])
+    assert worker.stop() == 0
+
+    assert_harmless(worker.output())
+
+
+# --- What is in Redis ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Iterator[Broker]:
+    """Return a broker."""
+    with Celery("proj", broker=redis_url, set_as_current=False) as app:
+        yield connect(app)
+
+
+def invoke(redis_url: str, *arguments: str) -> str:
+    """Run a command; return what it prints."""
+    with Celery("proj", broker=redis_url, set_as_current=False) as app:
+        command = cli.main.commands[arguments[0]]
+        found = CliRunner().invoke(command, arguments[1:], obj=cli.Context(app, "proj"))
+    assert found.exit_code in (0, 1), found.exception
+    assert found.exception is None or isinstance(found.exception, SystemExit)
+    return found.output
+
+
+def test_decisions_and_dead_letters_are_shown_as_text(broker: Broker, redis_url: str) -> None:
+    text = HOSTILE[:-1]
+    fields: dict[str, Any] = fleet_status.NOTHING_MOVED | {
+        "group": "g",
+        "host": text,
+        "reason": text,
+        "here": 1,
+    }
+    fields |= {"at": 1.7e9, "held_back": text}
+    broker.client.xadd(broker.keys.decisions, fields)
+    broker.client.xadd(broker.keys.decisions, fields | {"by": text})
+    letter = {
+        "queue": "q", "when": text, "reason": text, "worker": text, "redeliveries": 4,
+        "message": json.dumps({"headers": {"task": text, "id": text}}),
+    }  # fmt: skip
+    broker.client.lpush(broker.keys.dead_letter("q"), json.dumps(letter))
+
+    assert_harmless(invoke(redis_url, "explain"))
+    assert_harmless(invoke(redis_url, "dead-letter", "list"))
+
+
+def test_a_forged_name_is_quoted_as_text_in_a_refusal(redis_url: str) -> None:
+    shown = invoke(redis_url, "drain", f"{HOSTILE[:-1]}@x")
+
+    assert len(shown.splitlines()) == 1
+    assert_harmless(shown)
+
+
+def test_rich_reads_no_markup() -> None:
+    stream = StringIO()
+    console = new_console()
+    console.file = stream
+    record = fleet_status.Record(1.7e9, "h", "g", 1, 2, 1, HOSTILE, "", emergency=False, seen={})
+    console.print(record_view(record))
+
+    assert_harmless(stream.getvalue())
+    assert "[/x][bold]" in stream.getvalue()
