@@ -4,12 +4,21 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import MASK, RedisError, Server, answer, connect, normal_word, same
+from ansible.module_utils.redis_server import (
+    MASK,
+    RedisError,
+    Server,
+    answer,
+    connect,
+    default_passwords,
+    normal_word,
+    same,
+    switch_on_append_only,
+)
 
 DOCUMENTATION = """
 module: redis_live_config
@@ -26,8 +35,8 @@ description:
   - Runs redis-cli on the host, through the Unix socket; no secret appears in an argv.
 options:
   socket:
-    description: Unix socket of the server. Where it does not exist, port 6379 of 127.0.0.1 is tried, which is
-      what a server that was never configured listens on.
+    description: Unix socket of the server. Where it does not exist, the addresses are tried on which the main
+      process of the service listens.
     type: path
     required: true
   username:
@@ -39,6 +48,11 @@ options:
     type: list
     elements: str
     required: true
+  present_password:
+    description: Password of the user C(default) of a server that the role has not configured yet; what its
+      file says (C(requirepass)) is tried as well. For the check mode, in which it was not taken over.
+    type: str
+  config: {description: Its configuration file., type: path}
   settings:
     description: Wanted settings; values are strings, numbers, booleans or lists of words.
     type: dict
@@ -212,20 +226,6 @@ def normal_users(server: Server, users: list[dict[str, Any]]) -> tuple[dict[str,
     return running, wanted
 
 
-def switch_on_append_only(server: Server) -> None:
-    """Write the data to a new append-only file and wait for the end of it."""
-    server.do(("CONFIG", "SET", "appendonly", "yes"))
-    deadline = time.monotonic() + 3600
-    while time.monotonic() < deadline:
-        state = server.info("persistence")
-        if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
-            if state.get("aof_last_bgrewrite_status") != "ok":
-                raise RedisError("the append-only file could not be written; see its journal")
-            return
-        time.sleep(0.2)
-    raise RedisError("the append-only file was not written within an hour")
-
-
 def apply_live(
     server: Server, commands: list[tuple[str, ...]], users: list[dict[str, Any]], strangers: list[str]
 ) -> None:
@@ -249,7 +249,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         name: words(value) for name, value in {**params["settings"], **params["secret_settings"]}.items()
     }
     hidden = set(params["secret_settings"])
-    server = connect(params["socket"], params["username"], params["passwords"])
+    default = []
+    if params["config"]:
+        default = default_passwords(params["present_password"], Path(params["config"]))
+    server = connect(params["socket"], params["username"], params["passwords"], default)
 
     running = running_settings(server, sorted(wanted), params)
     names = differing(wanted, running)
@@ -301,6 +304,8 @@ def main() -> None:
             "socket": {"type": "path", "required": True},
             "username": {"type": "str", "required": True},
             "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            "present_password": {"type": "str", "no_log": True},
+            "config": {"type": "path"},
             "settings": {"type": "dict", "default": {}},
             "secret_settings": {"type": "dict", "default": {}, "no_log": True},
             "sentinel_master": {"type": "str"},

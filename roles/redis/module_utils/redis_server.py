@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,28 +128,133 @@ class Server(NamedTuple):
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
-def connect(socket: str, username: str, passwords: list[str]) -> Server:
+def unit_of(socket: str) -> str:
+    """The unit whose server listens on the socket; Debian names both alike."""
+    return f"{Path(socket).stem}.service"
+
+
+def main_pid(unit: str) -> int:
+    """The main process of a service, 0 if it does not run or there is no systemd."""
+    try:
+        done = subprocess.run(
+            ["/usr/bin/systemctl", "show", "--property=MainPID", "--value", unit],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return int(done.stdout.strip() or 0)
+
+
+def file_settings(path: Path) -> dict[str, str]:
+    """What a configuration file sets, the last line of each name; nothing of what cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for line in lines:
+        try:
+            name, *words = shlex.split(line, comments=line.lstrip().startswith("#"))
+        except ValueError:
+            continue
+        found[name.lower()] = " ".join(words)
+    return found
+
+
+def default_passwords(given: str | None, config: Path) -> list[str]:
+    """What may open a server that the role has not configured: the given password, and what its file says."""
+    return [given or "", file_settings(config).get("requirepass", "")]
+
+
+def listening(pid: int) -> list[tuple[str, ...]]:
+    """Where a process listens, as options of redis-cli: its Unix sockets first.
+
+    The kernel says so, not a file: a password is sent to nobody else who happens to listen on the usual port.
+    """
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            links.append(descriptor.readlink().name)
+    inodes = {
+        link.removeprefix("socket:[").removesuffix("]") for link in links if link.startswith("socket:[")
+    }
+    found: list[tuple[str, ...]] = []
+    for row in _rows(pid, "unix"):
+        # Flags, of which one says that it accepts connections; the inode; the path.
+        if row[3] == "00010000" and row[6] in inodes and len(row) > 7:
+            found.append(("-s", row[7]))
+    for table in ("tcp", "tcp6"):
+        for row in _rows(pid, table):
+            if row[3] == "0A" and row[9] in inodes:
+                address, port = row[1].split(":")
+                found.append(("-h", _address(address), "-p", str(int(port, 16))))
+    return found
+
+
+def _rows(pid: int, table: str) -> list[list[str]]:
+    try:
+        return [line.split() for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _address(text: str) -> str:
+    """An address as the kernel writes it, in words of 32 bits of the host's byte order."""
+    raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8))
+    address = ipaddress.ip_address(raw)
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return str(address)
+
+
+def connect(socket: str, username: str, passwords: list[str], default: Iterable[str] = ()) -> Server:
     """The first way to the server that is let in.
 
-    Where the socket does not exist, port 6379 of 127.0.0.1 is tried: a server that was never configured.
+    Where the socket does not exist, the addresses are tried on which the main process of the service listens:
+    a server that was never configured. There the user ``default`` is tried as well, without a password and
+    with each of those in `default`.
     """
     configured = Path(socket).exists()
-    address = ("-s", socket) if configured else ("-h", "127.0.0.1", "-p", "6379")
-    ways = [Server(address, username, password) for password in passwords]
-    if not configured:
-        ways.append(Server(address, None, ""))
+    addresses = [("-s", socket)] if configured else listening(main_pid(unit_of(socket)))
+    if not addresses:
+        raise RedisError(f"cannot ask Redis: {socket} does not exist, and {unit_of(socket)} listens nowhere")
     refusal = ""
-    for way in ways:
-        try:
-            way.do(("ACL", "WHOAMI"))
-        except RedisError as error:
-            refusal = refusal or str(error)
-        else:
-            return way
+    for address in addresses:
+        ways = [Server(address, username, password) for password in passwords]
+        if not configured or default:
+            ways += [
+                Server(address, None, ""),
+                *(Server(address, "default", word) for word in default if word),
+            ]
+        for way in ways:
+            try:
+                way.do(("ACL", "WHOAMI"))
+            except RedisError as error:
+                refusal = refusal or str(error)
+            else:
+                return way
     raise RedisError(
-        f"cannot ask Redis as the user {username} ({refusal}); after a change of its password "
-        "give the old one as previous_password for one run"
+        f"cannot ask Redis as the user {username} ({refusal}); after a change of its password give the old "
+        "one as previous_password for one run; for a server that the role has not configured, give the "
+        "password of its user default as redis_present_password"
     )
+
+
+def switch_on_append_only(server: Server) -> None:
+    """Write the data to a new append-only file and wait for the end of it."""
+    server.do(("CONFIG", "SET", "appendonly", "yes"))
+    deadline = time.monotonic() + 3600
+    while time.monotonic() < deadline:
+        state = server.info("persistence")
+        if state.get("aof_rewrite_in_progress") == "0" and state.get("aof_rewrite_scheduled") == "0":
+            if state.get("aof_last_bgrewrite_status") != "ok":
+                raise RedisError("the append-only file could not be written; see its journal")
+            return
+        time.sleep(0.2)
+    raise RedisError("the append-only file was not written within an hour")
 
 
 def sentinels(params: dict[str, Any]) -> Iterator[Server]:
