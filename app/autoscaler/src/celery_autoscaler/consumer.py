@@ -1,7 +1,6 @@
 """Celery's consumer, where it has to know of the channel.
 
-Celery has a setting for the class of the consumer (``worker_consumer``);
-:mod:`celery_autoscaler.worker` sets it.
+An app may have a class of consumers of its own (``worker_consumer``); :func:`with_ledger` puts ours above it.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.request import UNCERTAIN
+from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
 
 # Seconds between tries to connect again.
@@ -28,6 +27,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     _connection_lost = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.ledger = kwargs["controller"].fleet_ledger
         super().__init__(*args, **kwargs)
         if self.hub is not None:
             self.ledger.postpone = lambda request: self.hub.call_later(
@@ -71,7 +71,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             connection.transport_options = bounds | connection.transport_options
 
     def update_strategies(self) -> None:
-        """Refuse a message of the wrong shape as Celery does other invalid ones: it would end the worker."""
+        """Have all tasks make requests of ours, whenever they were registered.
+
+        Refuse a message of the wrong shape as Celery does other invalid ones: it would end the worker.
+        """
+        adopt(self.app.tasks.values())
         super().update_strategies()
         for name, strategy in self.strategies.items():
             self.strategies[name] = partial(refusing, strategy)
@@ -91,6 +95,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         else:
             keep_handed_over(self.pool)
             super().on_close()
+
+
+def with_ledger(base: type) -> type:
+    """Return a class of consumers that is ours above another one, whose methods run as well.
+
+    Raises:
+        TypeError: That one is no consumer of Celery's.
+    """
+    if not issubclass(base, CeleryConsumer):
+        raise TypeError(f"worker_consumer={base!r} is wrong: it is no subclass of Celery's consumer")
+    if issubclass(base, Consumer):
+        return base
+    return type(base.__name__, (Consumer, base), {"__module__": base.__module__, "__doc__": base.__doc__})
 
 
 def keep_handed_over(pool: Any) -> None:

@@ -1,18 +1,32 @@
-"""Celery's request, where it has to know of the channel: each task of the worker names it as its own."""
+"""Celery's request, where it has to know of the channel.
 
+Celery makes a class of its own for the requests of each task, from the class that the task names
+(``Task.Request``). :func:`with_ledger` puts ours above that class, whichever it is: a task of a base class of
+its own, one with a request of its own, one of a library. Whatever ours adds has a name that begins with
+``fleet``, so that a class of the app's may use all other names.
+"""
+
+import functools
+import logging
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from time import sleep, time
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
-from celery.worker import state
+from celery.utils.imports import symbol_by_name
+from celery.worker import request as celery_request
+from celery.worker import state, strategy
 from celery.worker.request import Request as CeleryRequest
 from kombu.utils.compat import detect_environment
 
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.task_counts import PUBLISHED
+from celery_autoscaler.task_counts import published_at
+
+logger = logging.getLogger(__name__)
 
 # Seconds between looks of a worker that has to know whether its lease lives.
 UNCERTAIN = 0.2
@@ -23,34 +37,28 @@ OUTCOMES = ((Reject, "rejected"), (Ignore, "ignored"), (Retry, "retried"))
 class Request(CeleryRequest):  # type: ignore[misc]
     """A request that tells the channel when its message comes back because something died, and is counted."""
 
-    runtime: float | None = None
+    fleet_runtime: float | None = None
     """Seconds that the task took, as its process measured them."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
         """Count successes: Celery makes a class for each task, whose `on_success` calls no other."""
-        succeed = cls.on_success
-
-        def on_success(self: Request, result: tuple[bool, Any, float], **options: Any) -> Any:
-            failed, _, self.runtime = result
-            if not failed:
-                self.count("succeeded")
-            return succeed(self, result, **options)
-
-        cls.on_success = on_success
+        super().__init_subclass__(**options)
+        if "on_success" in vars(cls):
+            cls.on_success = counting_successes(cls.on_success)
 
     def revoked(self) -> bool:
         """Whether the task must not begin now: revoked by somebody, or not surely this worker's.
 
         Celery also asks when the message arrives; that task does not begin yet.
         """
-        ledger = self.ledger
+        ledger = self.fleet_ledger
         if ledger is None:
             return bool(super().revoked())
         if ledger.silent and not ledger.fenced and self in state.reserved_requests:
             if ledger.postpone is not None:
                 ledger.postpone(self)
                 return True
-            if self.is_lost(ledger):
+            if is_lost(ledger):
                 return True
         return ledger.fenced or bool(super().revoked())
 
@@ -60,57 +68,15 @@ class Request(CeleryRequest):  # type: ignore[misc]
         Raises:
             TaskRevokedError: In the thread that would have begun the task.
         """
-        ledger = self.ledger
+        ledger = self.fleet_ledger
         in_this_process = pid == os.getpid() or detect_environment() != "default"
-        if ledger is not None and in_this_process and self.is_lost(ledger):
+        if ledger is not None and in_this_process and is_lost(ledger):
             raise TaskRevokedError(self.id)
         answer = super().on_accepted(pid, time_accepted)
-        self.count_wait()
+        self.fleet_count_wait()
         return answer
 
-    def count_wait(self) -> None:
-        """Count how long the task has waited since it was published, or since its ETA."""
-        published = self._message.headers.get(PUBLISHED)
-        if self.ledger is not None and isinstance(published, int | float):
-            due = max(published, self.eta.timestamp() if self.eta is not None else 0.0)
-            self.ledger.task_counts.began(self.kind, max(0.0, self.time_start - due))
-
-    def count(self, outcome: str) -> None:
-        """Count how the task ended, and how long it took if it began."""
-        if self.ledger is not None:
-            runtime = self.runtime
-            if runtime is None and self.time_start is not None:
-                runtime = time() - self.time_start
-            self.ledger.task_counts.ended(self.kind, outcome, runtime)
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """The name of the task and its queue."""
-        return self.name, self._message.delivery_info["queue"]
-
-    def _announce_revoked(self, *arguments: Any) -> None:
-        self.count("revoked")
-        super()._announce_revoked(*arguments)
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """What the worker holds, if the message came through its channel."""
-        return getattr(self._message.channel, "ledger", None)
-
-    @staticmethod
-    def is_lost(ledger: Ledger) -> bool:
-        """Whether the worker's messages were given to others.
-
-        A worker that was silent for as long as its lease, frozen or cut off, waits for its next heartbeat
-        before it begins anything. While nobody can tell, nothing begins.
-        """
-        while ledger.silent and not ledger.fenced:
-            if state.should_stop is not None or state.should_terminate is not None:
-                return True
-            sleep(UNCERTAIN)
-        return ledger.fenced
-
-    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> Any:
         """Note why the message may go back, unless the task itself asked for it, and count the failure."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
@@ -118,9 +84,103 @@ class Request(CeleryRequest):  # type: ignore[misc]
         if not isinstance(exc, Reject):
             self._message.died = f"{type(exc).__name__}: {exc}"
         outcome = next((word for kind, word in OUTCOMES if isinstance(exc, kind)), "failed")
-        if self.ledger is not None and outcome == "failed":
-            self.ledger.failed += 1
+        if self.fleet_ledger is not None and outcome == "failed":
+            self.fleet_ledger.failed += 1
         # One that is terminated is announced as revoked.
         if not isinstance(exc, Terminated):
-            self.count(outcome)
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+            self.fleet_count(outcome)
+        return super().on_failure(exc_info, *arguments, **options)
+
+    def _announce_revoked(self, *arguments: Any, **options: Any) -> None:
+        self.fleet_count("revoked")
+        super()._announce_revoked(*arguments, **options)
+
+    def fleet_count_wait(self) -> None:
+        """Count how long the task has waited since it was published, or since its ETA."""
+        published = published_at(self._message.headers)
+        if self.fleet_ledger is not None and published is not None and self.time_start is not None:
+            due = max(published, self.eta.timestamp() if self.eta is not None else 0.0)
+            self.fleet_ledger.task_counts.began(self.fleet_kind, max(0.0, self.time_start - due))
+
+    def fleet_count(self, outcome: str) -> None:
+        """Count how the task ended, and how long it took if it began."""
+        if self.fleet_ledger is not None:
+            runtime = self.fleet_runtime
+            if runtime is None and self.time_start is not None:
+                runtime = time() - self.time_start
+            self.fleet_ledger.task_counts.ended(self.fleet_kind, outcome, runtime)
+
+    @property
+    def fleet_kind(self) -> tuple[str, str]:
+        """The name of the task and its queue."""
+        return self.name, self._message.delivery_info["queue"]
+
+    @property
+    def fleet_ledger(self) -> Ledger | None:
+        """What the worker holds, if the message came through its channel."""
+        return getattr(self._message.channel, "ledger", None)
+
+
+def is_lost(ledger: Ledger) -> bool:
+    """Whether the worker's messages were given to others.
+
+    A worker that was silent for as long as its lease, frozen or cut off, waits for its next heartbeat before
+    it begins anything. While nobody can tell, nothing begins.
+    """
+    while ledger.silent and not ledger.fenced:
+        if state.should_stop is not None or state.should_terminate is not None:
+            return True
+        sleep(UNCERTAIN)
+    return ledger.fenced
+
+
+def counting_successes(succeed: Any) -> Any:
+    """Return the handler of a task's end that counts it if it is a success."""
+
+    @functools.wraps(succeed)
+    def on_success(self: Request, result: tuple[bool, Any, float], **options: Any) -> Any:
+        failed, _, runtime = result
+        # A handler may call that of its base class.
+        if self.fleet_runtime is None:
+            self.fleet_runtime = runtime
+            if not failed:
+                self.fleet_count("succeeded")
+        return succeed(self, result, **options)
+
+    return on_success
+
+
+@functools.cache
+def with_ledger(base: Any) -> Any:
+    """Return a class of requests that is ours above another one, whose methods run as well."""
+    if not isinstance(base, type) or not issubclass(base, CeleryRequest):
+        logger.warning(
+            "%r is no subclass of Celery's Request: its tasks are not counted, and become no dead letters",
+            base,
+        )
+        return base
+    if issubclass(base, Request):
+        return base
+    return type(base.__name__, (Request, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+
+
+def adopt(tasks: Iterable[Any]) -> None:
+    """Have each of the tasks, however it was defined, name a class of requests that is ours."""
+    for task in tasks:
+        request_class = with_ledger(symbol_by_name(task.Request))
+        # A task may compute its class; see `adopt_strategies`.
+        with suppress(AttributeError):
+            task.Request = request_class
+
+
+def adopt_strategies() -> None:
+    """Have strategies that ask no task for its class of requests get ours as well."""
+    create = celery_request.create_request_cls
+    if getattr(create, "__module__", "") == __name__:
+        return
+
+    @functools.wraps(create, assigned=("__doc__", "__name__"))
+    def create_request_cls(base: type, *arguments: Any, **options: Any) -> Any:
+        return create(with_ledger(base), *arguments, **options)
+
+    celery_request.create_request_cls = strategy.create_request_cls = create_request_cls

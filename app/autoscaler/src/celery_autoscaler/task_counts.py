@@ -7,9 +7,10 @@ is lost when one telling is, and the supervisor adds what has been added since i
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
+from time import time
 from typing import Any
 
 # Upper ends of the buckets, in seconds; one more holds what takes longer.
@@ -18,7 +19,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 MOST = 100
 OTHERS = "(others)"
 # The header of a message that says when it was published, in seconds of the epoch.
-PUBLISHED = "published_at"
+PUBLISHED = "celery_fleet_published_at"
+# Seconds by which the clocks of two hosts may differ.
+SKEW = 60.0
 # Seconds that the hour of failures is divided into, and how many of them are kept.
 MINUTE = 60
 MINUTES = 60
@@ -97,6 +100,14 @@ class Tallies(dict[Kind, Tally]):
                 Counter(outcomes), Histogram(runtime, runtime_total), Histogram(wait, wait_total)
             )
         return found
+
+
+def published_at(headers: Any) -> float | None:
+    """Return when a message was published, in seconds of the epoch, if its headers say so in earnest."""
+    found = headers.get(PUBLISHED) if isinstance(headers, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < time() + SKEW:
+        return None
+    return float(found)
 
 
 class TaskCounts:

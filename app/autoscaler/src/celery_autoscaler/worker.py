@@ -5,58 +5,124 @@
     import celery_autoscaler.worker
 """
 
+import logging
+import math
 import os
 import time
+from importlib import import_module
 from typing import Any
 
-from celery.signals import before_task_publish, celeryd_init
+from celery.signals import before_task_publish, celeryd_after_setup, worker_init
+from celery.utils.imports import symbol_by_name
 
+from celery_autoscaler import app_settings, children
 from celery_autoscaler.agent import LEASE, Agent
-from celery_autoscaler.consumer import Consumer
+from celery_autoscaler.channel import transport_for
+from celery_autoscaler.consumer import with_ledger
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.parent import SOFT_SHUTDOWN
-from celery_autoscaler.request import Request
+from celery_autoscaler.request import adopt_strategies
 from celery_autoscaler.task_counts import PUBLISHED
 
-RESULT_RETRIES = {
-    "result_backend_always_retry": True,
-    "result_backend_base_sleep_between_retries_ms": 500,
-    "result_backend_max_sleep_between_retries_ms": 2000,
-}
-# By the scheme of the URL.
-RESULT_BACKENDS = {
-    "redis": "celery_autoscaler.results:RedisBackend",
-    "rediss": "celery_autoscaler.results:RedisBackend",
-    "sentinel": "celery_autoscaler.results:SentinelBackend",
-}
+logger = logging.getLogger(__name__)
+
+LEASE_VARIABLE = "CELERY_APP_LEASE"
+# By the module of the pool's class. They say that a task begins before it does.
+POOLS = (
+    "celery.concurrency.prefork",
+    "celery.concurrency.thread",
+    "celery.concurrency.solo",
+    "celery.concurrency.gevent",
+    "celery.concurrency.eventlet",
+)
 
 
-@celeryd_init.connect(weak=False)
-def _install(sender: str, instance: Any, conf: Any, **_: Any) -> None:
-    """Give the worker its ledger before it makes its consumer."""
-    # Longer where the network is bad, shorter where a second counts.
-    lease = float(os.environ.get("CELERY_APP_LEASE", LEASE))
-    ledger = Ledger(f"{sender}:{time.time_ns():x}", lease)
-    conf.worker_consumer = type("Consumer", (Consumer,), {"ledger": ledger})
-    # What the process holds counts against the prefetch after a lost connection, so nothing is to be reduced.
-    conf.worker_enable_prefetch_count_reduction = False
-    conf.worker_cancel_long_running_tasks_on_connection_loss = False
-    # Running tasks outlive a broker that is away, however long.
-    if not conf.value_set_for("broker_connection_max_retries"):
-        conf.broker_connection_max_retries = None
-    # A task waits for a server of results that is away for a moment. Each try that fails is logged.
-    for name, value in RESULT_RETRIES.items():
-        if not conf.value_set_for(name):
-            conf[name] = value
-    loader = instance.app.loader
-    loader.override_backends = RESULT_BACKENDS | loader.override_backends
-    # On SIGQUIT, which follows a SIGTERM whose time is over, what runs has so long before it is given back.
-    conf.worker_soft_shutdown_timeout = conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN
-    instance.app.Task.Request = f"{Request.__module__}:{Request.__qualname__}"
-    instance.app.steps["consumer"].add(Agent)
+class WrongSettingError(ValueError):
+    """The worker cannot be what it is to be; says so in one line."""
+
+
+@worker_init.connect(weak=False)
+def _install(sender: Any, **_: Any) -> None:
+    """Give the worker its ledger, and its consumer the class that keeps it.
+
+    All handlers of `celeryd_init` have run, in which an app may change its settings.
+
+    Raises:
+        SystemExit: It cannot be. Celery would log any other exception, and run a worker of its own.
+    """
+    if not isinstance(sender, import_module("celery.apps.worker").Worker):
+        # A worker within another process, such as those of Celery's own helpers for tests.
+        return
+    try:
+        sender.fleet_notes = install(sender)
+    except WrongSettingError as error:
+        raise SystemExit(str(error)) from error
+    except Exception as error:
+        raise SystemExit(f"the worker cannot be prepared: {error!r}") from error
+
+
+@celeryd_after_setup.connect(weak=False)
+def _log_notes(instance: Any, **_: Any) -> None:
+    """Say what is to be said about the worker, now that it has its log."""
+    for note in getattr(instance, "fleet_notes", ()):
+        logger.warning(note)
+
+
+def install(worker: Any) -> list[str]:
+    """Make a worker that has not begun one that loses nothing; return what its operator ought to know.
+
+    Raises:
+        WrongSettingError: A setting has no meaning.
+    """
+    app = worker.app
+    transport = app.connection_for_read().transport_cls
+    ledger = Ledger(f"{worker.hostname}:{time.time_ns():x}", lease_seconds())
+    if transport_for(transport, ledger) is None:
+        return [f"The broker is no Redis ({transport}): this is a worker of plain Celery"]
+    try:
+        consumer_class = with_ledger(symbol_by_name(worker.consumer_cls))
+    except TypeError as error:
+        raise WrongSettingError(str(error)) from error
+    worker.fleet_ledger = ledger
+    worker.consumer_cls = consumer_class
+    app.steps["consumer"].add(Agent)
+    children.use_our_backends(app)
+    children.adopt_spawned(worker)
+    return app_settings.prepare(app.conf) + pool_notes(worker)
+
+
+def lease_seconds() -> float:
+    """Return how long a silent worker keeps its messages: longer where the network is bad.
+
+    Raises:
+        WrongSettingError: The environment does not say a number of seconds.
+    """
+    text = os.environ.get(LEASE_VARIABLE) or str(LEASE)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise WrongSettingError(f"{LEASE_VARIABLE}={text!r} is wrong: allowed is a number of seconds above 0")
+    return seconds
+
+
+def pool_notes(worker: Any) -> list[str]:
+    """Return a line about a pool that is none of Celery's."""
+    pool = import_module("celery.concurrency").get_implementation(worker.pool_cls)
+    if any(base.__module__ in POOLS for base in pool.__mro__):
+        return []
+    name = f"{pool.__module__}.{pool.__qualname__}"
+    return [
+        f"{name} is none of Celery's pools: unless it calls accept_callback before a task begins, a worker "
+        "that was silent for longer than its lease may run a task that another runs as well"
+    ]
 
 
 @before_task_publish.connect(weak=False)
 def _stamp(headers: dict[str, Any], **_: Any) -> None:
-    """Have the message say when it was published."""
+    """Have the message say when it was published; a message that is sent again, when it was sent again."""
     headers[PUBLISHED] = time.time()
+
+
+# For apps that import this module before they define their strategies, which the launcher sees to.
+adopt_strategies()
