@@ -1,0 +1,8 @@
+"""Histories: real workers under random tasks and random faults, checked as a whole against the promises.
+
+`python -m histories` draws scripts from a seed, plays them on real servers and checks what came of it::
+
+    PYTHONPATH=tests:tests/plugins python -m histories --minutes 5 --seed 7
+
+docs/guarantees.md holds the promises; :mod:`histories.checker` holds what follows from them for a history.
+"""
