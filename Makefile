@@ -64,6 +64,11 @@ compose: venv docker ## Run the tests of the stack of compose.yaml
 $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
+.PHONY: soak
+soak: venv docker ## Look for broken promises for hours (HOURS=8 SEED=7): random tasks, random faults
+	@scripts/images services:bookworm
+	@scripts/soak
+
 .PHONY: bench
 bench: bench-workers bench-scaling bench-plays ## Run all benchmarks
 

@@ -249,6 +249,7 @@ class Faults:
         """Have the replica take over."""
         with self.stage.fault(FaultKind.FAILOVER):
             self.servers.fail_over()
+        self.servers.replace_dead()
 
     # --- Supervisors -----------------------------------------------------------------------------------
 

@@ -68,8 +68,6 @@ class Servers:
     def heal(self) -> None:
         """End whatever fault lasts."""
         for server in (self.primary, self.replica, self.results):
-            if server.container is None:
-                continue
             server.container.reload()
             if server.container.status == "paused":
                 server.container.unpause()
@@ -111,6 +109,9 @@ class Servers:
         self.primary.crash()
         self.primary, self.replica = self.replica, self.primary
         self.proxy.lead_to(self.primary.port)
+
+    def replace_dead(self) -> None:
+        """Have the old primary follow the new one."""
         self.replica.restart()
         self.replicate()
 
