@@ -100,6 +100,13 @@ def _hear(request, **_):
         time.sleep(3600)
 
 
+@app.task(bind=True)
+def echo(task, text):
+    begin(task)
+    end(task)
+    return text
+
+
 @app.task
 def add(*numbers):
     return sum(numbers[0] if isinstance(numbers[0], list) else numbers)

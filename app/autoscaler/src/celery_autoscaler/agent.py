@@ -212,9 +212,14 @@ class Agent(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Begin to beat with the first connection."""
+        consumer.send_events_of_held_tasks()
         if self.heartbeat is None:
             self.heartbeat = Heartbeat(consumer, consumer.ledger)
             self.heartbeat.start()
+
+    def register_with_event_loop(self, consumer: Any, _hub: Any) -> None:
+        """Go on with what the pool was writing and reading when the last connection was lost."""
+        consumer.pipes.resume()
 
     def stop(self, consumer: Any) -> None:
         """Keep beating: running tasks need the lease."""

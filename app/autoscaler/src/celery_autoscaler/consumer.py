@@ -9,10 +9,12 @@ from time import sleep
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
+from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.ledger import Ledger
+from celery_autoscaler.pool_pipes import PoolPipes
 from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
 
@@ -25,14 +27,31 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     ledger: Ledger
     _connection_lost = False
+    _qos: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
         super().__init__(*args, **kwargs)
+        self.pipes: PoolPipes | None = None
         if self.hub is not None:
+            self.pipes = PoolPipes(self.hub, self.pool)
             self.ledger.postpone = lambda request: self.hub.call_later(
                 UNCERTAIN, self.on_task_request, request
             )
+
+    @property
+    def qos(self) -> Any:
+        """The prefetch count: the first one, since held messages with an ETA count on it over connections."""
+        return self._qos
+
+    @qos.setter
+    def qos(self, qos: Any) -> None:
+        if self._qos is None or qos is None:
+            self._qos = qos
+        else:
+            self._qos.callback = qos.callback
+            self._qos.prev = None
+            self._qos.update()
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         """Connect with the channel that records what it takes."""
@@ -80,6 +99,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for name, strategy in self.strategies.items():
             self.strategies[name] = partial(refusing, strategy)
 
+    def send_events_of_held_tasks(self) -> None:
+        """Have tasks that wait for their ETA or a rate limit send their events on the new connection."""
+        limited = [
+            request for bucket in self.task_buckets.values() if bucket for request, _ in list(bucket.contents)
+        ]
+        for request in [*state.requests.values(), *limited]:
+            request.eventer = self.event_dispatcher
+
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Keep the requests: their messages are still recorded as this worker's."""
         self._connection_lost = True
@@ -88,10 +115,17 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             # Nothing else holds the next try up: the server answers.
             sleep(RECONNECT)
 
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Keep the requests here as well: the connection may be the second one."""
+        self._connection_lost = True
+        super().on_connection_error_before_connected(exc)
+
     def on_close(self) -> None:
         """Drop what was not begun when the worker ends, not when a connection does."""
         if self._connection_lost:
             self._connection_lost = False
+            if self.pipes is not None:
+                self.pipes.watch_again()
         else:
             keep_handed_over(self.pool)
             super().on_close()

@@ -1,0 +1,75 @@
+"""The pipes between a worker and its child processes, over a lost connection to the broker.
+
+When a connection is lost Celery's event loop forgets every file it watches, and the pool registers its pipes
+anew. Celery drops at that moment what the pool was doing, since its messages are lost with the connection.
+Ours are not, so that what was half written to a child, or half read from one, has to go on where it stopped.
+"""
+
+from inspect import isgenerator
+from types import GeneratorType
+from typing import Any
+
+from kombu.asynchronous import set_event_loop
+
+# File descriptors with the transfer under way on each, and the process at the other end.
+Transfers = dict[int, tuple[GeneratorType[Any, Any, Any], Any]]
+
+
+class PoolPipes:
+    """Keeps the transfers of a prefork pool while the event loop is reset."""
+
+    def __init__(self, hub: Any, pool: Any) -> None:
+        """Have the event loop note what it forgets."""
+        self._hub = hub
+        self._pool = pool
+        self._reading: Transfers = {}
+        self._writing: Transfers = {}
+        forget = hub.reset
+
+        def reset() -> None:
+            self._note()
+            forget()
+            # Or a stop would neither fire timers nor acknowledge while running tasks end.
+            set_event_loop(hub)
+
+        hub.reset = reset
+
+    @property
+    def _processes(self) -> Any:
+        """The pool with child processes, or nothing."""
+        pool = getattr(self._pool, "_pool", None)
+        return pool if hasattr(pool, "_fileno_to_outq") else None
+
+    def _note(self) -> None:
+        if (pool := self._processes) is not None:
+            self._reading |= _transfers(self._hub.readers, pool._fileno_to_outq)
+            self._writing |= _transfers(self._hub.writers, pool._fileno_to_inq)
+
+    def watch_again(self) -> None:
+        """Let the pool watch children again whose end it has begun to handle; to it they are watched."""
+        if (pool := self._processes) is not None:
+            for process in pool._pool:
+                if vars(process).get("_sentinel_poll", process) is None:
+                    del process._sentinel_poll
+
+    def resume(self) -> None:
+        """Go on with the transfers, once the pool has registered with the event loop again."""
+        reading, self._reading = self._reading, {}
+        writing, self._writing = self._writing, {}
+        if (pool := self._processes) is None:
+            return
+        for fd, (transfer, process) in reading.items():
+            if pool._fileno_to_outq.get(fd) is process and transfer.gi_frame is not None:
+                self._hub.add_reader(fd, transfer)
+        for fd, (transfer, process) in writing.items():
+            if pool._fileno_to_inq.get(fd) is process and fd in pool._active_writes:
+                self._hub.add_writer(fd, transfer)
+
+
+def _transfers(watched: dict[int, Any], processes: dict[int, Any]) -> Transfers:
+    """Return what is under way on the pipes to these processes."""
+    return {
+        fd: (entry[0], processes[fd])
+        for fd, entry in watched.items()
+        if entry is not None and isgenerator(entry[0]) and fd in processes
+    }
