@@ -7,12 +7,12 @@ Ours are not, so that what was half written to a child, or half read from one, h
 
 from inspect import isgenerator
 from types import GeneratorType
-from typing import Any
+from typing import Any, TypeAlias
 
 from kombu.asynchronous import set_event_loop
 
 # File descriptors with the transfer under way on each, and the process at the other end.
-Transfers = dict[int, tuple[GeneratorType[Any, Any, Any], Any]]
+Transfers: TypeAlias = "dict[int, tuple[GeneratorType[Any, Any, Any], Any]]"
 
 
 class PoolPipes:
