@@ -32,6 +32,16 @@ HARD_LIMIT = 1.0
 # Characters of a large message.
 LARGE = 300_000
 
+# A producer that waits for a server sends nothing meanwhile: what it cannot send is forgotten.
+IMPATIENT = {
+    "max_retries": 1,
+    "interval_start": 0.1,
+    "interval_step": 0,
+    "interval_max": 0.1,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+}
+
 Message = dict[str, Any]
 
 
@@ -108,7 +118,9 @@ class Sender:
         url = f"redis://127.0.0.1:{broker_port}/0"
         self.app = application.app
         self.app.loader.override_backends = {"redis": f"{__name__}:{QuietBackend.__name__}"}
-        self.app.conf.update(broker_url=url, result_backend=servers.results.url)
+        self.app.conf.update(
+            broker_url=url, result_backend=servers.results.url, broker_transport_options=IMPATIENT
+        )
         self._connection = Connection(url, transport=OutboxTransport)
         self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)
         self._client = client_of(broker_port)
