@@ -121,7 +121,8 @@ class QoS(redis.QoS):  # type: ignore[misc]
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Settle a message, or put it back at the end of its list."""
         if requeue:
-            died = getattr(self.ledger.delivered.get(delivery_tag), "died", None)
+            message = self.ledger.delivered.get(delivery_tag) or self.ledger.telling.get(delivery_tag)
+            died = getattr(message, "died", None)
             self.ledger.put_back_last(delivery_tag, died)
             virtual.QoS.ack(self, delivery_tag)
         else:
@@ -275,7 +276,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self.ledger.give_back([token], died="it is no message of Celery's", max_redeliveries=-1)
             return
         self.connection._deliver(message, queue)
-        if token not in self.ledger.delivered:
+        if token not in self.ledger.delivered and token not in self.ledger.telling:
             # A consumer without acknowledgements.
             self.ledger.settle(token)
 

@@ -14,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from celery_autoscaler import recovery
 from celery_autoscaler.keys import Keys, worker_name
+from celery_autoscaler.outcomes import Outcomes
 from celery_autoscaler.task_counts import TaskCounts
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Ledger:
         self.draining = False
         self.fenced = False
         self.closing = False
+        self.outcomes = Outcomes()
+        # Messages whose outcome waits to be told.
+        self.telling: dict[str, Any] = {}
         # When the lease was last renewed, by the process's clock.
         self.renewed = 0.0
         # Tries a request again soon, where there is an event loop that must not wait for it.
@@ -99,7 +103,7 @@ class Ledger:
 
     def held(self) -> list[str]:
         """Return the tokens of the messages that are not settled."""
-        return [token for token in list(self.delivered) if token not in self.dirty]
+        return [token for token in [*self.delivered, *self.telling] if token not in self.dirty]
 
     def open_session(self) -> str:
         """Take or renew the lease on this connection, and put back what a lost reply left in the record.
@@ -126,13 +130,21 @@ class Ledger:
 
     def settle(self, token: str) -> None:
         """Delete the record of a message. If the server does not hear it, that is tried again later."""
+        self.telling.pop(token, None)
         self.unsent.add(token)
         # Else the event loop would wait in vain for each of them; the heartbeat tries it.
         if not self.silent:
             self.flush()
 
+    def make_room(self, token: str) -> None:
+        """Let a message that is still held count against no prefetch any more."""
+        message = self.delivered.pop(token, None)
+        if message is not None:
+            self.telling[token] = message
+
     def put_back_last(self, token: str, died: str | None) -> None:
         """Put a message back at the end of its list. If the server does not hear it, that is tried again."""
+        self.telling.pop(token, None)
         self.unreturned[token] = died
         self.flush()
 
@@ -172,6 +184,7 @@ class Ledger:
                 logger.info("Giving back %d messages that were not finished", len(held))
                 self.give_back(held)
                 self.delivered.clear()
+                self.telling.clear()
             self.flush()
             # A full server has no room for them, but the lease is given up all the same.
             with contextlib.suppress(ResponseError):
