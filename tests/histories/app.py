@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 import redis
 from celery import Celery, Task, bootsteps
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from celery.signals import worker_ready
 from celery.worker.request import Request
 from kombu import Consumer, Exchange, Queue
 
@@ -42,14 +40,10 @@ MAIN = os.getpid()
 recorder = redis.Redis.from_url(os.environ.get("RECORDER", "redis://"))
 
 
-def event(what: str, name: str, attempt: int, **more: str | int) -> dict[Any, Any]:
-    """Return an event of this process."""
-    return {"e": what, "id": name, "n": attempt, "pid": os.getpid(), "main": MAIN} | more
-
-
-def record(what: str, name: str, attempt: int, **more: str | int) -> None:
+def record(event: str, name: str, attempt: int, **more: str | int) -> None:
     """Write one event down; the recorder's clock says when."""
-    recorder.xadd(STREAM, event(what, name, attempt, **more))
+    fields: dict[Any, Any] = {"e": event, "id": name, "n": attempt, "pid": os.getpid(), "main": MAIN} | more
+    recorder.xadd(STREAM, fields)
 
 
 @contextmanager
@@ -101,14 +95,6 @@ def declared(**options: Any) -> Callable[[Body], Body]:
 
 def run(task: Any, seconds: float) -> None:
     """Take so long."""
-    if not seconds:
-        # One trip to the recorder: most tasks are of this kind.
-        name, attempt = str(task.request.id), int(task.request.retries)
-        with recorder.pipeline(transaction=False) as pipe:
-            pipe.xadd(STREAM, event("begun", name, attempt))
-            pipe.xadd(STREAM, event("ended", name, attempt, outcome="done"))
-            pipe.execute()
-        return
     with recorded(task):
         time.sleep(seconds)
 
@@ -236,9 +222,3 @@ class EventsStep(bootsteps.ConsumerStep):
 
 if os.environ.get("OWN_CONSUMER"):
     app.steps["consumer"].add(EventsStep)
-
-
-@worker_ready.connect
-def _say_ready(**_: Any) -> None:
-    # Celery says it at a level at which it also names every task.
-    print("ready.", file=sys.stderr, flush=True)  # noqa: T201

@@ -170,9 +170,7 @@ class Stage:
         if process in self.retired:
             return
         words = process.words() if process.status else ""
-        death = Death(
-            time.time(), process.name, process.pid, process.status or 0, process.asked, words, process.ready
-        )
+        death = Death(time.time(), process.name, process.pid, process.status or 0, process.asked, words)
         self.deaths.append(death)
         self.retired.append(process)
         self.servers.proxy.drop(process.gate)

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from celery_autoscaler.channel import FETCH, transport_for
+from celery_autoscaler.channel import transport_for
+from celery_autoscaler.fetch import FETCH
 from celery_autoscaler.ledger import Ledger
 from counted_tasks import LEASE, Fleet
 from kombu import Connection, Consumer, Queue

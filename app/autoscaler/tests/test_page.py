@@ -22,7 +22,7 @@ from celery_autoscaler import dead_letters, fleet_status, history
 from celery_autoscaler.broker import connect
 from celery_autoscaler.feed import READERS, Feed, failures
 from celery_autoscaler.http import serve
-from celery_autoscaler.recovery import DeadLetter
+from celery_autoscaler.letters import DeadLetter
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
 from counted_tasks import SEPARATOR, Load

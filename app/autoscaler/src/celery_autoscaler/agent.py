@@ -18,7 +18,7 @@ from celery.worker.consumer.tasks import Tasks
 from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
-from celery_autoscaler.keys import worker_name
+from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
 from celery_autoscaler.systemd import notify
 
@@ -37,9 +37,10 @@ TASKS_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
 RESCUE = 5000
 
-# KEYS: the worker's hash, its fence, the set of workers, the set of those that shall drain.
+# KEYS: the worker's hash, its fence, the set of workers, the set of those that shall drain, its record.
 # ARGV: worker id, its name, milliseconds of the lease, then names and values of the heartbeat.
-# Returns FENCED, or whether the worker shall drain, whose leases have run out, and whether its own had.
+# Returns FENCED, or whether the worker shall drain, whose leases have run out, whether its own had, and how
+# many messages are recorded.
 # A full server refuses to write the heartbeat; the lease is extended all the same.
 HEARTBEAT = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
@@ -49,7 +50,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.pcall('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
-return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now), late}
+local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)
+return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), dead, late, redis.call('HLEN', KEYS[5])}
 """
 
 
@@ -68,6 +70,7 @@ class Heartbeat(threading.Thread):
         self.told = time.monotonic()
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
+        self.unknown = False
         self.heard = 0.0
         self.heard_since = 0.0
 
@@ -157,23 +160,36 @@ class Heartbeat(threading.Thread):
         ledger.flush()
         heartbeat = [part for item in self.counters().items() for part in item]
         sent = time.monotonic()
-        drain, dead, late = client.register_script(HEARTBEAT)(
-            keys=[keys.worker(ledger.worker_id), keys.rescued(ledger.worker_id), keys.workers, keys.drain],
+        drain, dead, late, recorded = client.register_script(HEARTBEAT)(
+            keys=[
+                keys.worker(ledger.worker_id),
+                keys.rescued(ledger.worker_id),
+                keys.workers,
+                keys.drain,
+                keys.unacked(ledger.worker_id),
+            ],
             args=[ledger.worker_id, worker_name(ledger.worker_id), int(ledger.lease * 1000), *heartbeat],
         )
         if bool(drain) != ledger.draining:
             ledger.draining = bool(drain)
             logger.info("Draining: nothing new is taken" if drain else "No longer draining")
         ledger.renewed = sent
+        self.reconcile(recorded)
         # Who did not hear the server may not be the only one: the others get a lease's time to come back.
         if late or sent - self.heard > ledger.lease / 2:
             self.heard_since = sent
         self.heard = sent
         if sent - self.heard_since < ledger.lease:
             return
-        for worker_id in map(bytes.decode, dead):
-            if worker_id != ledger.worker_id:
-                recovery.recover(client, keys, worker_id, separator=ledger.separator, limit=RESCUE)
+        others = [worker_id for worker_id in map(as_name, dead) if worker_id != ledger.worker_id]
+        recovery.recover_each(client, keys, others, separator=ledger.separator, limit=RESCUE)
+
+    def reconcile(self, recorded: int) -> None:
+        """Put back what is recorded and unknown to the process, if two beats in a row see such messages."""
+        unknown = recorded > self.ledger.held_in_redis()
+        if unknown and self.unknown:
+            self.ledger.reconcile()
+        self.unknown = unknown
 
     def fence(self) -> None:
         """Drop what was not begun, let what runs finish, and end."""
@@ -225,9 +241,7 @@ class Agent(bootsteps.StartStopStep):
         """Keep beating: running tasks need the lease."""
 
     def shutdown(self, consumer: Any) -> None:
-        """Tell what became of tasks, in bounded time, and let the channel give back what is left."""
-        consumer.ledger.outcomes.finish()
-        consumer.run_what_is_due()
+        """Let the channel give back what is left when it is closed."""
         consumer.ledger.closing = True
         if self.heartbeat is not None:
             self.heartbeat.stopped.set()

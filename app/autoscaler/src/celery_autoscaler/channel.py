@@ -16,31 +16,29 @@ How it works, in the order of a message's life:
    that ``FETCH`` looked at are tracked (``CLIENT TRACKING``), and any word on the wake-up connection means
    "fetch again". It needs no setting of the server's, and a busy worker gets no words. Where the server
    does not know tracking, the channel polls.
-4. *Settle*. An acknowledgement deletes the record. One that the server did not hear is sent again.
+4. *Deliver*. Each message goes to its consumer by itself: what one of them meets there costs no other (see
+   :mod:`celery_autoscaler.delivery`).
+5. *Settle*. An acknowledgement deletes the record. One that the server did not hear is sent again.
 
 A lost connection drops nothing: the process keeps its messages, the hash keeps their records.
 """
 
 import contextlib
 import logging
+from functools import partial
 from queue import Empty
 from time import monotonic
 from typing import Any
 
-from kombu.transport import redis, virtual
+from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
-from redis import Connection, SSLConnection
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
-from celery_autoscaler.server_state import (
-    PlainConnection,
-    Refused,
-    SentinelConnection,
-    SentinelTLSConnection,
-    TLSConnection,
-)
+from celery_autoscaler import delivery
+from celery_autoscaler.fetch import FETCH, FETCH_SHA
+from celery_autoscaler.ledger import Fenced, Ledger, Return, fenced_or
+from celery_autoscaler.qos import QoS
+from celery_autoscaler.server_state import Refused, is_full, refusing, takes_no_writes
 
 logger = logging.getLogger(__name__)
 
@@ -50,109 +48,30 @@ BATCH = 100
 LOOK = 1.0
 # Seconds between looks where nothing wakes the worker: the shortest, after activity, and the longest.
 POLL = (0.002, 0.05)
-# Seconds to wait before the next try when the server is full, or takes no writes.
-FULL = 0.5
-
-# KEYS: the worker's hash, its record, the lists by priority step and, within it, by queue.
-# ARGV: session, number of messages wanted, number of queues, whether queues take turns, prefix of the tokens.
-# Returns for each message the number of its list, its token, itself; or FENCED.
-# Invariant: who has no lease, or an older session, takes nothing: a late command of a broken connection does
-# no harm.
-# Invariant: a message is recorded before it leaves its list. A full server refuses the record, and the step
-# ends there, with nothing popped that is not recorded.
-FETCH = """
-if redis.call('HGET', KEYS[1], 'session') ~= ARGV[1] then return redis.error_reply('FENCED') end
-if redis.call('EXISTS', unpack(KEYS, 3)) == 0 then return {} end
-local wanted, queues, turns = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
-local cycle = {}
-for i = 1, queues do cycle[i] = i end
-local taken = {}
-for first = 2, #KEYS - queues, queues do
-    local position = 1
-    while position <= #cycle and #taken < 3 * wanted do
-        local queue = cycle[position]
-        local list = KEYS[first + queue]
-        local message = redis.call('LINDEX', list, -1)
-        if message then
-            local token = ARGV[5] .. string.format('%03d', #taken / 3)
-            local recorded = redis.pcall('HSET', KEYS[2], token, list .. '\\n' .. message)
-            if type(recorded) == 'table' and recorded.err then
-                if #taken == 0 then return recorded end
-                return taken
-            end
-            redis.call('RPOP', list)
-            taken[#taken + 1] = first + queue - 2
-            taken[#taken + 1] = token
-            taken[#taken + 1] = message
-            if turns then
-                table.insert(cycle, table.remove(cycle, position))
-                position = 1
-            end
-        else
-            position = position + 1
-        end
-    end
-end
-return taken
-"""
-
-
-class QoS(redis.QoS):  # type: ignore[misc]
-    """Acknowledgements against the worker's own record."""
-
-    def __init__(self, channel: "Channel", prefetch_count: int = 0) -> None:
-        super().__init__(channel, prefetch_count)
-        # What the process holds counts against the prefetch of whichever connection it has now.
-        self.ledger = ledger = channel.ledger
-        self._delivered = ledger.delivered
-        self._dirty = ledger.dirty
-        self._quick_ack = ledger.dirty.add
-        self._quick_append = ledger.delivered.__setitem__
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Note a message as delivered. FETCH has recorded it."""
-        virtual.QoS.append(self, message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        """Settle a message."""
-        self.ledger.settle(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Settle a message, or put it back at the end of its list."""
-        if requeue:
-            message = self.ledger.delivered.get(delivery_tag) or self.ledger.telling.get(delivery_tag)
-            died = getattr(message, "died", None)
-            self.ledger.put_back_last(delivery_tag, died)
-            virtual.QoS.ack(self, delivery_tag)
-        else:
-            self.ack(delivery_tag)
-
-    def restore_unacked_once(self, *_: Any, **__: Any) -> None:
-        """Put back what the process holds when the worker ends; a lost connection is no reason to."""
-        if self.ledger.closing:
-            self.ledger.close()
-
-    def restore_visible(self, *_: Any, **__: Any) -> None:
-        """Do nothing: leases take the place of the visibility timeout."""
+# Seconds to wait before the next try when the server refuses commands for now.
+REFUSED = 0.5
+# Connections that a channel keeps: one fetches, one is woken, one hears broadcasts.
+CONNECTIONS = 3
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
     """Fetches where kombu's channel would block on ``BRPOP``."""
 
     QoS = QoS
-    connection_class: type[Connection] = PlainConnection
-    connection_class_ssl: type[SSLConnection] = TLSConnection
+    _in_poll: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._session: str | None = None
-        self._session_socket: Any = None
+        self._load_script = True
         self._next_fetch = 0.0
+        self._refused_until = 0.0
         self._poll_interval = POLL[0]
+        self._sent = ""
+        self._fetch = ""
         self._queues: list[str] = []
         self._lists: list[str] = []
         self._tracked: Any = None
         self._tracking_known = True
+        self._said = ""
         super().__init__(*args, **kwargs)
         self.handlers["WAKE"] = self._on_wake
         self.ledger.bind(self)
@@ -162,6 +81,29 @@ class Channel(redis.Channel):  # type: ignore[misc]
         """The ledger of the worker to which the connection belongs."""
         ledger: Ledger = self.connection.ledger
         return ledger
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous)
+        params["connection_class"] = refusing(params["connection_class"])
+        return params
+
+    def _get_pool(self, asynchronous: bool = False) -> Any:
+        pool = super()._get_pool(asynchronous)
+        if asynchronous:
+            # The app's own limit is meant for kombu, which keeps fewer.
+            pool.max_connections = max(pool.max_connections, CONNECTIONS)
+        return pool
+
+    def basic_consume(self, queue: str, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; what a lost connection delivered from it counts as this channel's."""
+        consumed = super().basic_consume(queue, *args, **kwargs)
+        self.qos.adopt(queue)
+        return consumed
+
+    def close(self) -> None:
+        """Close the channel without the reply to a step under way: what it took is put back."""
+        self._in_poll = None
+        super().close()
 
     # --- Fetch -----------------------------------------------------------------------------------------
 
@@ -173,40 +115,60 @@ class Channel(redis.Channel):  # type: ignore[misc]
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
+        if len(ledger.returning) > BATCH:
+            self._wait(LOOK)
+            return
         connection = self.client.connection
-        # Not the session of an earlier connection: a step may still be under way there.
-        if self._session is None or self._session_socket is not connection._sock:
-            try:
-                self._session = ledger.open_session()
-                self._session_socket = connection._sock
-            except Fenced:
-                ledger.fenced = True
-                return
-            except (OutOfMemoryError, Refused):
-                self._wait(FULL)
-                return
-            self._fetch_sha = ledger.client.script_load(FETCH)
-        self._track(connection)
+        try:
+            self._prepare(connection)
+        except Fenced:
+            ledger.fenced = True
+            return
+        except (Refused, ResponseError) as error:
+            self._pause(error)
+            return
         ledger.fetches += 1
         self._queues = queues
         keys = ledger.keys
         self._lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         lists = [keys.prefix + name for name in self._lists]
+        self._sent, self._fetch = ledger.session, f"{ledger.fetches:012d}"
         self._in_poll = connection
+        ledger.fetching[self._fetch] = partial(self._awaits, connection, connection._sock)
         self._brpop_sent_at = monotonic()
         connection.send_command(
             "EVALSHA",
-            self._fetch_sha,
+            FETCH_SHA,
             2 + len(lists),
             keys.worker(ledger.worker_id),
             keys.unacked(ledger.worker_id),
             *lists,
-            self._session,
+            self._sent,
             self._wanted(),
             len(queues),
             int(self.queue_order_strategy == "round_robin"),
-            f"{ledger.fetches:012d}.",
+            f"{self._fetch}.",
         )
+
+    def _awaits(self, connection: Any, sock: Any) -> bool:
+        """Whether the reply to a step that was sent there can still be read."""
+        return self._in_poll is connection and connection._sock is sock
+
+    def _prepare(self, connection: Any) -> None:
+        """Make sure that messages may be taken.
+
+        Raises:
+            Fenced: The worker's messages were given to others.
+            redis.RedisError: The server cannot be reached or refuses.
+        """
+        ledger = self.ledger
+        if ledger.needs_session:
+            ledger.open_session()
+            self._load_script = True
+        if self._load_script:
+            ledger.client.script_load(FETCH)
+            self._load_script = False
+        self._track(connection)
 
     def _wanted(self) -> int:
         """Return how many messages the prefetch count leaves room for."""
@@ -218,67 +180,80 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
     def _brpop_read(self, **_: Any) -> bool:
         """Read the reply to FETCH and deliver the messages."""
+        ledger = self.ledger
         try:
             taken = self._fetch_reply()
+            messages = [
+                (int(number) - 1, token.decode(), raw)
+                for number, token, raw in zip(taken[::3], taken[1::3], taken[2::3], strict=True)
+            ]
+            ledger.receive([token for _, token, _ in messages], self._fetch)
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
-        messages = list(zip(taken[::3], taken[1::3], taken[2::3], strict=True))
         self._schedule(len(messages))
         if not messages:
             raise Empty
-        undeliverable = []
-        for number, token, raw in messages:
-            position = int(number) - 1
-            self.ledger.taken[self._lists[position]] += 1
-            queue = self._queues[position % len(self._queues)]
-            if queue in self.connection._callbacks:
-                self._queue_cycle.rotate(queue)
-                self._deliver_one(queue, token.decode(), raw)
-            else:
-                undeliverable.append(token.decode())
-        # Their consumer was cancelled while the command was under way.
-        self.ledger.give_back(undeliverable)
+        for position, token, raw in messages:
+            ledger.taken[self._lists[position]] += 1
+            self._deliver_one(self._queues[position % len(self._queues)], token, raw)
         return True
 
     def _fetch_reply(self) -> list[Any]:
         try:
             reply: list[Any] = self.client.parse_response(self.client.connection, "EVALSHA")
         except NoScriptError:
-            self._session = None
-        except OutOfMemoryError:
-            logger.warning("Redis is full: nothing is fetched until it has room")
-            self._wait(FULL)
-            raise Empty from None
-        except Refused as error:
-            logger.warning("Redis takes no writes: nothing is fetched until it does (%s)", error)
-            self._wait(FULL)
-            raise Empty from None
-        except ResponseError as error:
-            if isinstance(fenced_or(error), Fenced):
+            self._load_script = True
+        except (Refused, ResponseError) as error:
+            if isinstance(error, ResponseError) and isinstance(fenced_or(error), Fenced):
                 # The lease ran out, or the server lost it. A new session tells who has the messages.
-                self._session = None
+                self.ledger.end_session(self._sent)
             else:
-                raise
+                self._pause(error)
         except self.connection_errors:
             self.client.connection.disconnect()
             raise
         else:
+            self._said = ""
             return reply
+        self.ledger.receive((), self._fetch)
         raise Empty
 
     def _deliver_one(self, queue: str, token: str, raw: bytes) -> None:
-        try:
-            message = loads(bytes_to_str(raw))
-            message["properties"]["delivery_tag"] = token
-            message["properties"].setdefault("delivery_info", {})["queue"] = queue
-        except (ValueError, KeyError, TypeError):
-            self.ledger.give_back([token], died="it is no message of Celery's", max_redeliveries=-1)
+        callback = self.connection._callbacks.get(queue)
+        if callback is None or self.ledger.closing:
+            # Its consumer was cancelled while the command was under way.
+            self.ledger.put_back(token, Return(end="next"))
             return
-        self.connection._deliver(message, queue)
-        if token not in self.ledger.delivered and token not in self.ledger.telling:
-            # A consumer without acknowledgements.
-            self.ledger.settle(token)
+        self._queue_cycle.rotate(queue)
+        delivery.deliver(self.ledger, queue, token, raw, callback)
+
+    def _receive_one(self, c: Any) -> Any:
+        """Read a broadcast and deliver it."""
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        payload = self._handle_message(c, response)
+        if not bytes_to_str(payload["type"]).endswith("message") or not payload["data"]:
+            return None
+        topic = bytes_to_str(payload["channel"])
+        exchange = (topic.partition(".")[2] if topic[:1] == "/" else topic).split("/", 1)[0]
+        queue = self._fanout_to_queue.get(exchange)
+        # Nobody consumes it any more where there is none.
+        if queue in self.connection._callbacks:
+            token = self.ledger.unrecorded_token()
+            delivery.deliver(
+                self.ledger,
+                queue,
+                token,
+                payload["data"],
+                lambda message: self._deliver_fanout_message(message, exchange),
+            )
+        return True
 
     def _get(self, queue: str) -> Any:
         """Refuse to take a message without a record."""
@@ -301,6 +276,15 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._next_fetch = monotonic() + seconds
         self.connection.cycle.look_again(seconds)
 
+    def _pause(self, error: RedisError) -> None:
+        """Fetch nothing for a moment because the server refuses, and say so when that begins."""
+        text = paused(error)
+        if text != self._said:
+            logger.warning("%s", text)
+        self._said = text
+        self._wait(REFUSED)
+        self._refused_until = self._next_fetch
+
     def _track(self, connection: Any) -> None:
         """Have the server tell the wake-up connection when a list changes that was seen empty."""
         if not self._tracking_known or self._tracked is connection._sock:
@@ -313,6 +297,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             wake.send_command("SUBSCRIBE", "__redis__:invalidate")
             connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", wake_id, "NOLOOP")
             connection.read_response()
+        except Refused:
+            # Replies are left on it.
+            wake.disconnect()
+            raise
         except ResponseError as error:
             logger.info("The server does not tell when a list changes (%s): polling instead", error)
             self._tracking_known = False
@@ -330,7 +318,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         """Fetch again, whatever the word is."""
         connection = self.wake_client.connection
         if swallow(connection._sock):
-            self._next_fetch = 0.0
+            self._next_fetch = self._refused_until
         else:
             self._tracked = None
             connection.disconnect()
@@ -344,9 +332,6 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]
     """The same on a server found through Sentinel."""
-
-    connection_class = SentinelConnection
-    connection_class_ssl = SentinelTLSConnection
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
@@ -434,6 +419,15 @@ def swallow(sock: Any) -> bool:
     finally:
         sock.settimeout(timeout)
     return True
+
+
+def paused(error: RedisError) -> str:
+    """Say why nothing is fetched for now."""
+    if is_full(error):
+        return "Redis is full: nothing is fetched until it has room"
+    if takes_no_writes(error):
+        return f"Redis takes no writes: nothing is fetched until it does ({error})"
+    return f"Redis refuses commands: nothing is fetched until it obeys ({error})"
 
 
 def _turn() -> None:

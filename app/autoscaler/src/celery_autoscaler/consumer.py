@@ -3,7 +3,6 @@
 An app may have a class of consumers of its own (``worker_consumer``); :func:`with_ledger` puts ours above it.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from time import sleep
@@ -14,14 +13,11 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
-from celery_autoscaler.hand_over import HandOver
+from celery_autoscaler.delivery import described, forget_request
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.pool_pipes import PoolPipes
 from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
-
-logger = logging.getLogger(__name__)
 
 # Seconds between tries to connect again.
 RECONNECT = 1.0
@@ -34,10 +30,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     _connection_lost = False
     _qos: Any = None
 
-    def __init__(self, on_task_request: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
-        hand_over = HandOver(kwargs["controller"])
-        super().__init__(hand_over.instead_of(on_task_request), *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.pipes: PoolPipes | None = None
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)
@@ -105,19 +100,25 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for name, strategy in self.strategies.items():
             self.strategies[name] = partial(refusing, strategy)
 
-    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """Refuse a task that nobody knows, without waiting until that is stored."""
-        refuse = partial(message.reject_log_error, logger, self.connection_errors)
-        tell = partial(super().on_unknown_task, body, message, exc)
-        self.ledger.make_room(message.delivery_tag)
-        # Another worker may know it.
-        self.ledger.outcomes.add(Outcome(tell, refuse, nothing, f"a task of an unknown name ({exc})"))
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Put aside what names no task."""
+        message.refused = "it names no task"
+        super().on_unknown_message(body, message)
 
-    def run_what_is_due(self) -> None:
-        """Acknowledge what threads have left to the event loop, after its end."""
-        for due in self.hub._pop_ready() if self.hub is not None else ():
-            guarded(due)
-        self.perform_pending_operations()
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Put aside the message of a task that the app does not have; another release may have it."""
+        message.refused = f"the app has no task of this name: {described(exc)}"
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Put aside a message that is not made like a task's."""
+        message.refused = described(exc)
+        super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Put aside a message whose body cannot be read."""
+        message.refused = described(exc)
+        super().on_decode_error(message, exc)
 
     def send_events_of_held_tasks(self) -> None:
         """Have tasks that wait for their ETA or a rate limit send their events on the new connection."""
@@ -185,4 +186,5 @@ def refusing(strategy: Callable[..., None], *arguments: Any) -> None:
     try:
         strategy(*arguments)
     except (TypeError, ValueError) as error:
+        forget_request(arguments[0])
         raise InvalidTaskError(str(error)) from error

@@ -85,6 +85,20 @@ class Keys:
         return key.removeprefix(self.prefix)
 
 
+def as_name(key: bytes) -> str:
+    """Return a name as text, whatever its bytes are; the fleet's connections turn it into the same bytes."""
+    return key.decode(errors="surrogateescape")
+
+
+def as_bytes(name: str | bytes) -> bytes:
+    """Return a name as the bytes that it is in Redis.
+
+    Raises:
+        UnicodeEncodeError: The text stands for no bytes.
+    """
+    return name if isinstance(name, bytes) else name.encode(errors="surrogateescape")
+
+
 def worker_name(worker_id: str) -> str:
     """Return Celery's name of a worker, ``name@host``, from its id ``name@host:incarnation``."""
     return worker_id.rpartition(":")[0]

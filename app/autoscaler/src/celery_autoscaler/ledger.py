@@ -1,20 +1,19 @@
-"""What one worker process holds, on whichever connection it has: its messages, its session, its lease."""
+"""What one worker process holds, on whichever connections it has: its messages, its session, its lease."""
 
-import contextlib
 import logging
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from kombu.transport import redis
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
-from celery_autoscaler.keys import Keys, worker_name
-from celery_autoscaler.outcomes import Outcomes
+from celery_autoscaler.keys import Keys, as_name, worker_name
+from celery_autoscaler.server_state import is_refusal
 from celery_autoscaler.task_counts import TaskCounts
 
 if TYPE_CHECKING:
@@ -34,15 +33,53 @@ redis.call('ZADD', KEYS[4], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3],
 return redis.call('HKEYS', KEYS[3])
 """
 
+# KEYS: the worker's record, its hash, the set of workers.  ARGV: worker id.
+# Returns how many messages are recorded.
+# Invariant: a lease is given up only with an empty record; until then others know where to look.
+CLOSE = """
+local left = redis.call('HLEN', KEYS[1])
+if left == 0 then
+    redis.call('DEL', KEYS[2])
+    redis.call('ZREM', KEYS[3], ARGV[1])
+end
+return left
+"""
+
+# What a worker may meet on the way to the server; whatever was to be sent is kept and sent later.
+UNHEARD = (RedisError, OSError)
+# Connections of a pool that its users limit themselves.
+UNLIMITED = 2**31
+# Begins the token of a delivery that has no record: a broadcast.
+UNRECORDED = "unrecorded."
+
 
 class Fenced(Exception):  # noqa: N818 - a state, not an error
     """The worker's messages were given to others while it was silent."""
 
 
+@dataclass(frozen=True)
+class Return:
+    """A message on its way back to its list, or to the dead letters."""
+
+    died: str | None = None
+    """Why it was not finished; nothing for a message that nobody began."""
+    due: float = 0.0
+    """When it is to be sent, by the process's clock."""
+    end: Literal["next", "last"] = "last"
+    """Whether it is the next to be taken, or the last."""
+    max_redeliveries: int = recovery.MAX_REDELIVERIES
+    """How often it may come back; -1 for the dead letters at once."""
+
+
 class Ledger:
     """What one worker process holds: the messages that it took and has not settled.
 
-    Lives as long as the process; connections come and go. Acknowledgements may come from any thread.
+    Lives as long as the process; connections and channels come and go, and share it. Acknowledgements may
+    come from any thread.
+
+    Each message that the worker's record in Redis holds is in one of four places at any time, so that nothing
+    is recorded and forgotten: `fetching` (its reply has not been read), `incoming` (no consumer has it yet),
+    `delivered`, or `unsent` and `returning` (Redis has not heard yet that it is settled).
     """
 
     def __init__(self, worker_id: str, lease: float) -> None:
@@ -54,29 +91,33 @@ class Ledger:
         self._client: recovery.Client = None
         self._server = ""
         self.pid = os.getpid()
-        self.delivered: OrderedDict[str, Any] = OrderedDict()
-        self.dirty: set[str] = set()
+        # Prefix of the tokens of a step under way → whether its reply can still be read.
+        self.fetching: dict[str, Callable[[], bool]] = {}
+        self.incoming: dict[str, None] = {}
+        self.delivered: dict[str, Any] = {}
+        # Token of a delivered message → the tokens that count against the prefetch of its channel.
+        self.holders: dict[str, set[str]] = {}
         self.unsent: set[str] = set()
-        self.unreturned: dict[str, str | None] = {}
+        self.returning: dict[str, Return] = {}
         self.fetches = 0
+        self._unrecorded = 0
+        # Token of the broadcast that is being delivered.
+        self.broadcast: str | None = None
         # How many messages were taken from each list, by its name without prefix.
         self.taken: Counter[str] = Counter()
         # Tasks that ended with an error.
         self.failed = 0
         self.task_counts = TaskCounts()
         self.sessions = 0
+        self._is_open = False
+        self._unheard = ""
         self.draining = False
         self.fenced = False
         self.closing = False
-        self.outcomes = Outcomes()
-        # Messages whose outcome waits to be told.
-        self.telling: dict[str, Any] = {}
         # When the lease was last renewed, by the process's clock.
         self.renewed = 0.0
         # Tries a request again soon, where there is an event loop that must not wait for it.
         self.postpone: Callable[[Any], Any] | None = None
-        # virtual.QoS looks for it.
-        self.delivered.restored = False  # type: ignore[attr-defined]
 
     def bind(self, channel: "Channel") -> None:
         """Use the newest connection's settings for what is settled from now on."""
@@ -87,7 +128,11 @@ class Ledger:
             self._server = server
             # Not kombu's prefixing client: these keys have the prefix, and scripts name keys that it misses.
             # Not the channel's pool: whoever loses its connection closes that, and others settle meanwhile.
-            self._client = Redis(connection_pool=channel._get_pool())
+            # Nor with its limit: each thread that settles needs a connection.
+            pool = channel._get_pool()
+            pool.max_connections = UNLIMITED
+            pool.connection_kwargs["encoding_errors"] = "surrogateescape"
+            self._client = Redis(connection_pool=pool)
 
     @property
     def client(self) -> recovery.Client:
@@ -101,65 +146,170 @@ class Ledger:
         """Whether the server has not confirmed the lease for so long that it may be over."""
         return monotonic() - self.renewed > self.lease
 
-    def held(self) -> list[str]:
-        """Return the tokens of the messages that are not settled."""
-        return [token for token in [*self.delivered, *self.telling] if token not in self.dirty]
+    @property
+    def session(self) -> str:
+        """The session with which messages are taken, on every channel."""
+        return str(self.sessions)
 
-    def open_session(self) -> str:
-        """Take or renew the lease on this connection, and put back what a lost reply left in the record.
+    @property
+    def needs_session(self) -> bool:
+        """Whether nobody may take messages before there is a new session.
+
+        There is none, or the connection of a step is lost: it may still be under way, and nobody would hear
+        what it takes.
+        """
+        return not self._is_open or not all(can_be_read() for can_be_read in list(self.fetching.values()))
+
+    def end_session(self, session: str) -> None:
+        """Take in that the server no longer knows a session; a newer one may be open already."""
+        if session == self.session:
+            self._is_open = False
+
+    def held(self) -> list[str]:
+        """Return the tokens of the messages that consumers have and that are not settled."""
+        return list(self.delivered)
+
+    def held_in_redis(self) -> int:
+        """Return how many messages the record holds, as far as the process knows."""
+        recorded = sum(not token.startswith(UNRECORDED) for token in self.held())
+        return recorded + len(self.incoming) + len(self.unsent) + len(self.returning)
+
+    def is_known(self, token: str) -> bool:
+        """Whether the process knows of a recorded message, or will when it has read a reply."""
+        reply = self.fetching.get(token.partition(".")[0])
+        if reply is not None and reply():
+            return True
+        # In the order in which messages pass through them: other threads move some meanwhile.
+        return any(token in place for place in (self.incoming, self.delivered, self.returning, self.unsent))
+
+    # --- Sessions --------------------------------------------------------------------------------------
+
+    def open_session(self) -> None:
+        """Take or renew the lease, and put back what a lost reply left in the record.
+
+        Steps sent before with an older session take nothing from now on.
 
         Raises:
             Fenced: The worker's messages were given to others.
+            redis.RedisError: The server cannot be reached or refuses.
         """
         self.flush()
         keys, worker = self.keys, self.worker_id
         self.sessions += 1
-        session = str(self.sessions)
+        self._is_open = False
         sent = monotonic()
         try:
             recorded = self.client.register_script(OPEN)(
                 keys=[keys.worker(worker), keys.rescued(worker), keys.unacked(worker), keys.workers],
-                args=[worker, session, int(self.lease * 1000)],
+                args=[worker, self.session, int(self.lease * 1000)],
             )
         except ResponseError as error:
             raise fenced_or(error) from error
         self.renewed = sent
-        known = {*self.held(), *self.unsent, *self.unreturned}
-        self.give_back([token for token in map(bytes.decode, recorded) if token not in known])
-        return session
+        self._is_open = True
+        self.fetching = {fetch: can_be_read for fetch, can_be_read in self.fetching.items() if can_be_read()}
+        self._put_back_unknown(recorded)
+
+    def reconcile(self) -> None:
+        """Put back what the record holds and nobody in this process knows.
+
+        Raises:
+            redis.RedisError: The server cannot be reached or refuses.
+        """
+        self._put_back_unknown(self.client.hkeys(self.keys.unacked(self.worker_id)))
+
+    def _put_back_unknown(self, recorded: Iterable[bytes]) -> None:
+        lost = [token for token in map(as_name, recorded) if not self.is_known(token)]
+        if lost:
+            logger.info("Putting back %d messages whose delivery got lost", len(lost))
+            self.give_back(lost)
+
+    # --- Messages --------------------------------------------------------------------------------------
+
+    def receive(self, tokens: Iterable[str], fetch: str) -> None:
+        """Take in the messages of a reply, before anything else happens to any of them."""
+        self.incoming.update(dict.fromkeys(tokens))
+        self.fetching.pop(fetch, None)
+
+    def deliver(self, token: str, message: Any, holder: set[str]) -> None:
+        """Take in that a consumer has a message; it counts against the prefetch of its channel."""
+        self.delivered[token] = message
+        self.holders[token] = holder
+        holder.add(token)
+        self.incoming.pop(token, None)
+
+    def hand_over(self, token: str, holder: set[str]) -> None:
+        """Let a message count against the prefetch of another channel."""
+        former = self.holders.get(token)
+        if former is None or former is holder:
+            return
+        self.holders[token] = holder
+        holder.add(token)
+        former.discard(token)
+        if token not in self.delivered:
+            # Another thread has settled it meanwhile.
+            self.holders.pop(token, None)
+            holder.discard(token)
+
+    def release(self, token: str) -> None:
+        """Let a message no longer count against a prefetch: it is settled, or on its way back."""
+        self.delivered.pop(token, None)
+        self.incoming.pop(token, None)
+        holder = self.holders.pop(token, None)
+        if holder is not None:
+            holder.discard(token)
 
     def settle(self, token: str) -> None:
         """Delete the record of a message. If the server does not hear it, that is tried again later."""
-        self.telling.pop(token, None)
+        if token.startswith(UNRECORDED):
+            self.release(token)
+            return
         self.unsent.add(token)
+        self.release(token)
         # Else the event loop would wait in vain for each of them; the heartbeat tries it.
         if not self.silent:
             self.flush()
 
-    def make_room(self, token: str) -> None:
-        """Let a message that is still held count against no prefetch any more."""
-        message = self.delivered.pop(token, None)
-        if message is not None:
-            self.telling[token] = message
+    def put_back(self, token: str, how: Return) -> None:
+        """Put a message back at the end of its list, or aside. If the server does not hear it, try again."""
+        if token.startswith(UNRECORDED):
+            self.release(token)
+            return
+        self.returning[token] = how
+        self.release(token)
+        if not self.silent:
+            self.flush()
 
-    def put_back_last(self, token: str, died: str | None) -> None:
-        """Put a message back at the end of its list. If the server does not hear it, that is tried again."""
-        self.telling.pop(token, None)
-        self.unreturned[token] = died
-        self.flush()
+    def unrecorded_token(self) -> str:
+        """Return a token for a message that is in no list and in no record."""
+        self._unrecorded += 1
+        return f"{UNRECORDED}{self._unrecorded}"
 
     def flush(self) -> None:
-        """Send what the server has not heard yet."""
-        settled, returned = list(self.unsent), list(self.unreturned.items())
-        try:
-            if settled:
-                self.client.hdel(self.keys.unacked(self.worker_id), *settled)
-                self.unsent.difference_update(settled)
-            for token, died in returned:
-                self.give_back([token], end="last", died=died)
-                self.unreturned.pop(token, None)
-        except redis.get_redis_error_classes().connection_errors:
+        """Send what the server has not heard yet, as far as it is due; keep what it does not hear now."""
+        if not self.unsent and not self.returning:
             return
+        try:
+            self._send(monotonic())
+        except UNHEARD as error:
+            self._say_unheard(error)
+
+    def _send(self, now: float) -> None:
+        if settled := list(self.unsent):
+            self.client.hdel(self.keys.unacked(self.worker_id), *settled)
+            self.unsent.difference_update(settled)
+        for token, how in list(self.returning.items()):
+            if how.due <= now:
+                self.give_back([token], end=how.end, died=how.died, max_redeliveries=how.max_redeliveries)
+                self.returning.pop(token, None)
+        self._unheard = ""
+
+    def _say_unheard(self, error: Exception) -> None:
+        """Log an answer of the server's that keeps messages from being settled, once."""
+        text = str(error)
+        if isinstance(error, ResponseError) and not is_refusal(error) and text != self._unheard:
+            logger.error("Redis does not take what was settled, it is sent again: %s", text)
+        self._unheard = text
 
     def tell_task_counts(self) -> None:
         """Write down the counts of tasks for the supervisor of this host, if they have changed.
@@ -175,33 +325,45 @@ class Ledger:
 
         self.task_counts.tell(send)
 
-    def close(self) -> None:
-        """Put back what is left and give up the lease, at the end of the worker."""
-        if self.fenced or self.pid != os.getpid() or self._client is None:
-            return
-        try:
-            if held := self.held():
-                logger.info("Giving back %d messages that were not finished", len(held))
-                self.give_back(held)
-                self.delivered.clear()
-                self.telling.clear()
-            self.flush()
-            # A full server has no room for them, but the lease is given up all the same.
-            with contextlib.suppress(ResponseError):
-                self.tell_task_counts()
-            if not self.unsent:
-                with self.client.pipeline() as pipe:
-                    pipe.zrem(self.keys.workers, self.worker_id).delete(
-                        self.keys.worker(self.worker_id)
-                    ).execute()
-        except redis.get_redis_error_classes().connection_errors as error:
-            logger.warning("The broker is away (%s): others give back what is left", error)
-
     def give_back(self, tokens: Iterable[str], **circumstances: Any) -> None:
         """Put messages back into their lists; see :func:`celery_autoscaler.recovery.give_back`."""
         recovery.give_back(
             self.client, self.keys, self.worker_id, tokens, separator=self.separator, **circumstances
         )
+
+    # --- The end ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Put back what the record holds, and give up the lease if it is empty then; never raise."""
+        if self.fenced or self.pid != os.getpid() or self._client is None:
+            return
+        try:
+            self._close()
+        except UNHEARD as error:
+            logger.warning("The broker is away (%s): others give back what is left", error)
+        except Exception:  # whoever closes the worker has more to close
+            logger.exception("Others give back what is left")
+
+    def _close(self) -> None:
+        self._send(float("inf"))
+        keys, worker = self.keys, self.worker_id
+        # Not what the process believes that it holds: a reply may have got lost.
+        recorded = [as_name(token) for token in self.client.hkeys(keys.unacked(worker))]
+        if recorded:
+            logger.info("Giving back %d messages that were not finished", len(recorded))
+            self.give_back(recorded)
+        for token in self.held():
+            self.release(token)
+        try:
+            self.tell_task_counts()
+        except UNHEARD as error:
+            # A full server has no room for them, but the lease is given up all the same.
+            logger.debug("The last counts of tasks are lost: %s", error)
+        left = self.client.register_script(CLOSE)(
+            keys=[keys.unacked(worker), keys.worker(worker), keys.workers], args=[worker]
+        )
+        if left:
+            logger.warning("%d messages are left: others give them back once the lease is over", left)
 
 
 def fenced_or(error: ResponseError) -> Exception:

@@ -9,50 +9,37 @@ its own, one with a request of its own, one of a library. Whatever ours adds has
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from time import sleep, time
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from billiard.exceptions import Terminated
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
 from celery.utils.imports import symbol_by_name
 from celery.worker import request as celery_request
 from celery.worker import state, strategy
 from celery.worker.request import Request as CeleryRequest
+from kombu.exceptions import OperationalError
 from kombu.utils.compat import detect_environment
 
+from celery_autoscaler.delivery import refuse
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.task_counts import published_at
 
 logger = logging.getLogger(__name__)
 
 # Seconds between looks of a worker that has to know whether its lease lives.
 UNCERTAIN = 0.2
+# Seconds that a time limit may have: a century.
+LONGEST_LIMIT = 3.2e9
 # What a task raises that does not fail.
 OUTCOMES = ((Reject, "rejected"), (Ignore, "ignored"), (Retry, "retried"))
 
 
-def counting(count: Callable[..., None]) -> Callable[..., None]:
-    """Return what counts something and never keeps a task from being settled, whatever is to be counted."""
-
-    @functools.wraps(count)
-    def counted(*arguments: Any) -> None:
-        try:
-            count(*arguments)
-        except Exception as error:  # noqa: BLE001 - whatever headers of the app's say
-            logger.debug("Not counted: %r", error)
-
-    return counted
-
-
 class Request(CeleryRequest):  # type: ignore[misc]
     """A request that tells the channel when its message comes back because something died, and is counted."""
-
-    _already_revoked: bool
-    _already_cancelled: bool
 
     fleet_runtime: float | None = None
     """Seconds that the task took, as its process measured them."""
@@ -62,6 +49,13 @@ class Request(CeleryRequest):  # type: ignore[misc]
         super().__init_subclass__(**options)
         if "on_success" in vars(cls):
             cls.on_success = counting_successes(cls.on_success)
+        if "execute_using_pool" in vars(cls):
+            cls.execute_using_pool = refusing_what_fails(cls.execute_using_pool)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        check_id(self.id)
+        check_limits(self.time_limits)
 
     def revoked(self) -> bool:
         """Whether the task must not begin now: revoked by somebody, or not surely this worker's.
@@ -79,7 +73,14 @@ class Request(CeleryRequest):  # type: ignore[misc]
                 return True
         return ledger.fenced or bool(super().revoked())
 
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
+    def reject(self, requeue: bool = False) -> None:
+        """Put a message aside that is given up before its task began: its ETA may be no moment."""
+        if not requeue and self.time_start is None:
+            why = f": its ETA is {self.eta}" if self.eta is not None else ""
+            self._message.refused = f"it was rejected before it began{why}"
+        super().reject(requeue)
+
+    def on_accepted(self, pid: int, time_accepted: float) -> Any:
         """Look once more where tasks wait within the pool: pools of threads or greenlets queue what they get.
 
         Raises:
@@ -89,23 +90,19 @@ class Request(CeleryRequest):  # type: ignore[misc]
         in_this_process = pid == os.getpid() or detect_environment() != "default"
         if ledger is not None and in_this_process and is_lost(ledger):
             raise TaskRevokedError(self.id)
-        try:
-            super().on_accepted(pid, time_accepted)
-        except Exception:
-            # The pool would hide it. The task runs all the same.
-            logger.exception("The start of task %s cannot be told", self.id)
-            if not self.task.acks_late:
-                self.acknowledge()
+        answer = super().on_accepted(pid, time_accepted)
         self.fleet_count_wait()
+        return answer
 
-    def on_failure(
-        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False, **options: Any
-    ) -> None:
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> Any:
         """Note why the message may go back, unless the task itself asked for it, and count the failure."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        if not isinstance(exc, Reject):
+        if isinstance(exc, Reject):
+            # A retry, or the next task of a chain, that could not be sent: the broker is away.
+            exc.requeue = exc.requeue or isinstance(exc.reason, OperationalError)  # type: ignore[attr-defined]
+        else:
             self._message.died = f"{type(exc).__name__}: {exc}"
         outcome = next((word for kind, word in OUTCOMES if isinstance(exc, kind)), "failed")
         if self.fleet_ledger is not None and outcome == "failed":
@@ -113,73 +110,22 @@ class Request(CeleryRequest):  # type: ignore[misc]
         # One that is terminated is announced as revoked.
         if not isinstance(exc, Terminated):
             self.fleet_count(outcome)
-        tell = functools.partial(super().on_failure, exc_info, send_failed_event, return_ok, **options)
-        # A child that lives has told it itself.
-        if return_ok and not (isinstance(exc, Reject) and not vars(exc).get("requeue")):
-            self.fleet_outcome(tell).run()
-        else:
-            lost = isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt)
-            again = self.task.reject_on_worker_lost if lost else self.fleet_again_after(exc)
-            self.fleet_tell(tell, again=again or self._already_cancelled)
-
-    def fleet_again_after(self, exc: BaseException) -> bool:
-        """Whether a task that a limit ended is to run again."""
-        return isinstance(exc, TimeLimitExceeded) and not self.task.acks_on_timeout
-
-    def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Tell of a task that ran into its hard time limit, without waiting for it."""
-        tell = functools.partial(super().on_timeout, soft, timeout)
-        if soft:
-            tell()
-        else:
-            self.fleet_tell(tell, again=not self.task.acks_on_timeout)
+        return super().on_failure(exc_info, *arguments, **options)
 
     def _announce_revoked(self, *arguments: Any, **options: Any) -> None:
-        if not self._already_revoked:
-            self.fleet_count("revoked")
-        self._already_revoked = True
-        # One that has not begun may as well be discarded by the next worker.
-        tell = functools.partial(super()._announce_revoked, *arguments, **options)
-        self.fleet_tell(tell, again=self.time_start is None)
+        self.fleet_count("revoked")
+        super()._announce_revoked(*arguments, **options)
 
-    def _announce_cancelled(self, *arguments: Any, **options: Any) -> None:
-        self._already_cancelled = True
-        self.fleet_tell(functools.partial(super()._announce_cancelled, *arguments, **options), again=True)
-
-    def fleet_outcome(self, tell: Callable[[], Any], *, again: bool = False) -> Outcome:
-        """Return what became of the task; `again` if its message goes back when the worker ends before."""
-        settle = self.fleet_settle
-        return Outcome(tell, settle, nothing if again else settle, f"task {self.name!r}[{self.id!r}]")
-
-    def fleet_tell(self, tell: Callable[[], Any], *, again: bool) -> None:
-        """Tell what became of the task where that holds up nothing; it takes no room meanwhile."""
-        outcome = self.fleet_outcome(tell, again=again)
-        ledger = self.fleet_ledger
-        if ledger is None:
-            outcome.run()
-            return
-        state.task_ready(self)
-        ledger.make_room(self._message.delivery_tag)
-        ledger.outcomes.add(outcome)
-
-    def fleet_settle(self) -> None:
-        """Settle the message of a task that has ended, as Celery documents, if that has not been done."""
-        task = self.task
-        if not self.acknowledged:
-            if self.time_start is not None and task.acks_late and not task.acks_on_failure:
-                self.reject(requeue=False)
-            else:
-                self.acknowledge()
-
-    @counting
     def fleet_count_wait(self) -> None:
         """Count how long the task has waited since it was published, or since its ETA."""
         published = published_at(self._message.headers)
         if self.fleet_ledger is not None and published is not None and self.time_start is not None:
-            due = max(published, self.eta.timestamp() if self.eta is not None else 0.0)
+            due = published
+            if self.eta is not None:
+                with suppress(OverflowError, ValueError):
+                    due = max(published, self.eta.timestamp())
             self.fleet_ledger.task_counts.began(self.fleet_kind, max(0.0, self.time_start - due))
 
-    @counting
     def fleet_count(self, outcome: str) -> None:
         """Count how the task ended, and how long it took if it began."""
         if self.fleet_ledger is not None:
@@ -191,12 +137,38 @@ class Request(CeleryRequest):  # type: ignore[misc]
     @property
     def fleet_kind(self) -> tuple[str, str]:
         """The name of the task and its queue."""
-        return self.name, self._message.delivery_info["queue"]
+        return self.name, self._message.delivery_info.get("queue", "")
 
     @property
     def fleet_ledger(self) -> Ledger | None:
         """What the worker holds, if the message came through its channel."""
         return getattr(self._message.channel, "ledger", None)
+
+
+def check_id(task_id: Any) -> None:
+    """Refuse an id under which no result can be stored and no task be found.
+
+    Raises:
+        InvalidTaskError: It is one.
+    """
+    try:
+        str(task_id).encode()
+        hash(task_id)
+    except (TypeError, ValueError) as error:
+        raise InvalidTaskError(f"its id cannot be used: {error}") from error
+
+
+def check_limits(limits: Any) -> None:
+    """Refuse time limits that no timer understands: Celery looks at them when the task has begun.
+
+    Raises:
+        InvalidTaskError: They are no pair of seconds, each of which may be nothing.
+    """
+    if not isinstance(limits, list | tuple) or len(limits) != 2:
+        raise InvalidTaskError("its time limits are no pair")
+    for limit in limits:
+        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit < LONGEST_LIMIT):
+            raise InvalidTaskError("a time limit is no number of seconds")
 
 
 def is_lost(ledger: Ledger) -> bool:
@@ -223,15 +195,31 @@ def counting_successes(succeed: Any) -> Any:
             self.fleet_runtime = runtime
             if not failed:
                 self.fleet_count("succeeded")
-        try:
-            return succeed(self, result, **options)
-        except Exception:
-            if failed:
-                raise
-            logger.exception("The success of task %s cannot be told", self.id)
-            guarded(self.fleet_settle)
+        return succeed(self, result, **options)
 
     return on_success
+
+
+def refusing_what_fails(execute: Any) -> Any:
+    """Return the step that hands a task to the pool, so that one that the pool cannot take costs only itself.
+
+    Celery calls it from timers and from other tasks' ends as well, and frees the slot if it says that the
+    task is revoked.
+    """
+
+    @functools.wraps(execute)
+    def execute_using_pool(self: Request, pool: Any, **options: Any) -> Any:
+        try:
+            return execute(self, pool, **options)
+        except TaskRevokedError:
+            raise
+        except Exception as error:
+            if self.fleet_ledger is None:
+                raise
+            refuse(self.fleet_ledger, self._message.delivery_tag, error)
+            raise TaskRevokedError(self.id) from error
+
+    return execute_using_pool
 
 
 @functools.cache

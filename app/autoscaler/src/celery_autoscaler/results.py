@@ -5,22 +5,15 @@ Celery fails a task whose state it cannot store, even one that has not begun (``
 connection is lost: a new primary that still waits for its replicas answers, and refuses.
 """
 
-import re
-
 from celery.backends import redis
-from redis.exceptions import ResponseError
 
-from celery_autoscaler.server_state import REFUSALS
-
-# A pipeline words the error of one of its commands anew.
-REFUSED = re.compile(rf"(^|caused error: )({'|'.join(REFUSALS)}) ")
+from celery_autoscaler.server_state import is_refusal
 
 
 class _Waiting:
     def exception_safe_to_retry(self, exc: Exception) -> bool:
         """Tell whether the server may soon store what it has not stored now."""
-        refused = isinstance(exc, ResponseError) and REFUSED.search(str(exc)) is not None
-        return refused or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
+        return is_refusal(exc) or bool(super().exception_safe_to_retry(exc))  # type: ignore[misc]
 
 
 class RedisBackend(_Waiting, redis.RedisBackend):

@@ -1,44 +1,108 @@
-"""A Redis server that answers, and takes no writes for now."""
+"""Answers that describe the state of a Redis server instead of the command that it refuses.
 
+A server that loads its data, is full, runs a long script or was made a replica answers the next command as it
+answers this one, and later it answers otherwise. redis-py takes such an answer for an error of the command,
+of which workers end. The connections of a worker raise :class:`Refused` instead, which whoever cannot wait
+takes for a lost connection.
+"""
+
+import re
+from functools import cache
 from typing import Any
 
-from redis import Connection, SSLConnection
-from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import ResponseError
-from redis.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis import Connection
+from redis import exceptions as redis_errors
 
-# How it words that it takes none for now: its replicas are away (min-replicas-to-write), its disk is full.
-REFUSALS = ("NOREPLICAS", "MISCONF")
+# What such an answer begins with.
+REFUSALS = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOAUTH",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+)
+# redis-py makes exceptions of their own of some, and takes away the word with which they begin.
+REFUSAL_TYPES = (
+    redis_errors.AuthenticationError,
+    redis_errors.BusyLoadingError,
+    redis_errors.ClusterDownError,
+    redis_errors.MasterDownError,
+    redis_errors.OutOfMemoryError,
+    redis_errors.ReadOnlyError,
+    redis_errors.TryAgainError,
+)
+# A pipeline, a transaction and, before Redis 7, a script put something of theirs before it.
+REFUSED = re.compile(
+    rf"(?:^-?|caused error: |because of: |@user_script: ?\d+: -?)({'|'.join(REFUSALS)})(?= |$)",
+)
 
 
-class Refused(NoConnection):
-    """The server takes no writes for now: to be tried again, as after a lost connection."""
+class Refused(redis_errors.ConnectionError):
+    """The server refuses commands for now: to be tried again, as after a lost connection."""
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether an error describes a state of the server that passes."""
+    return isinstance(error, (Refused, *REFUSAL_TYPES)) or (
+        isinstance(error, redis_errors.ResponseError) and REFUSED.search(str(error)) is not None
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether the server has no memory left for what it was to write."""
+    return isinstance(error, redis_errors.OutOfMemoryError) or "OOM " in str(error)
+
+
+def takes_no_writes(error: BaseException) -> bool:
+    """Return whether the server answers reads."""
+    return str(error).startswith(("NOREPLICAS", "MISCONF", "READONLY"))
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Return whether the server has become a replica: its address may lead to another one by now."""
+    return isinstance(error, redis_errors.ReadOnlyError) or "READONLY " in str(error)
 
 
 class _Refusing:
-    """A connection that raises it. To redis-py it is the error of whoever asks, and workers end of those."""
+    """A connection that raises :class:`Refused`."""
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Read a reply."""
+        """Read a reply.
+
+        Raises:
+            Refused: The reply describes a state of the server.
+        """
         try:
-            return super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except ResponseError as error:
-            if str(error).startswith(REFUSALS):
-                raise Refused(str(error)) from error
-            raise
+            reply = super().read_response(*args, **kwargs)  # type: ignore[misc]
+            if isinstance(reply, list):
+                # What a transaction's commands met comes as values.
+                for part in reply:
+                    if isinstance(part, redis_errors.ResponseError) and is_refusal(part):
+                        raise part
+        except redis_errors.ResponseError as error:
+            if not is_refusal(error):
+                raise
+            if is_read_only(error):
+                self.disconnect()  # type: ignore[attr-defined]
+            raise Refused(worded(error)) from error
+        else:
+            return reply
 
 
-class PlainConnection(_Refusing, Connection):
-    """Over TCP."""
+def worded(error: BaseException) -> str:
+    """Return a refusal with the word with which the server began it."""
+    code, text = getattr(error, "status_code", None), str(error)
+    return f"{code} {text}" if code and not text.startswith(code) else text
 
 
-class TLSConnection(_Refusing, SSLConnection):
-    """Over TLS."""
-
-
-class SentinelConnection(_Refusing, SentinelManagedConnection):
-    """To the primary that Sentinel names."""
-
-
-class SentinelTLSConnection(_Refusing, SentinelManagedSSLConnection):
-    """The same over TLS."""
+@cache
+def refusing(connection_class: type[Connection]) -> type[Connection]:
+    """Return a class of connections, over whatever they lead, that raise :class:`Refused`."""
+    if issubclass(connection_class, _Refusing):
+        return connection_class
+    return type(connection_class.__name__, (_Refusing, connection_class), {})

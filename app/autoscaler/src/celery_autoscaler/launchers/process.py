@@ -119,9 +119,8 @@ class ProcessLauncher:
         with self._lock:
             child = self._children.pop(worker, None)
             if child is not None:
-                with suppress(OSError):
-                    self._pass_on(worker, child)
-                    child.log.unlink(missing_ok=True)
+                self._pass_on(worker, child)
+                child.log.unlink(missing_ok=True)
 
     def last_words(self, worker: str) -> list[str]:
         """Return the last lines that a worker printed."""
@@ -129,13 +128,8 @@ class ProcessLauncher:
             child = self._children.get(worker)
             if child is None:
                 return []
-            with suppress(OSError):
-                self._pass_on(worker, child)
+            self._pass_on(worker, child)
             return child.last
-
-    def where_to_look(self, worker: str) -> str:
-        """Return that the supervisor passes on what its workers print."""
-        return f"the supervisor's log, lines of {worker}"
 
     def close(self) -> None:
         """Pass on what is left and remove the files."""
@@ -154,9 +148,7 @@ class ProcessLauncher:
         while not self._closed.wait(PASS_ON):
             with self._lock:
                 for name, child in self._children.items():
-                    # Such as no file left to open: the others', and the next time, may do.
-                    with suppress(OSError):
-                        self._pass_on(name, child)
+                    self._pass_on(name, child)
 
     def _pass_on(self, name: str, child: Child) -> None:
         """Print what a worker has printed since last time, each line with its name."""
