@@ -37,6 +37,8 @@ COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
     /tmp/build/apt-install redis-server postgresql; \
     install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/compose; \
+    # Docker mounts a tmpfs with the mode of the folder below it, and a container that is restarted gets it anew.
+    install -d -m 1777 /run/redis /run/sockets; \
     rm -rf /tmp/build
 
 FROM ${BASE} AS python

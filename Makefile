@@ -69,6 +69,11 @@ soak: venv docker ## Look for broken promises for hours (HOURS=8 SEED=7): random
 	@scripts/images services:bookworm
 	@scripts/soak
 
+.PHONY: conformance
+conformance: venv docker ## Run Celery's own integration tests against our workers and against plain ones; compare
+	@scripts/images services:bookworm
+	@PYTHONPATH=tests/plugins python tests/conformance/run.py
+
 .PHONY: bench
 bench: bench-workers bench-scaling bench-plays ## Run all benchmarks
 

@@ -7,9 +7,11 @@ import re
 import time
 import urllib.error
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from compose_stack import LABEL, NAME, Stack, edit
+from docker.models.containers import Container
 from services import wait_for
 
 # Seconds: the workers are as few as before, that is the stabilisation of 20 s for some steps, thrice.
@@ -154,6 +156,32 @@ def test_two_supervisors_share_the_load_and_one_leaves_in_order(stack: Stack) ->
         assert client.llen("shared:ended") < len(ids)
     ran = stack.executions("shared", ids)
     assert ran.exactly_once, ran
+
+
+def test_any_container_may_crash_alone_or_with_all_others_and_keeps_its_data(stack: Stack) -> None:
+    with stack.redis() as client:
+        client.set("kept", "yes")
+    services = ["redis", "postgres", "worker", "beat", "prometheus", "flower"]
+    for crashed in [*([service] for service in services), services]:
+        containers = [stack.containers(service)[0] for service in crashed]
+        for container in containers:
+            container.kill()
+        # As after a reboot: nobody sees to the order.
+        for container in reversed(containers):
+            container.start()
+        for container in containers:
+            wait_for(partial(runs, container), f"{crashed}: {container.name} does not run", 120)
+        assert stack.result(*stack.send("tasks.default.echo", 3)) in (3, ["edited", 3]), crashed
+    with stack.redis() as client:
+        assert client.get("kept") == "yes"
+    assert "sessions" in stack.run("postgres", "psql", "--dbname=celery", "--command=\\dt")
+
+
+def runs(container: Container) -> bool:
+    """Whether a container runs and, where it can say so, is healthy."""
+    container.reload()
+    state = container.attrs["State"]
+    return bool(state["Running"]) and state.get("Health", {"Status": "healthy"})["Status"] == "healthy"
 
 
 def test_down_leaves_nothing(stack: Stack) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -24,6 +25,9 @@ from histories.shrink import shrink
 def main(arguments: list[str]) -> int:
     """Play until the time is over or a promise is broken."""
     given = parse(arguments)
+    # Whoever ends this ends the workers as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     print(f"seed {seed}", flush=True)  # noqa: T201
     wishes = Wishes(

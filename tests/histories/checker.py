@@ -284,6 +284,9 @@ class Check:
         silent = [one for one in self.silences(death.pid) if one.since <= death.at + ORDER]
         if death.status == FENCED and silent:
             return
+        if death.status < 0 and death.asked is not None and not death.ready:
+            # Before it has begun, the signal ends it as it does any process.
+            return
         if death.status or death.asked is None:
             asked = "nobody had asked it to end" if death.asked is None else "it was asked to end"
             words = f"status {death.status} at {death.at:.2f}; {asked}: {death.last_words}"

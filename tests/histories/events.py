@@ -140,6 +140,8 @@ class Death:
     asked: float | None
     """When it was asked to end."""
     last_words: str = ""
+    ready: bool = True
+    """Whether it had ever consumed, or supervised."""
 
 
 @dataclass(frozen=True)

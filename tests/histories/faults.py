@@ -22,6 +22,8 @@ from histories.servers import FULL, NOBODY, client_of
 from histories.stage import KEYS, Stage
 
 GROUP = "general"
+# Seconds by which clocks jump: more than a lease, and not so much that an ETA is far away for who is behind.
+JUMPS = (8.0, -8.0, 5.0)
 SEPARATOR = "\x06\x16"
 STEPS = (0, 3, 6, 9)
 # Seconds that a worker may take to consume, on a busy machine.
@@ -44,6 +46,7 @@ class Faults:
             FaultKind.QUIT: self.quit,
             FaultKind.HUP: self.hang_up,
             FaultKind.DRAIN: self.drain,
+            FaultKind.CLOCK: self.change_clock,
             FaultKind.DEPLOY: self.deploy,
             FaultKind.BROKER_KILLED: lambda step: self.kill_server(step, lambda: self.servers.primary),
             FaultKind.BROKER_PAUSED: lambda step: self.pause(step, lambda: self.servers.primary),
@@ -153,10 +156,20 @@ class Faults:
 
     def hang_up(self, step: Step) -> None:
         """Have a worker start itself anew."""
-        if self.stage.workers:
-            worker = self.stage.workers[step.target % len(self.stage.workers)]
+        # Before a worker has begun, the signal ends it, as it does any process.
+        if ready := [worker for worker in self.stage.workers if worker.ready]:
+            worker = ready[step.target % len(ready)]
             with self.stage.fault(FaultKind.HUP, worker.pid):
                 worker.tell(signal.SIGHUP)
+
+    def change_clock(self, step: Step) -> None:
+        """Have the wall clock of a worker, or of a supervisor and all its workers, jump, and jump back."""
+        owners = [*self.stage.workers, *self.stage.supervisors]
+        owner = owners[step.target % len(owners)]
+        with self.stage.fault(FaultKind.CLOCK, owner.pid):
+            owner.clock.jump(JUMPS[step.number % len(JUMPS)])
+            time.sleep(step.seconds)
+            owner.clock.jump(0.0)
 
     def drain(self, step: Step) -> None:
         """Have a worker take nothing for a while."""

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from celery import chain, chord, group
+from celery import Celery, chain, chord, group
 from celery.backends.redis import RedisBackend
 from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
@@ -31,6 +31,16 @@ REVOKED = 2.0
 HARD_LIMIT = 1.0
 # Characters of a large message.
 LARGE = 300_000
+
+# A producer that waits for a server sends nothing meanwhile: what it cannot send is forgotten.
+IMPATIENT = {
+    "max_retries": 1,
+    "interval_start": 0.1,
+    "interval_step": 0,
+    "interval_max": 0.1,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+}
 
 Message = dict[str, Any]
 
@@ -106,9 +116,14 @@ class Sender:
         self._chance = random.Random(seed)  # noqa: S311  not for secrets
         self._number = count()
         url = f"redis://127.0.0.1:{broker_port}/0"
-        self.app = application.app
+        # One for each history: an app keeps its first connections.
+        self.app = Celery("histories", broker=url, backend=servers.results.url, set_as_current=False)
         self.app.loader.override_backends = {"redis": f"{__name__}:{QuietBackend.__name__}"}
-        self.app.conf.update(broker_url=url, result_backend=servers.results.url)
+        self.app.conf.update(
+            task_queues=application.app.conf.task_queues,
+            task_default_queue=application.app.conf.task_default_queue,
+            broker_transport_options=IMPATIENT,
+        )
         self._connection = Connection(url, transport=OutboxTransport)
         self._producer = self.app.amqp.Producer(self._connection, auto_declare=False)
         self._client = client_of(broker_port)
@@ -128,7 +143,6 @@ class Sender:
         self._connection.release()
         self._client.close()
         self.app.close()
-        self.app.set_current()
 
     def send(self, step: Step) -> None:
         """Send the tasks of a step."""

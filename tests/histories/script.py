@@ -55,6 +55,7 @@ FAULTS: dict[FaultKind, tuple[float, float, float]] = {
     FaultKind.HUP: (0.5, 0, 0),
     FaultKind.DRAIN: (2, 0.5, 3),
     FaultKind.DEPLOY: (0.5, 0, 0),
+    FaultKind.CLOCK: (2, 0.5, 8),
     FaultKind.BROKER_KILLED: (1.5, 0.1, 2 * LEASE),
     FaultKind.BROKER_PAUSED: (2.5, 0.1, 1.5 * LEASE),
     FaultKind.BROKER_FULL: (1.5, 0.5, 4),

@@ -17,7 +17,11 @@ from services import RedisServer, wait_for
 from histories.proxy import Proxy
 
 # Whatever the server has said yes to is on its disk.
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+DURABLE = (
+    *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
+    # A replica that comes gets its copy at once.
+    *("--repl-diskless-sync-delay", "0"),
+)
 # Leaves a server no room for anything.
 FULL = 1
 # Nobody listens there: who replicates from it takes no writes.

@@ -170,7 +170,9 @@ class Stage:
         if process in self.retired:
             return
         words = process.words() if process.status else ""
-        death = Death(time.time(), process.name, process.pid, process.status or 0, process.asked, words)
+        death = Death(
+            time.time(), process.name, process.pid, process.status or 0, process.asked, words, process.ready
+        )
         self.deaths.append(death)
         self.retired.append(process)
         self.servers.proxy.drop(process.gate)

@@ -675,6 +675,12 @@ def test_only_modules_that_come_from_a_file_are_in_the_way() -> None:
             "12:M 27 Nov 2026 10:00:00.000 # Error loading ACLs: /tmp/x/users.acl:2: Unknown command\n",
             "Error loading ACLs: /tmp/x/users.acl:2: Unknown command",
         ),
+        (
+            "7:M 27 Nov 2026 10:00:00.000 # Unresolved Configuration(s) Detected:\n"
+            "7:M 27 Nov 2026 10:00:00.000 # >>> 'hz-typo 1'\n"
+            "7:M 27 Nov 2026 10:00:00.000 # Module Configuration detected without loadmodule directive\n",
+            "this Redis knows no setting hz-typo",
+        ),
         ("", "it ended without a word"),
     ],
 )

@@ -191,6 +191,8 @@ def test_worker_ends_when_it_is_asked_to_killed_or_fenced() -> None:
     assert broken(replace(death, status=1)) == [Broken.ENDED]
     assert broken(replace(death, status=-9, asked=None), killed(19.9)) == []
     assert broken(replace(death, status=-9, asked=None), killed(19.9, 77)) == [Broken.ENDED]
+    assert broken(replace(death, status=-15)) == [Broken.ENDED]
+    assert broken(replace(death, status=-15, ready=False)) == []
     assert broken(replace(death, status=75, asked=None)) == [Broken.ENDED]
     assert broken(replace(death, status=75, asked=None), frozen) == []
 

@@ -64,6 +64,14 @@ def test_beat_is_ready_when_it_has_begun(launched_worker: LaunchedWorkerFactory,
     assert manager.next_message()[0] == "READY=1"
 
 
+def test_a_worker_with_beat_is_ready_when_it_consumes(
+    launched_worker: LaunchedWorkerFactory, manager: Manager
+) -> None:
+    launched_worker("worker", "-B", "-c", "1", notify_socket=manager.address)
+
+    assert manager.next_message() == ["READY=1", "STATUS=consuming celery"]
+
+
 def test_a_worker_without_systemd_is_plain_celery(
     redis_url: str, launched_worker: LaunchedWorkerFactory
 ) -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from celery_autoscaler.heartbeat import WorkerSeen
 from celery_autoscaler.launchers import Push
 from celery_autoscaler.local import CATATONIC, GIVING_BACK, HANGING, TERM_TO_QUIT, LocalWorker
-from celery_autoscaler.observation import WorkerSeen
 from celery_autoscaler.shares import Candidate
 
 DRAIN = 60.0

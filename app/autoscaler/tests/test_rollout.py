@@ -78,7 +78,9 @@ def test_workers_whose_successors_do_not_start_go_on(fleet: SupervisedFleet, bro
     app = fleet.folder / "single.py"
     app.write_text("raise SystemExit('no such setting: COLOUR')\n" + app.read_text())
 
-    with pytest.raises(RolloutError, match=r"^here: 3 starts .* default failed: .*no such setting: COLOUR"):
+    with pytest.raises(
+        RolloutError, match=r"^here: 3 starts .* default failed: default-3 died; see the supervisor's log"
+    ):
         replace_workers(broker, names, lambda _: None)
 
     assert [fleet.pid_of(name) for name in fleet.consuming()] == old

@@ -63,17 +63,20 @@ def same_text(path: Path, text: str) -> bool:
 
 def refusal(output: str) -> str:
     """Return the one line of what a server printed that says why it does not start."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    # Each line of a log begins with a process id, a role and a time.
+    lines = [
+        re.sub(r"^\d+:\S+ .*? [*#.-] ", "", line.strip()) for line in output.splitlines() if line.strip()
+    ]
     for number, line in enumerate(lines):
         if line.startswith(">>> "):
-            directive = line.removeprefix(">>> ").strip("'").split()
-            reason = lines[number + 1] if number + 1 < len(lines) else "refused"
-            # The value may be a secret.
-            return f"{directive[0] if directive else '?'}: {reason}"
-    # Each line of a log begins with a process id, a role and a time.
-    words = [re.sub(r"^\d+:\S+ .*? [*#.-] ", "", line) for line in lines]
-    telling = [line for line in words if re.search("(?i)error|fatal|fail|can't|invalid", line)]
-    return (telling or words or ["it ended without a word"])[-1][:300]
+            # Its value may be a secret.
+            name = [*line.removeprefix(">>> ").strip("'").split(), "?"][0]
+            reason = [*lines[number + 1 :], "refused"][0]
+            # Redis 8 takes what it does not know for the setting of a module.
+            unknown = "Module Configuration" in reason
+            return f"this Redis knows no setting {name}" if unknown else f"{name}: {reason}"
+    telling = [line for line in lines if re.search("(?i)error|fatal|fail|can't|invalid", line)]
+    return [*telling, *lines[-1:], "it ended without a word"][0][:300]
 
 
 def unusable(addresses: list[str]) -> list[str]:

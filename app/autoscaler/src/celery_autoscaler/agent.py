@@ -241,7 +241,9 @@ class Agent(bootsteps.StartStopStep):
         """Keep beating: running tasks need the lease."""
 
     def shutdown(self, consumer: Any) -> None:
-        """Let the channel give back what is left when it is closed."""
+        """Tell what became of tasks, in bounded time, and let the channel give back what is left."""
+        consumer.ledger.outcomes.finish()
+        consumer.run_what_is_due()
         consumer.ledger.closing = True
         if self.heartbeat is not None:
             self.heartbeat.stopped.set()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from celery import Celery
 
+from celery_autoscaler.app_settings import overruled
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.fleet_status import fleet_status
 from celery_autoscaler.settings import Group, Settings
@@ -61,6 +62,8 @@ def check_app(app: Celery) -> Iterator[Finding]:
             f"visibility_timeout={seconds}: the workers of this fleet need none; in plain workers beside "
             "them, tasks that run or wait for longer run twice",
         )
+    for line in overruled(conf):
+        yield Finding(False, line)
     if os.environ.get("REMAP_SIGTERM"):
         yield Finding(
             True, f"REMAP_SIGTERM={os.environ['REMAP_SIGTERM']}: stopping a worker interrupts its tasks"

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from billiard import get_start_method
+from celery.loaders.base import BaseLoader
 
 # By the scheme of the URL.
 RESULT_BACKENDS = {
@@ -17,9 +18,9 @@ RESULT_BACKENDS = {
 }
 
 
-def use_our_backends(app: Any) -> None:
-    """Have the app's results wait for a server that is away for a moment, but for backends of its own."""
-    app.loader.override_backends = RESULT_BACKENDS | app.loader.override_backends
+def use_our_backends(loader: Any) -> None:
+    """Have results wait for a server that is away for a moment, but for backends that an app names itself."""
+    loader.override_backends = RESULT_BACKENDS | loader.override_backends
 
 
 def adopt_spawned(worker: Any) -> None:
@@ -34,6 +35,8 @@ def initialize(app: Any, hostname: str) -> None:
     """Begin as Celery's processes do, with what the worker has and was not pickled."""
     # Stamps what tasks publish.
     import_module("celery_autoscaler.worker")
-    use_our_backends(app)
+    # The module of the tasks makes an app anew, beside the one that was pickled.
+    use_our_backends(BaseLoader)
+    use_our_backends(app.loader)
     # In this interpreter it is Celery's own.
     import_module("celery.concurrency.prefork").process_initializer(app, hostname)

@@ -3,6 +3,7 @@
 An app may have a class of consumers of its own (``worker_consumer``); :func:`with_ledger` puts ours above it.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from time import sleep
@@ -14,10 +15,14 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.delivery import described, forget_request
+from celery_autoscaler.hand_over import HandOver
 from celery_autoscaler.ledger import Ledger
+from celery_autoscaler.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.pool_pipes import PoolPipes
 from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
+
+logger = logging.getLogger(__name__)
 
 # Seconds between tries to connect again.
 RECONNECT = 1.0
@@ -30,9 +35,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     _connection_lost = False
     _qos: Any = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, on_task_request: Any, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
-        super().__init__(*args, **kwargs)
+        hand_over = HandOver(kwargs["controller"])
+        super().__init__(hand_over.instead_of(on_task_request), *args, **kwargs)
         self.pipes: PoolPipes | None = None
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)
@@ -108,7 +114,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Put aside the message of a task that the app does not have; another release may have it."""
         message.refused = f"the app has no task of this name: {described(exc)}"
-        super().on_unknown_task(body, message, exc)
+        refuse = partial(message.reject_log_error, logger, self.connection_errors)
+        tell = partial(super().on_unknown_task, body, message, exc)
+        self.ledger.make_room(message.delivery_tag)
+        # Told by a thread: the server of results may be away.
+        self.ledger.outcomes.add(Outcome(tell, refuse, nothing, f"a task of an unknown name ({exc})"))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Put aside a message that is not made like a task's."""
@@ -119,6 +129,12 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Put aside a message whose body cannot be read."""
         message.refused = described(exc)
         super().on_decode_error(message, exc)
+
+    def run_what_is_due(self) -> None:
+        """Acknowledge what threads have left to the event loop, after its end."""
+        for due in self.hub._pop_ready() if self.hub is not None else ():
+            guarded(due)
+        self.perform_pending_operations()
 
     def send_events_of_held_tasks(self) -> None:
         """Have tasks that wait for their ETA or a rate limit send their events on the new connection."""

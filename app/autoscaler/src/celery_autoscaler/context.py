@@ -1,6 +1,6 @@
 """What the parts of one supervisor share: settings, connections, groups, workers, and the last look."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
@@ -8,12 +8,15 @@ from celery import Celery
 from celery_autoscaler import limits, policy
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.estimates import Pace
+from celery_autoscaler.faults import Faults
 from celery_autoscaler.group_state import GroupState
 from celery_autoscaler.launchers import Launcher
 from celery_autoscaler.local import LocalWorker
 from celery_autoscaler.observation import Seen
-from celery_autoscaler.settings import Settings
+from celery_autoscaler.server_room import ClientsPerWorker
+from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.task_counts import HostCounts
+from celery_autoscaler.unreadable import UnreadableLog
 
 # Seconds that a supervisor's heartbeat stands: then the others take over its share.
 LEASE = 5.0
@@ -43,7 +46,11 @@ class Context:
         self.brakes = limits.Brakes(settings.cpu_threshold, settings.memory_threshold)
         self.local: dict[str, LocalWorker] = {}
         self.groups: dict[str, GroupState] = {}
+        self.overrides: dict[str, policy.Override] = {}
         self.seen: Seen | None = None
+        self.unreadable = UnreadableLog()
+        self.faults = Faults()
+        self.clients_per_worker = ClientsPerWorker()
         self.host_seen = limits.HostSeen()
         self.tick_seconds = 0.0
         self.status: dict[str, Any] = {"host": self.host, "state": "starting"}
@@ -57,10 +64,12 @@ class Context:
         return self._broker
 
     def override(self, group: str) -> policy.Override:
-        """Return what operators have set for a group; what is set for all pauses it too."""
-        overrides = self.seen.overrides if self.seen else {}
-        own, every = overrides.get(group, policy.Override()), overrides.get("*", policy.Override())
-        return replace(own, paused=True, by=every.by) if every.paused else own
+        """Return what operators have set for a group, as far as it can be in force."""
+        return self.overrides.get(group, policy.Override())
+
+    def bounds(self, group: Group) -> tuple[int, int]:
+        """Return the minimum and the maximum of a group that are in force."""
+        return self.override(group.name).bounds(group)
 
     def count(self, group: str | None, *states: str) -> int:
         """Return how many workers of this host are in one of some states."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.fleet_status import fleet_status
-from celery_autoscaler.observation import WorkerSeen
+from celery_autoscaler.heartbeat import WorkerSeen, read_worker
 from celery_autoscaler.rollout import RolloutError, failed_starts, refuse_failing
 
 # Seconds between two looks.
@@ -52,7 +52,7 @@ def workers(broker: Broker) -> list[WorkerSeen]:
         for worker_id in ids:
             pipe.hgetall(keys.worker(worker_id))
         found = zip(ids, pipe.execute(), strict=True)
-    return [WorkerSeen.parse(name, True, heartbeat) for name, heartbeat in found if heartbeat]
+    return [read_worker(name, True, heartbeat)[0] for name, heartbeat in found if heartbeat]
 
 
 def tally(found: Iterable[WorkerSeen]) -> Tally:

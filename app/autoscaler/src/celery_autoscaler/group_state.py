@@ -1,13 +1,18 @@
 """What a supervisor remembers of a worker group, and what it sees of it at each look."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler import policy
 from celery_autoscaler.crashes import Backoff
 from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.local import START_TIMEOUT
 from celery_autoscaler.observation import Seen
 from celery_autoscaler.settings import Group
+
+# Seconds without a worker, at least, after which a group is not served.
+LEAST_UNSERVED = 30.0
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,22 @@ class GroupState:
     draining: int = 0
     held_back: str = ""
     """What keeps this host from running as many workers as it should."""
+    limited_by: str = ""
+    """What keeps the fleet from having as many as the load needs: CPU, memory, Redis, back-off …"""
+    not_started: tuple[str, str] = ("", "")
+    """Why the last start was none: in a word, and in a sentence."""
+    unserved_since: float | None = None
+    """Since when no worker consumes although its minimum asks for one."""
     limit: int | None = None
     short_since: float | None = None
     quiet_since: float = 0.0
     """Since when this host has started and stopped none."""
     leaving_since: float | None = None
     """Since when this host shall run none."""
+    overdue: int = 0
+    """Tasks whose ETA has come and that have not begun, in the hands of workers."""
+    overdue_age: float = 0.0
+    """Seconds for which the first of these has waited."""
     queues: dict[str, dict[str, float]] = field(default_factory=dict)
     steps: list[StepSeen] = field(default_factory=list)
     """The lists of its queues that hold messages, or held any before."""
@@ -53,6 +68,31 @@ class GroupState:
     last_failure: str = ""
     """How the last start that failed did."""
     published: tuple[Any, ...] = ()
+
+    def serve(self, minimum: int) -> None:
+        """Take in whether any worker consumes although, or because, so many always run."""
+        now = self.seen.now
+        if self.seen.ready or not minimum or self.decision.limit == "paused":
+            self.unserved_since = None
+        elif self.unserved_since is None:
+            self.unserved_since = now
+
+    def unserved(self, now: float) -> float:
+        """Return for how many seconds no worker has consumed although its minimum asks for one."""
+        return 0.0 if self.unserved_since is None else now - self.unserved_since
+
+    def is_not_served(self, now: float) -> bool:
+        """Whether no worker has consumed for longer than a start takes."""
+        allowed = START_TIMEOUT if self.seen.starting else max(LEAST_UNSERVED, 3 * self.startup.seconds)
+        return self.unserved(now) > allowed
+
+    def waiting_in(self, queues: Collection[str] | None) -> int:
+        """Return how many messages wait in some of its queues, or in all of them."""
+        return sum(
+            int(found["messages"] - found["future"])
+            for queue, found in self.queues.items()
+            if queues is None or queue in queues
+        )
 
     def start_failed(self, now: float, how: str) -> None:
         """Take in that a worker of this host ended soon after its start, or never consumed."""
@@ -111,6 +151,9 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
         queue["taken"] += taken.get(item.name, 0)
     # Read by the page's thread: never changed, only replaced.
     state.steps = steps
+    due = [w.oldest_due for w in workers if w.oldest_due is not None]
+    state.overdue = sum(w.overdue for w in workers)
+    state.overdue_age = max(0.0, seen.time - min(due)) if due else 0.0
     waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
     longest = max(waiting, key=lambda queue: waiting[queue])
     etas = [eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None]
@@ -121,7 +164,7 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
         held=sum(w.reserved for w in workers),
         busy=sum(w.active for w in workers),
         next_eta=min(etas) - seen.time if etas else None,
-        age=max(found["age"] for found in state.queues.values()),
+        age=max(state.overdue_age, *(found["age"] for found in state.queues.values())),
         longest=waiting[longest],
         longest_queue=longest,
         ready=len(ready),

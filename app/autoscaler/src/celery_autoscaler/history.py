@@ -4,11 +4,13 @@ The records are a stream in Redis. The first of the living supervisors writes th
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.observation import Seen
+from celery_autoscaler.readers import UnreadableError, read_number, read_text
 
 # Seconds between two records.
 EVERY = 10
@@ -19,6 +21,8 @@ RECORDS = KEPT // EVERY
 FIGURES = ("ready", "starting", "draining", "maximum", "waiting", "age")
 # Those of which the worst since the last record counts.
 PEAKS = ("waiting", "age")
+# No figure is larger.
+MOST = 1e15
 
 
 @dataclass
@@ -77,6 +81,22 @@ def read(broker: Broker, seconds: float, points: int = RECORDS) -> dict[str, dic
 
 
 def _entries(broker: Broker, since: float) -> Iterator[tuple[float, list[tuple[str, list[float]]]]]:
+    """Yield the time and the groups of each record; what cannot be read is left out."""
     for entry_id, fields in broker.client.xrange(broker.keys.history, min=max(0, round(since * 1000))):
-        at = int(entry_id.partition(b"-")[0]) / 1000
-        yield at, [(name.decode(), [float(part) for part in text.split()]) for name, text in fields.items()]
+        groups = []
+        for name, text in fields.items():
+            with suppress(UnreadableError):
+                groups.append((read_text(name), read_figures(text)))
+        yield int(entry_id.partition(b"-")[0]) / 1000, groups
+
+
+def read_figures(text: bytes) -> list[float]:
+    """Return the figures of a group, in the order of :data:`FIGURES`.
+
+    Raises:
+        UnreadableError: They are something else.
+    """
+    figures = [read_number(part, 0.0, MOST) for part in read_text(text).split()]
+    if len(figures) != len(FIGURES):
+        raise UnreadableError(f"there are not {len(FIGURES)} figures")
+    return figures

@@ -12,8 +12,6 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from celery import maybe_patch_concurrency
-
 from celery_autoscaler.parent import end_with_supervisor
 
 
@@ -21,7 +19,7 @@ def main() -> int:
     """Run the Celery command line given in ``sys.argv``; return its exit status."""
     end_with_supervisor()
     # A pool of greenlets needs it before the rest is imported.
-    maybe_patch_concurrency()
+    importlib.import_module("celery").maybe_patch_concurrency()
     logs = importlib.import_module("celery_autoscaler.logs")
     try:
         as_json = logs.wants_json()
@@ -31,6 +29,7 @@ def main() -> int:
     if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
         importlib.import_module("celery_autoscaler.worker")
     commands = load_commands()
+    importlib.import_module("celery_autoscaler.restarts").keep_launcher()
     if as_json:
         logs.log_json_of_celery()
     else:

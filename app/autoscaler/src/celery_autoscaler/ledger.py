@@ -13,6 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
 from celery_autoscaler.keys import Keys, as_name, worker_name
+from celery_autoscaler.outcomes import Outcomes
 from celery_autoscaler.server_state import is_refusal
 from celery_autoscaler.task_counts import TaskCounts
 
@@ -114,6 +115,7 @@ class Ledger:
         self.draining = False
         self.fenced = False
         self.closing = False
+        self.outcomes = Outcomes()
         # When the lease was last renewed, by the process's clock.
         self.renewed = 0.0
         # Tries a request again soon, where there is an event loop that must not wait for it.
@@ -269,6 +271,12 @@ class Ledger:
         # Else the event loop would wait in vain for each of them; the heartbeat tries it.
         if not self.silent:
             self.flush()
+
+    def make_room(self, token: str) -> None:
+        """Let a message that is still held count against no prefetch any more."""
+        holder = self.holders.pop(token, None)
+        if holder is not None:
+            holder.discard(token)
 
     def put_back(self, token: str, how: Return) -> None:
         """Put a message back at the end of its list, or aside. If the server does not hear it, try again."""

@@ -1,108 +1,42 @@
-"""What a supervisor sees in the broker, in one round trip: lists, workers, other supervisors, wishes."""
+"""What a supervisor sees in the broker, in one round trip: lists, workers, other supervisors, wishes.
 
-import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
-
-from celery_autoscaler.broker import Broker
-from celery_autoscaler.keys import worker_name
-from celery_autoscaler.policy import Override
-from celery_autoscaler.settings import Group
-
-# KEYS: lists.  Returns their lengths: one reply to read instead of one for each list.
-LENGTHS = """
-local lengths = {}
-for i, key in ipairs(KEYS) do lengths[i] = redis.call('LLEN', key) end
-return lengths
+What cannot be read is left out and named; it keeps nothing else from being seen.
 """
 
-# Messages of a list that are looked at for their ETA: all of a short one, of others those taken next.
-PEEK = 100
-# Ticks between two looks at the server itself.
-SERVER_EVERY = 5
-NO_ETA = (b'"eta": null', b'"eta":null')
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from redis.exceptions import ResponseError
 
-@dataclass(frozen=True)
-class WorkerSeen:
-    """A worker, as its heartbeat shows it."""
+from celery_autoscaler import heartbeat
+from celery_autoscaler.broker import Broker
+from celery_autoscaler.clock import ClockOffset
+from celery_autoscaler.eta_sample import BUDGET, HEAD, PEEK, SAMPLE, TAIL, EtaSample, read_sample
+from celery_autoscaler.heartbeat import WorkerSeen, read_worker, read_worker_id, read_worker_name
+from celery_autoscaler.keys import worker_name
+from celery_autoscaler.overrides import ALL, read_override
+from celery_autoscaler.overrides import KIND as OVERRIDE
+from celery_autoscaler.peers import KIND as SUPERVISOR
+from celery_autoscaler.peers import PeerSeen, read_peer
+from celery_autoscaler.policy import Override
+from celery_autoscaler.readers import Refusal, UnreadableError, read_text, shown
+from celery_autoscaler.server_room import ClientsSeen, read_clients, short_of
+from celery_autoscaler.settings import Group
+from celery_autoscaler.wrong_types import replies_of, set_aside
 
-    id: str
-    alive: bool
-    """Whether its lease lives."""
-    host: str = ""
-    group: str = ""
-    pid: int = 0
-    state: str = ""
-    concurrency: int = 1
-    active: int = 0
-    reserved: int = 0
-    scheduled: int = 0
-    processed: int = 0
-    busy_seconds: float = 0.0
-    memory: int = 0
-    failed: int = 0
-    release: str = ""
-    next_eta: float | None = None
-    """Time of the first task that waits for its ETA, in seconds of the epoch."""
-    taken: Mapping[str, int] = field(default_factory=dict)
-    """Messages taken from each list."""
-    tasks: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Tasks by name: how many have begun, and the seconds of work that they took."""
-    running: Sequence[tuple[str, float | None]] = ()
-    """Tasks that run: name, and since when."""
-
-    @property
-    def name(self) -> str:
-        """Celery's name of the worker, ``group-n@host``."""
-        return worker_name(self.id)
-
-    @property
-    def instance(self) -> str:
-        """Its name on its host, ``group-n``."""
-        return self.name.partition("@")[0]
-
-    @classmethod
-    def parse(cls, worker_id: str, alive: bool, heartbeat: Mapping[bytes, bytes]) -> "WorkerSeen":
-        """Read a heartbeat; one of an older release may lack fields."""
-        found = {name.decode(): value.decode() for name, value in heartbeat.items()}
-
-        def number(name: str) -> int:
-            return int(found.get(name) or 0)
-
-        return cls(
-            id=worker_id,
-            alive=alive,
-            host=found.get("host", ""),
-            group=found.get("group", ""),
-            pid=number("pid"),
-            state=found.get("state", ""),
-            concurrency=number("concurrency") or 1,
-            active=number("active"),
-            reserved=max(0, number("reserved")),
-            scheduled=number("scheduled"),
-            processed=number("processed"),
-            failed=number("failed"),
-            busy_seconds=float(found.get("busy_seconds") or 0),
-            memory=number("memory"),
-            release=found.get("release", ""),
-            next_eta=float(found["next_eta"]) if found.get("next_eta") else None,
-            taken=json.loads(found.get("taken") or "{}"),
-            tasks=json.loads(found.get("tasks") or "{}"),
-            running=[(name, since) for name, since in json.loads(found.get("running") or "[]")],
-        )
-
-
-@dataclass(frozen=True)
-class PeerSeen:
-    """A supervisor, as its heartbeat shows it."""
-
-    host: str
-    weight: float
-    limits: Mapping[str, int | None]
-    """For each group that it serves the most workers that it can run now, if it is short of something."""
+# KEYS: lists.  Returns their lengths: one reply to read instead of one for each list; -1 for what is no list.
+LENGTHS = """
+local lengths = {}
+for i, key in ipairs(KEYS) do
+    local length = redis.pcall('LLEN', key)
+    lengths[i] = type(length) == 'number' and length or -1
+end
+return lengths
+"""
+# Seconds from now beyond which no lease and no claim can end.
+LONGEST_LEASE = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +75,67 @@ class Seen:
     """For each group the names of its workers that are starting."""
     short: str
     """What the server is short of, in words; nothing if it is not."""
+    clients: ClientsSeen = field(default_factory=ClientsSeen)
+    clock_offset: float = 0.0
+    """Seconds by which the server's clock is ahead of this host's."""
+    refusals: Sequence[Refusal] = ()
+    """What could not be read."""
+    set_aside: Sequence[Refusal] = ()
+    """Keys of the fleet that held another type, and were renamed."""
+    void_claims: Sequence[tuple[str, bytes]] = ()
+    """Group and member of claims that cannot be those of a worker."""
+
+
+@dataclass
+class _Look:
+    """What is noticed during one look."""
+
+    now: float = 0.0
+    refusals: list[Refusal] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """Keys of the fleet that hold another type."""
+    void_claims: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def refuse(self, kind: str, name: Any, why: object) -> None:
+        """Take in that something could not be read."""
+        self.refusals.append(Refusal(kind, name if isinstance(name, str) else shown(name), str(why)))
+
+    def reply(self, key: str, reply: Any, default: Any) -> Any:
+        """Return a reply, or the default if the key holds another type."""
+        if not isinstance(reply, ResponseError):
+            return reply
+        self.wrong.append(key)
+        return default
+
+    def texts(self, kind: str, members: Iterable[bytes]) -> Iterable[str]:
+        """Yield the members that can be read."""
+        for member in members:
+            try:
+                yield read_text(member)
+            except UnreadableError as error:
+                self.refuse(kind, member, error)
+
+    def leases(
+        self, kind: str, members: Iterable[tuple[bytes, float]], read: Callable[[bytes], str]
+    ) -> Iterable[tuple[str, bool]]:
+        """Yield names that can be read, and whether their lease lives."""
+        for member, score in members:
+            try:
+                name, end = read(member), self.end_of(score)
+            except UnreadableError as error:
+                self.refuse(kind, member, error)
+                continue
+            yield name, end > self.now
+
+    def end_of(self, score: float) -> float:
+        """Return the end of a lease or a claim, in seconds of the epoch.
+
+        Raises:
+            UnreadableError: None lasts that long.
+        """
+        if score / 1000 > self.now + LONGEST_LEASE:
+            raise UnreadableError(f"no lease ends at {score:g}")
+        return score / 1000
 
 
 class Observer:
@@ -155,9 +150,10 @@ class Observer:
         self._dead = {queue: broker.keys.dead_letter(queue) for queue in queues}
         self._workers: list[str] = []
         self._hosts: list[str] = []
-        self._peeked: dict[str, tuple[int, int, float | None]] = {}
+        self._peeked: dict[str, tuple[int, EtaSample]] = {}
+        self._peeked_at: dict[str, int] = {}
         self._looks = 0
-        self._short = ""
+        self._clock = ClockOffset()
 
     def look(self) -> Seen:
         """Look once.
@@ -165,10 +161,17 @@ class Observer:
         Raises:
             redis.RedisError: The server does not answer.
         """
-        keys, client = self.broker.keys, self.broker.client
-        with_server = self._looks % SERVER_EVERY == 0
+        keys, look = self.broker.keys, _Look()
         self._looks += 1
-        with client.pipeline(transaction=False) as pipe:
+        whole: dict[str, Any] = {
+            keys.workers: (),
+            keys.supervisors: (),
+            keys.drain: (),
+            keys.replace: (),
+            keys.leaving: {},
+            keys.overrides: {},
+        }
+        with self.broker.client.pipeline(transaction=False) as pipe:
             pipe.time()
             # A registered script would be asked for first, in a round trip of its own.
             pipe.eval(LENGTHS, len(self._keys) + len(self._dead), *self._keys, *self._dead.values())
@@ -184,121 +187,164 @@ class Observer:
                 pipe.hgetall(keys.worker(worker_id))
             for host in self._hosts:
                 pipe.hmget(keys.supervisor(host), "weight", "limits")
-            if with_server:
-                pipe.info("memory").info("clients")
-            replies = iter(pipe.execute())
+            pipe.info("memory").info("clients")
+            asked = time.time()
+            replies = iter(replies_of(pipe))
+            answered = time.time()
         seconds, microseconds = next(replies)
-        now = seconds + microseconds / 1e6
-        lengths, leases, peers, draining, replaced, leaving, overrides = (next(replies) for _ in range(7))
-        claims = {group: next(replies) for group in self._groups}
+        look.now = seconds + microseconds / 1e6
+        self._clock.update(asked, look.now, answered)
+        lengths = next(replies)
+        leases, peers, draining, replaced, leaving, overrides = (
+            look.reply(key, next(replies), default) for key, default in whole.items()
+        )
+        claims = {group: look.reply(keys.claims(group), next(replies), ()) for group in self._groups}
         heartbeats = {worker_id: next(replies) for worker_id in self._workers}
         offers = {host: next(replies) for host in self._hosts}
-        if with_server:
-            self._short = short_of(next(replies), next(replies))
-        ids = {member.decode(): score / 1000 > now for member, score in leases}
-        hosts = [member.decode() for member, score in peers if score / 1000 > now]
-        # Those who have come since the last look; there are rarely any.
-        heartbeats |= self._more(keys.worker, ids.keys() - heartbeats.keys())
-        offers |= {
-            host: client.hmget(keys.supervisor(host), "weight", "limits") for host in set(hosts) - set(offers)
-        }
+        memory, clients = next(replies), next(replies)
+        ids = dict(look.leases(heartbeat.KIND, leases, read_worker_id))
+        hosts = [host for host, alive in look.leases(SUPERVISOR, peers, read_text) if alive]
+        self._look_at_new(heartbeats, ids, offers, hosts)
         self._workers, self._hosts = list(ids), hosts
+        offered = self._peers(look, hosts, offers)
         return Seen(
-            time=now,
-            lists=self._future(lengths[: len(self._keys)], now),
-            dead_letters=dict(zip(self._dead, lengths[len(self._keys) :], strict=True)),
-            workers=[WorkerSeen.parse(name, alive, heartbeats[name]) for name, alive in ids.items()],
+            time=look.now,
+            lists=self._lists_seen(look, lengths[: len(self._keys)]),
+            dead_letters=self._dead_letters(look, lengths[len(self._keys) :]),
+            workers=[self._worker(look, name, alive, heartbeats[name]) for name, alive in ids.items()],
             expired=[name for name, alive in ids.items() if not alive],
-            draining=frozenset(map(bytes.decode, draining)),
-            replaced=frozenset(map(bytes.decode, replaced)),
-            leaving={host.decode(): by.decode() for host, by in leaving.items()},
-            peers=[peer for host in hosts if (peer := parse_peer(host, offers[host])) is not None],
-            overrides={group.decode(): parse_override(value) for group, value in overrides.items()},
-            claims={
-                group: [member.decode() for member, score in members if score / 1000 > now]
-                for group, members in claims.items()
+            draining=frozenset(look.texts("worker to drain", draining)),
+            replaced=frozenset(look.texts("worker to replace", replaced)),
+            leaving={
+                host: leaving[host.encode()].decode(errors="replace")
+                for host in look.texts("leaving host", leaving)
             },
-            short=self._short,
+            peers=offered,
+            overrides=self._overrides(look, overrides, offered),
+            claims={group: self._claims(look, group, members) for group, members in claims.items()},
+            short=short_of(memory, clients),
+            clients=read_clients(clients),
+            clock_offset=self._clock.seconds,
+            refusals=look.refusals,
+            set_aside=[set_aside(self.broker.client, keys, key) for key in look.wrong],
+            void_claims=look.void_claims,
         )
 
-    def _more(self, key: Any, ids: Iterable[str]) -> dict[str, Any]:
-        return {worker_id: self.broker.client.hgetall(key(worker_id)) for worker_id in ids}
-
-    def _future(self, lengths: Sequence[int], now: float) -> list[ListSeen]:
-        """Tell messages for the future apart, in the lists that hold any message at all."""
-        changed = [
-            key
-            for key, length in zip(self._keys, lengths, strict=True)
-            if length and not self._is_known(key, length, now)
-        ]
+    def _look_at_new(
+        self, heartbeats: dict[str, Any], ids: Collection[str], offers: dict[str, Any], hosts: Sequence[str]
+    ) -> None:
+        """Ask for workers and supervisors that have come since the last look; there are rarely any."""
+        new_ids = [name for name in ids if name not in heartbeats]
+        new_hosts = [host for host in hosts if host not in offers]
+        if not (new_ids or new_hosts):
+            return
+        keys = self.broker.keys
         with self.broker.client.pipeline(transaction=False) as pipe:
-            for key in changed:
-                pipe.lrange(key, -PEEK, -1)
-            samples = dict(zip(changed, pipe.execute(), strict=True)) if changed else {}
+            for name in new_ids:
+                pipe.hgetall(keys.worker(name))
+            for host in new_hosts:
+                pipe.hmget(keys.supervisor(host), "weight", "limits")
+            replies = replies_of(pipe)
+        heartbeats |= dict(zip(new_ids, replies, strict=False))
+        offers |= dict(zip(new_hosts, replies[len(new_ids) :], strict=True))
+
+    @staticmethod
+    def _worker(look: _Look, worker_id: str, alive: bool, found: Any) -> WorkerSeen:
+        if isinstance(found, ResponseError):
+            look.refuse(heartbeat.KIND, worker_id, found)
+            name, _, host = worker_name(worker_id).partition("@")
+            group = name.rpartition("-")[0] or name
+            return WorkerSeen(worker_id, alive, host=host, group=group, state=heartbeat.UNKNOWN)
+        seen, refused = read_worker(worker_id, alive, found)
+        look.refusals += refused
+        return seen
+
+    def _peers(self, look: _Look, hosts: Sequence[str], offers: Mapping[str, Any]) -> list[PeerSeen]:
+        peers = []
+        for host in hosts:
+            offer = offers[host]
+            if isinstance(offer, ResponseError):
+                look.wrong.append(self.broker.keys.supervisor(host))
+                continue
+            found = read_peer(host, offer)
+            if isinstance(found, Refusal):
+                look.refusals.append(found)
+            elif found is not None:
+                peers.append(found)
+        return peers
+
+    def _overrides(
+        self, look: _Look, found: Mapping[bytes, bytes], peers: Sequence[PeerSeen]
+    ) -> dict[str, Override]:
+        groups = {ALL, *self._groups, *(group for peer in peers for group in peer.limits)}
+        overrides = {}
+        for group in look.texts(OVERRIDE, found):
+            read = read_override(group, found[group.encode()])
+            if isinstance(read, Refusal):
+                look.refusals.append(read)
+            elif group not in groups:
+                look.refuse(OVERRIDE, group, f"there is no such group; there are: {', '.join(self._groups)}")
+            else:
+                overrides[group] = read
+        return overrides
+
+    @staticmethod
+    def _claims(look: _Look, group: str, members: Iterable[tuple[bytes, float]]) -> list[str]:
+        """Return the names of the workers that are starting."""
+        names = []
+        for member, score in members:
+            try:
+                name, end = read_worker_name(member), look.end_of(score)
+            except UnreadableError as error:
+                look.refuse("claim", f"{group}: {shown(member)}", error)
+                look.void_claims.append((group, member))
+                continue
+            if end > look.now:
+                names.append(name)
+        return names
+
+    def _dead_letters(self, look: _Look, lengths: Sequence[int]) -> dict[str, int]:
+        found = {}
+        for (queue, key), length in zip(self._dead.items(), lengths, strict=True):
+            if length < 0:
+                look.refuse("list", key, "it holds another type")
+            found[queue] = max(0, length)
+        return found
+
+    def _lists_seen(self, look: _Look, lengths: Sequence[int]) -> list[ListSeen]:
+        """Tell messages for the future apart, in the lists that hold any message at all."""
+        self._peek(look.now, dict(zip(self._keys, lengths, strict=True)))
         seen = []
         for (queue, name), key, length in zip(self._lists, self._keys, lengths, strict=True):
-            if key in samples:
-                future, first = future_messages(samples[key], now)
-                if samples[key]:
-                    future = round(future * length / len(samples[key]))
-                self._peeked[key] = (length, future, first)
-            _, future, first = self._peeked[key] if length else (0, 0, None)
-            seen.append(ListSeen(queue, name, length, min(future, length), first))
+            if length < 0:
+                look.refuse("list", name, "it holds another type")
+            if length <= 0:
+                seen.append(ListSeen(queue, name, 0))
+                continue
+            _, sample = self._peeked.get(key, (0, EtaSample()))
+            if sample.unreadable:
+                number = f"{sample.unreadable} of {sample.messages} messages looked at are no tasks"
+                look.refuse("message", name, f"{number}: {sample.why}")
+            future = round(sample.future * length / sample.messages) if sample.messages else 0
+            seen.append(ListSeen(queue, name, length, min(future, length), sample.next_eta))
         return seen
+
+    def _peek(self, now: float, lengths: Mapping[str, int]) -> None:
+        """Look at the messages of lists that have changed, those first that were not looked at for long."""
+        changed = [
+            key for key, length in lengths.items() if length > 0 and not self._is_known(key, length, now)
+        ]
+        if not changed:
+            return
+        changed.sort(key=lambda key: self._peeked_at.get(key, 0))
+        samples = self.broker.client.eval(SAMPLE, len(changed), *changed, PEEK, HEAD, TAIL, BUDGET)
+        for key, messages in zip(changed, samples, strict=True):
+            # None where the budget was used up: its turn comes at the next look.
+            if messages:
+                self._peeked[key] = lengths[key], read_sample(messages, now)
+                self._peeked_at[key] = self._looks
 
     def _is_known(self, key: str, length: int, now: float) -> bool:
         """Whether a list holds the same number of messages as before, none of whose time has come since."""
-        known, _, first = self._peeked.get(key, (-1, 0, None))
-        return known == length and (first is None or first > now)
-
-
-def future_messages(messages: Iterable[bytes], now: float) -> tuple[int, float | None]:
-    """Return how many messages have an ETA that has not come, and the first of these."""
-    etas = []
-    for message in messages:
-        if any(mark in message for mark in NO_ETA):
-            continue
-        try:
-            eta = datetime.fromisoformat(json.loads(message)["headers"]["eta"]).timestamp()
-        except (ValueError, KeyError, TypeError):
-            continue
-        if eta > now:
-            etas.append(eta)
-    return len(etas), min(etas, default=None)
-
-
-# Parts of the server's memory and clients above which no worker is started.
-FULL = 0.9
-# Clients that have to be left: a worker needs several.
-CLIENTS_LEFT = 50
-
-
-def short_of(memory: Mapping[str, Any], clients: Mapping[str, Any]) -> str:
-    """Return what a server is short of, in words."""
-    limit, used = int(memory.get("maxmemory") or 0), int(memory["used_memory"])
-    if limit and used > FULL * limit:
-        return f"Redis uses {100 * used / limit:.0f} % of its memory"
-    # Servers before Redis 7 do not tell their limit here.
-    most, connected = int(clients.get("maxclients") or 0), int(clients["connected_clients"])
-    if most and connected > most - min(CLIENTS_LEFT, most // 10):
-        return f"Redis has {connected} of at most {most} clients"
-    return ""
-
-
-def parse_peer(host: str, offer: Sequence[bytes | None]) -> PeerSeen | None:
-    """Read what a supervisor offers; nothing if it has just left."""
-    weight, limits = offer
-    if weight is None or limits is None:
-        return None
-    return PeerSeen(host, float(weight), json.loads(limits))
-
-
-def parse_override(value: bytes) -> Override:
-    """Read what an operator has set."""
-    found = json.loads(value)
-    return Override(
-        paused=bool(found.get("paused")),
-        minimum=found.get("minimum"),
-        maximum=found.get("maximum"),
-        by=str(found.get("by", "")),
-    )
+        known, sample = self._peeked.get(key, (-1, EtaSample()))
+        return known == length and (sample.next_eta is None or sample.next_eta > now)

@@ -15,14 +15,19 @@ DRAIN_VARIABLE = "CELERY_AUTOSCALER_DRAIN_TIMEOUT"
 SOFT_SHUTDOWN = 5.0
 # Seconds between two looks at who the parent is.
 LOOK = 0.5
+# What the environment said of the supervisor, for a worker that begins anew in the same process.
+taken: dict[str, str] = {}
 # Seconds from giving back what runs until the end is forced.
 GRACE = 30.0
 
 
 def end_with_supervisor() -> None:
     """Begin to watch the parent, if this process is the child of a supervisor."""
-    supervisor = os.environ.pop(SUPERVISOR_VARIABLE, "")
-    drain_timeout = float(os.environ.pop(DRAIN_VARIABLE, "600"))
+    for name in (SUPERVISOR_VARIABLE, DRAIN_VARIABLE):
+        if name in os.environ:
+            taken[name] = os.environ.pop(name)
+    supervisor = taken.get(SUPERVISOR_VARIABLE)
+    drain_timeout = float(taken.get(DRAIN_VARIABLE, "600"))
     if supervisor:
         watch = threading.Thread(target=_watch, args=(int(supervisor), drain_timeout), daemon=True)
         watch.start()

@@ -6,17 +6,22 @@ import os
 from dataclasses import asdict, replace
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from celery_autoscaler import fleet_status
 from celery_autoscaler.context import LEASE, Context
 from celery_autoscaler.group_state import GroupState
 from celery_autoscaler.history import RECORDS, Recorder
 from celery_autoscaler.local import LocalWorker
 from celery_autoscaler.observation import Seen
+from celery_autoscaler.wrong_types import is_wrong_type, replies_of, set_aside
 
 logger = logging.getLogger(__name__)
 
 # Seconds that the claim of a starting worker stands unless it is renewed.
 CLAIM_LEASE = 15.0
+# What limits a group whose workers are started one after the other.
+START_SLOTS = "start slots"
 
 
 class Publisher:
@@ -26,16 +31,22 @@ class Publisher:
         self.context = context
         self.recorder = Recorder()
 
-    def record(self, state: GroupState, delta: int, why: str, seen: Seen) -> None:
-        """Write a decision down when it is another one than before, or when it moves something here.
+    def record(self, state: GroupState, here: int, seen: Seen) -> None:
+        """Write a decision down when it is another one than before, or when it moved something here.
 
         What moves nothing here is written down by the first host; that an emergency began, each one says.
+
+        Args:
+            state: The group.
+            here: Workers that this host started, or began to stop (negative), for it.
+            seen: What the broker showed.
         """
         decision, group = state.decision, state.group
         have = state.seen.ready + state.seen.starting
-        is_held = delta > 0 or (state.limit is not None and decision.want > have)
-        held = state.held_back if is_held else ""
-        now = (decision.want, decision.limit, decision.emergency, held.partition(" ")[0], delta)
+        # That those wanted start one after the other is worth a line with those that do.
+        held = "" if state.limited_by == START_SLOTS and not here else state.held_back
+        kind = state.limited_by if held else decision.limit
+        now = (decision.want, decision.limit, decision.emergency, kind, here)
         first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.context.host
         before, state.published = state.published, now
         if now == before:
@@ -43,17 +54,17 @@ class Publisher:
         began = decision.emergency and not (before and before[2])
         if began:
             logger.warning("%s: %s", group.name, decision.reason)
-        elif delta or held:
+        elif here or held:
             logger.info(
                 "%s %d → %d%s: %s%s",
                 group.name,
                 have,
                 decision.want,
-                f", here {delta:+d}" if delta else "",
-                why,
+                f", here {here:+d}" if here else "",
+                decision.reason,
                 f"; held back: {held}" if held else "",
             )
-        if not (delta or held or (first and (decision.want != have or not before or began))):
+        if not (here or held or (first and (decision.want != have or not before or began))):
             return
         entry = {
             "at": f"{seen.time:.3f}",
@@ -61,14 +72,19 @@ class Publisher:
             "group": group.name,
             "have": have,
             "want": decision.want,
-            "here": delta,
-            "reason": why,
-            "limit": decision.limit,
+            "here": here,
+            "reason": decision.reason,
+            "limit": kind,
             "emergency": int(decision.emergency),
             "held_back": held,
             "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
         }
-        fleet_status.write(self.context.broker, entry)
+        try:
+            fleet_status.write(self.context.broker, entry)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            self._set_aside(self.context.broker.keys.decisions)
 
     def publish(self, seen: Seen) -> None:
         """Renew this supervisor's heartbeat."""
@@ -87,7 +103,16 @@ class Publisher:
             self._renew_claims(pipe, seen)
             if record := self.recorder.record(self.context.host, seen, self.context.status["groups"]):
                 pipe.xadd(keys.history, record, maxlen=RECORDS, approximate=True)
-            pipe.execute()
+            written = [arguments[1] for arguments, _ in pipe.command_stack]
+            replies = replies_of(pipe)
+        wrong = {key for key, reply in zip(written, replies, strict=True) if isinstance(reply, Exception)}
+        for key in wrong:
+            self._set_aside(key)
+
+    def _set_aside(self, key: str) -> None:
+        """Rename a key that holds another type than what is written to it; the next write finds none."""
+        context = self.context
+        context.unreadable.keep(set_aside(context.broker.client, context.broker.keys, key))
 
     def _renew_claims(self, pipe: Any, seen: Seen) -> None:
         """Hold the claims of workers that still start; drop those that a former supervisor left."""
@@ -102,6 +127,9 @@ class Publisher:
                     pipe.zadd(keys.claims(group), {name: end}, xx=True)
                 elif worker not in self.context.local:
                     pipe.zrem(keys.claims(group), name)
+        for group, member in seen.void_claims:
+            # It would keep a worker from its start for ever.
+            pipe.zrem(keys.claims(group), member)
 
     def _status(self, seen: Seen) -> dict[str, Any]:
         """Return what is seen and done, for people and other programs."""
@@ -125,8 +153,18 @@ class Publisher:
             "cpu": round(host.cpu, 1),
             "memory": round(host.memory, 1),
             "memory_limit": host.memory_limit,
+            "clock_offset": round(seen.clock_offset, 3),
+            "clients": {
+                "connected": seen.clients.connected,
+                "most": seen.clients.most,
+                "per_worker": round(self.context.clients_per_worker.value, 1),
+            },
             "groups": {name: self._group_status(state) for name, state in self.context.groups.items()},
             "workers": [self._worker_status(worker, seen) for worker in self.context.local.values()],
+            # What could not be read: for each kind how many since the start, and what is there now.
+            "unreadable": self.context.unreadable.status(),
+            # Parts of the last tick that failed, and how.
+            "faults": self.context.faults.status(),
             # Tasks by name: how many have failed in the last hour on this host.
             "failures": self.context.task_counts.failures(),
         }
@@ -137,7 +175,7 @@ class Publisher:
 
     def _group_status(self, state: GroupState) -> dict[str, Any]:
         group, seen = state.group, state.seen
-        low, high = self.context.override(group.name).bounds(group)
+        low, high = self.context.bounds(group)
         return {
             "promise": group.promise,
             "minimum": low,
@@ -145,9 +183,14 @@ class Publisher:
             "concurrency": group.concurrency,
             "want": state.decision.want,
             "reason": state.decision.reason,
-            "limit": state.decision.limit,
+            # What really keeps it from having more, or fewer.
+            "limit": state.limited_by or state.decision.limit,
             "emergency": state.decision.emergency,
             "held_back": state.held_back,
+            # Seconds for which no worker has served it although its minimum asks for one, and whether that
+            # is longer than a start takes.
+            "unserved": round(state.unserved(seen.now), 1),
+            "not_served": state.is_not_served(seen.now),
             "failed_starts": state.failed_starts,
             "last_failure": state.last_failure,
             "ready": seen.ready,
@@ -158,6 +201,8 @@ class Publisher:
             "waiting": seen.backlog,
             "future": seen.future,
             "age": round(seen.age, 2),
+            "overdue": state.overdue,
+            "overdue_age": round(state.overdue_age, 2),
             "arrivals": round(seen.arrival_slow, 2),
             "service_time": seen.service_time and round(seen.service_time, 4),
             "startup": round(seen.startup, 2),

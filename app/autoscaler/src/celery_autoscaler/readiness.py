@@ -2,9 +2,18 @@
 
 from typing import Any
 
-from celery.signals import beat_init, worker_ready, worker_shutting_down
+from celery.signals import beat_init, worker_init, worker_ready, worker_shutting_down
 
 from celery_autoscaler.systemd import notify
+
+# Whether this process is a worker: beat within one (`worker -B`) is not what its service waits for.
+_within_worker = False
+
+
+@worker_init.connect
+def _worker_begins(**_: Any) -> None:
+    global _within_worker  # noqa: PLW0603
+    _within_worker = True
 
 
 @worker_ready.connect
@@ -20,4 +29,5 @@ def _worker_stops(how: str, **_: Any) -> None:
 
 @beat_init.connect
 def _beat_begins(**_: Any) -> None:
-    notify("READY=1", "STATUS=sending due tasks, or waiting for the schedule's lock")
+    if not _within_worker:
+        notify("READY=1", "STATUS=sending due tasks, or waiting for the schedule's lock")

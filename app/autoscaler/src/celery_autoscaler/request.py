@@ -9,13 +9,13 @@ its own, one with a request of its own, one of a library. Whatever ours adds has
 import functools
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import sleep, time
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
 from celery.utils.imports import symbol_by_name
 from celery.worker import request as celery_request
@@ -26,6 +26,7 @@ from kombu.utils.compat import detect_environment
 
 from celery_autoscaler.delivery import refuse
 from celery_autoscaler.ledger import Ledger
+from celery_autoscaler.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.task_counts import published_at
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,24 @@ LONGEST_LIMIT = 3.2e9
 OUTCOMES = ((Reject, "rejected"), (Ignore, "ignored"), (Retry, "retried"))
 
 
+def counting(count: Callable[..., None]) -> Callable[..., None]:
+    """Return what counts something and never keeps a task from being settled, whatever is to be counted."""
+
+    @functools.wraps(count)
+    def counted(*arguments: Any) -> None:
+        try:
+            count(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever headers of the app's say
+            logger.debug("Not counted: %r", error)
+
+    return counted
+
+
 class Request(CeleryRequest):  # type: ignore[misc]
     """A request that tells the channel when its message comes back because something died, and is counted."""
+
+    _already_revoked: bool
+    _already_cancelled: bool
 
     fleet_runtime: float | None = None
     """Seconds that the task took, as its process measured them."""
@@ -80,7 +97,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             self._message.refused = f"it was rejected before it began{why}"
         super().reject(requeue)
 
-    def on_accepted(self, pid: int, time_accepted: float) -> Any:
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Look once more where tasks wait within the pool: pools of threads or greenlets queue what they get.
 
         Raises:
@@ -90,11 +107,18 @@ class Request(CeleryRequest):  # type: ignore[misc]
         in_this_process = pid == os.getpid() or detect_environment() != "default"
         if ledger is not None and in_this_process and is_lost(ledger):
             raise TaskRevokedError(self.id)
-        answer = super().on_accepted(pid, time_accepted)
+        try:
+            super().on_accepted(pid, time_accepted)
+        except Exception:
+            # The pool would hide it. The task runs all the same.
+            logger.exception("The start of task %s cannot be told", self.id)
+            if not self.task.acks_late:
+                self.acknowledge()
         self.fleet_count_wait()
-        return answer
 
-    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> Any:
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False, **options: Any
+    ) -> None:
         """Note why the message may go back, unless the task itself asked for it, and count the failure."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
@@ -110,12 +134,65 @@ class Request(CeleryRequest):  # type: ignore[misc]
         # One that is terminated is announced as revoked.
         if not isinstance(exc, Terminated):
             self.fleet_count(outcome)
-        return super().on_failure(exc_info, *arguments, **options)
+        tell = functools.partial(super().on_failure, exc_info, send_failed_event, return_ok, **options)
+        # A child that lives has told it itself.
+        if return_ok and not (isinstance(exc, Reject) and not vars(exc).get("requeue")):
+            self.fleet_outcome(tell).run()
+        else:
+            lost = isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt)
+            again = self.task.reject_on_worker_lost if lost else self.fleet_again_after(exc)
+            self.fleet_tell(tell, again=again or self._already_cancelled)
+
+    def fleet_again_after(self, exc: BaseException) -> bool:
+        """Whether a task that a limit ended is to run again."""
+        return isinstance(exc, TimeLimitExceeded) and not self.task.acks_on_timeout
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Tell of a task that ran into its hard time limit, without waiting for it."""
+        tell = functools.partial(super().on_timeout, soft, timeout)
+        if soft:
+            tell()
+        else:
+            self.fleet_tell(tell, again=not self.task.acks_on_timeout)
 
     def _announce_revoked(self, *arguments: Any, **options: Any) -> None:
-        self.fleet_count("revoked")
-        super()._announce_revoked(*arguments, **options)
+        if not self._already_revoked:
+            self.fleet_count("revoked")
+        self._already_revoked = True
+        # One that has not begun may as well be discarded by the next worker.
+        tell = functools.partial(super()._announce_revoked, *arguments, **options)
+        self.fleet_tell(tell, again=self.time_start is None)
 
+    def _announce_cancelled(self, *arguments: Any, **options: Any) -> None:
+        self._already_cancelled = True
+        self.fleet_tell(functools.partial(super()._announce_cancelled, *arguments, **options), again=True)
+
+    def fleet_outcome(self, tell: Callable[[], Any], *, again: bool = False) -> Outcome:
+        """Return what became of the task; `again` if its message goes back when the worker ends before."""
+        settle = self.fleet_settle
+        return Outcome(tell, settle, nothing if again else settle, f"task {self.name!r}[{self.id!r}]")
+
+    def fleet_tell(self, tell: Callable[[], Any], *, again: bool) -> None:
+        """Tell what became of the task where that holds up nothing; it takes no room meanwhile."""
+        outcome = self.fleet_outcome(tell, again=again)
+        ledger = self.fleet_ledger
+        if ledger is None:
+            outcome.run()
+            return
+        state.task_ready(self)
+        ledger.make_room(self._message.delivery_tag)
+        ledger.outcomes.add(outcome)
+
+    def fleet_settle(self) -> None:
+        """Settle the message of a task that has ended, as Celery documents, if that has not been done."""
+        task = self.task
+        if not self.acknowledged:
+            if self.time_start is not None and task.acks_late and not task.acks_on_failure:
+                self.reject(requeue=False)
+            else:
+                self.acknowledge()
+
+    @counting
     def fleet_count_wait(self) -> None:
         """Count how long the task has waited since it was published, or since its ETA."""
         published = published_at(self._message.headers)
@@ -126,6 +203,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
                     due = max(published, self.eta.timestamp())
             self.fleet_ledger.task_counts.began(self.fleet_kind, max(0.0, self.time_start - due))
 
+    @counting
     def fleet_count(self, outcome: str) -> None:
         """Count how the task ended, and how long it took if it began."""
         if self.fleet_ledger is not None:
@@ -195,7 +273,13 @@ def counting_successes(succeed: Any) -> Any:
             self.fleet_runtime = runtime
             if not failed:
                 self.fleet_count("succeeded")
-        return succeed(self, result, **options)
+        try:
+            return succeed(self, result, **options)
+        except Exception:
+            if failed:
+                raise
+            logger.exception("The success of task %s cannot be told", self.id)
+            guarded(self.fleet_settle)
 
     return on_success
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from celery_autoscaler import limits, shares
@@ -10,8 +11,10 @@ from celery_autoscaler.context import LEASE, Context
 from celery_autoscaler.group_state import GroupState
 from celery_autoscaler.host_workers import HostWorkers
 from celery_autoscaler.launchers import LaunchError
+from celery_autoscaler.limits import StartNeed, start_turns
+from celery_autoscaler.local import LocalWorker
 from celery_autoscaler.observation import Seen
-from celery_autoscaler.publishing import CLAIM_LEASE, Publisher
+from celery_autoscaler.publishing import CLAIM_LEASE, START_SLOTS, Publisher
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,44 @@ return 1
 """
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """What keeps this host from starting a worker."""
+
+    kind: str = ""
+    """CPU, memory, Redis or back-off; nothing if nothing does."""
+    words: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What this host is to do for a group."""
+
+    state: GroupState
+    delta: int
+    """Workers to start, or to stop (negative)."""
+    shortage: Shortage
+    patient: bool
+    """Whether a busy CPU does not matter, because the group has too few workers at all."""
+    no_replacement: Shortage
+    """What keeps this host from starting a worker in the place of an outdated one."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What this host did for a group."""
+
+    here: int = 0
+    """Workers that it started, or began to stop (negative)."""
+    limited_by: str = ""
+    """What kept it from doing all: CPU, memory, Redis, back-off, start slots, maximum or failure."""
+    why: str = ""
+    """The same in words."""
+
+
 class Scaling:
     """Brings the number of this host's workers in step with the decisions."""
 
@@ -48,27 +89,69 @@ class Scaling:
         self.context = context
         self.workers = workers
         self.publisher = publisher
+        self._room: int | None = None
+        """Workers that this host may still start in this tick before Redis runs out of clients."""
 
-    def act(self, now: float, state: GroupState, seen: Seen) -> None:
-        """Start or stop as many workers of a group as are this host's part."""
-        group, decision = state.group, state.decision
-        if self.context.host in seen.leaving:
+    def act(self, now: float, states: Sequence[GroupState], seen: Seen) -> None:
+        """Start and stop as many workers of each group as are this host's part."""
+        context = self.context
+        self._room = self._client_room(seen)
+        plans: dict[str, Plan] = {}
+        for state in states:
+            with context.faults.contained(f"group {state.group.name}, planning"):
+                plan = self._plan(now, state, seen)
+                if plan is not None:
+                    plans[state.group.name] = plan
+        needs = [self._need(now, plan) for plan in plans.values()]
+        turns = start_turns(needs, limits.Brakes.starts_at_once(context.host_seen))
+        for need in sorted(needs, key=lambda need: need.order):
+            with context.faults.contained(f"group {need.group}, scaling"):
+                plan = plans[need.group]
+                # In an emergency all starts are worth being slow.
+                slots = plan.delta if plan.state.decision.emergency else turns[need.group]
+                self._carry_out(now, plan, slots, seen)
+
+    def _client_room(self, seen: Seen) -> int | None:
+        """Return how many workers this host may start before Redis runs out of clients."""
+        hosts = sorted({self.context.host, *(peer.host for peer in seen.peers)})
+        starting = {name for names in seen.claims.values() for name in names}
+        starting -= {worker.name for worker in seen.workers if worker.state}
+        return self.context.clients_per_worker.room(
+            seen.clients, len(starting), len(hosts), hosts.index(self.context.host)
+        )
+
+    def _need(self, now: float, plan: Plan) -> StartNeed:
+        """Return what a group wants to start on this host now."""
+        state, group = plan.state, plan.state.group
+        starting = self.context.count(group.name, "starting")
+        missing = 0 if plan.shortage else plan.delta - len(self._returning(state, plan.delta))
+        low, _ = self.context.bounds(group)
+        return StartNeed(
+            group=group.name,
+            missing=max(0, min(missing, state.backoff.allowed(now, starting))),
+            starting=starting,
+            below_minimum=state.seen.ready + state.seen.starting < low,
+            overdue=state.seen.age / group.promise,
+        )
+
+    def _plan(self, now: float, state: GroupState, seen: Seen) -> Plan | None:
+        """Return what this host is to do for a group; nothing if it is to leave it alone."""
+        group, decision, host = state.group, state.decision, self.context.host
+        if host in seen.leaving:
             self._leave_to_others(now, state, seen)
-            return
+            return None
         state.leaving_since = None
         if decision.limit == "paused":
-            state.held_back, state.limit = "", None
-            return
-        low, high = self.context.override(group.name).bounds(group)
+            state.held_back, state.limited_by, state.limit = "", "paused", None
+            return None
+        low, high = self.context.bounds(group)
         shortage = self._shortage(now, state, seen, self.context.host_seen)
-        most = high
+        most, patient = high, False
         few = max(low, min(1, decision.want)) - state.seen.ready - state.seen.starting
         if shortage and few > 0:
             # Others' busy CPU must not keep a group below its minimum, or tasks waiting for nobody.
-            calm = replace(self.context.host_seen, cpu=0.0, cpu_pressure=0.0)
-            shortage, most = self._shortage(now, state, seen, calm), few
-        state.held_back = shortage
-        extra = self._replace(now, state, seen)
+            shortage, most, patient = self._shortage(now, state, seen, self._calm()), few, True
+        extra, no_replacement = self._replace(now, state, seen)
         mine = self.context.count(group.name, "starting", "ready") - extra
         if not shortage:
             state.short_since, state.limit = None, None
@@ -87,20 +170,31 @@ class Scaling:
         delta = shares.moves(
             decision.want,
             high,
-            self._by_host(group.name, seen) | {self.context.host: mine},
+            self._by_host(group.name, seen) | {host: mine},
             offers,
             rebalance=now - state.quiet_since > self.context.settings.stabilisation,
-        ).get(self.context.host, 0)
-        why = decision.reason
-        if delta > 0:
-            self._grow(now, state, min(delta, most), shortage)
-        elif delta < 0 and not state.seen.starting:
-            self._shrink(now, state, -delta, why)
-        self.publisher.record(state, delta, why, seen)
+        ).get(host, 0)
+        return Plan(state, min(delta, most), shortage, patient, no_replacement)
+
+    def _carry_out(self, now: float, plan: Plan, slots: int, seen: Seen) -> None:
+        """Do what is to be done for a group, and tell what was done."""
+        state, done = plan.state, Done()
+        if plan.delta > 0:
+            done = self._grow(now, plan, slots, seen)
+        elif plan.delta < 0 and not state.seen.starting:
+            _, high = self.context.bounds(state.group)
+            over = state.seen.ready - high
+            done = Done(-self._shrink(now, state, -plan.delta, state.decision.reason, busy=over))
+        elif plan.shortage and state.decision.want > state.seen.ready + state.seen.starting:
+            done = Done(0, plan.shortage.kind, plan.shortage.words)
+        why = done.why or plan.no_replacement.words
+        limited_by = done.limited_by or plan.no_replacement.kind or state.decision.limit
+        state.held_back, state.limited_by = why, limited_by
+        self.publisher.record(state, done.here, seen)
 
     def _leave_to_others(self, now: float, state: GroupState, seen: Seen) -> None:
         """Stop this host's workers of a group, once those of other hosts suffice or no more of them come."""
-        state.held_back, state.limit = "", 0
+        state.held_back, state.limited_by, state.limit = "", "", 0
         if state.leaving_since is None:
             state.leaving_since = now
         mine = self.context.count(state.group.name, "starting", "ready")
@@ -112,61 +206,64 @@ class Scaling:
         )
         why = f"{seen.leaving[self.context.host]} wants no workers on {self.context.host}"
         if ready >= state.decision.want:
-            self._shrink(now, state, mine, why, may_return=False)
+            self._shrink(now, state, mine, why, busy=mine, may_return=False)
         elif ready == sum(others.values()) and now - max(state.quiet_since, state.leaving_since) > LEASE:
-            self._shrink(now, state, 1, why, may_return=False)
+            self._shrink(now, state, 1, why, busy=1, may_return=False)
 
-    def _replace(self, now: float, state: GroupState, seen: Seen) -> int:
+    def _replace(self, now: float, state: GroupState, seen: Seen) -> tuple[int, Shortage]:
         """Replace the outdated workers of a group on this host, one after the other.
 
         Another one is started first, one more than the group's maximum if need be; the outdated one drains
         once that consumes. Busy CPUs do not matter: in the end there are as many workers as before.
 
         Returns:
-            How many workers there are in excess until an outdated one drains: 1 or 0.
+            How many workers there are in excess until an outdated one drains, 1 or 0, and what keeps another
+            one from being started.
         """
-        mine = [w for w in self.context.local.values() if w.group == state.group.name]
+        local = self.context.local
+        mine = [w for w in local.values() if w.group == state.group.name]
         outdated = [w for w in mine if w.outdated and w.state == "ready"]
-        new = self.context.local.get(state.replacement)
+        new = local.get(state.replacement)
         if not outdated or new is None or new.state not in {"starting", "ready"}:
             state.replacement = ""
         if not outdated:
-            return 0
+            return 0, Shortage()
         if not state.replacement:
-            calm = replace(self.context.host_seen, cpu=0.0, cpu_pressure=0.0)
-            shortage = self._shortage(now, state, seen, calm)
-            if shortage:
-                state.held_back = shortage
-            elif not self.context.count(state.group.name, "starting"):
+            shortage = self._shortage(now, state, seen, self._calm())
+            if not shortage and not self.context.count(state.group.name, "starting"):
                 state.replacement = self.start(now, state, extra=1)
-            return int(bool(state.replacement))
-        if state.replacement in self.context.local and self.context.local[state.replacement].state == "ready":
+            return int(bool(state.replacement)), shortage
+        if local[state.replacement].state == "ready":
             times = self._service_times(state)
             candidates = {w.name: w.candidate(seen.time, times) for w in outdated}
             [victim] = shares.victims(1, candidates)
-            self.workers.stop(now, self.context.local[victim], f"{state.replacement} takes its place")
+            self.workers.stop(now, local[victim], f"{state.replacement} takes its place")
             state.replacement = ""
-            return 0
-        return 1
+            return 0, Shortage()
+        return 1, Shortage()
 
     def relieve(self, now: float) -> None:
         """Give up one worker while the host is short of memory, or of CPUs to no avail."""
-        why = self.context.brakes.for_a_stop(
-            now, self.context.host_seen, slowing=self.context.pace.is_slowing
-        )
+        context = self.context
+        why = context.brakes.for_a_stop(now, context.host_seen, slowing=context.pace.is_slowing)
         spare = [
             state
-            for state in self.context.groups.values()
-            if self.context.count(state.group.name, "ready")
-            and state.seen.ready + state.seen.starting > state.group.min_workers
+            for state in context.groups.values()
+            if context.count(state.group.name, "ready")
+            and state.decision.limit != "paused"
+            and state.seen.ready + state.seen.starting > context.bounds(state.group)[0]
         ]
         if why and spare:
-            most = max(spare, key=lambda state: self.context.count(state.group.name, "ready"))
-            self._shrink(now, most, 1, why, may_return=False)
+            most = max(spare, key=lambda state: context.count(state.group.name, "ready"))
+            self._shrink(now, most, 1, why, busy=1, may_return=False)
+
+    def _calm(self) -> limits.HostSeen:
+        """Return what is seen of the host as if its CPUs had time."""
+        return replace(self.context.host_seen, cpu=0.0, cpu_pressure=0.0)
 
     def _by_host(self, group: str, seen: Seen) -> dict[str, int]:
         """Return how many workers of a group consume or start, by host; none of hosts that shall run none."""
-        names = set(seen.claims[group])
+        names = set(seen.claims.get(group, ()))
         for worker in seen.workers:
             if worker.alive and worker.group == group and worker.state in {"running", ""}:
                 names.add(worker.name)
@@ -177,64 +274,90 @@ class Scaling:
                 counts[host] = counts.get(host, 0) + 1
         return counts
 
-    def _shortage(self, now: float, state: GroupState, seen: Seen, host: limits.HostSeen) -> str:
-        """Return what keeps this host from starting a worker of a group, in words."""
-        starting = self.context.count(None, "starting")
-        memory = [w.memory for w in seen.workers if w.alive and w.group == state.group.name and w.memory]
-        return (
-            seen.short
-            or self.context.brakes.against_starts(
-                host,
-                slowing=self.context.pace.is_slowing,
-                worker_memory=max(memory, default=0),
-                starting=starting,
+    def _shortage(self, now: float, state: GroupState, seen: Seen, host: limits.HostSeen) -> Shortage:
+        """Return what keeps this host from starting a worker of a group."""
+        if seen.short:
+            return Shortage("Redis", seen.short)
+        if self._room is not None and self._room < 1:
+            clients, each = seen.clients, self.context.clients_per_worker.value
+            return Shortage(
+                "Redis",
+                f"Redis has {clients.connected} of at most {clients.most} clients, a worker takes {each:.0f}",
             )
-            or state.backoff.explain(now)
+        memory = [w.memory for w in seen.workers if w.alive and w.group == state.group.name and w.memory]
+        words = self.context.brakes.against_starts(
+            host,
+            slowing=self.context.pace.is_slowing,
+            worker_memory=max(memory, default=0),
+            starting=self.context.count(None, "starting"),
         )
+        if words:
+            return Shortage("CPU" if words.startswith("CPU") else "memory", words)
+        return Shortage("back-off", state.backoff.explain(now))
 
-    def _grow(self, now: float, state: GroupState, count: int, shortage: str) -> None:
-        """Let draining workers take messages again, and start others."""
-        keys, client = self.context.broker.keys, self.context.broker.client
-        draining = [
-            w for w in self.context.local.values() if w.group == state.group.name and w.state == "draining"
-        ]
-        again = [w for w in draining if w.may_return and not w.outdated][:count]
-        for worker in again:
+    def _returning(self, state: GroupState, count: int) -> list[LocalWorker]:
+        """Return draining workers of a group that can take messages again, at most so many."""
+        mine = [w for w in self.context.local.values() if w.group == state.group.name]
+        return [w for w in mine if w.state == "draining" and w.may_return and not w.outdated][: max(0, count)]
+
+    def _grow(self, now: float, plan: Plan, slots: int, seen: Seen) -> Done:
+        """Let draining workers take messages again, and start others as far as anything allows."""
+        state, keys, client = plan.state, self.context.broker.keys, self.context.broker.client
+        began = 0
+        for worker in self._returning(state, plan.delta):
             client.srem(keys.drain, f"{worker.name}@{self.context.host}")
             worker.undo_stop()
             state.quiet_since = now
-        if shortage:
-            return
-        count -= len(again)
-        if not state.decision.emergency:
-            at_once = limits.Brakes.starts_at_once(self.context.host_seen)
-            count = min(count, at_once - self.context.count(None, "starting"))
-        count = min(count, state.backoff.allowed(now, self.context.count(state.group.name, "starting")))
-        while count > 0 and self.start(now, state):
-            count -= 1
+            began += 1
+        host = self._calm() if plan.patient else self.context.host_seen
+        started, limited = 0, ""
+        why = ""
+        while began < plan.delta:
+            # Looked at again each time: those that were just started need memory and clients as well.
+            shortage = self._shortage(now, state, seen, host)
+            if shortage:
+                limited, why = shortage.kind, shortage.words
+            elif not state.backoff.allowed(now, self.context.count(state.group.name, "starting")):
+                limited, why = "back-off", "one worker at a time after a failure"
+            elif started >= slots:
+                limited, why = START_SLOTS, f"{limits.STARTS_A_CPU} per CPU at a time"
+            elif not self.start(now, state):
+                limited, why = state.not_started
+            if limited:
+                break
+            started, began = started + 1, began + 1
+        if limited and began:
+            why = f"started {began} of {plan.delta} ({why})"
+        return Done(began, limited, why)
 
     def start(self, now: float, state: GroupState, extra: int = 0) -> str:
         """Start a worker, if the fleet's maximum and so many more allow another one; return its name."""
-        group, keys, client = state.group, self.context.broker.keys, self.context.broker.client
+        context, group = self.context, state.group
+        keys, client = context.broker.keys, context.broker.client
         name = self._free_name(group.name)
-        full_name = f"{name}@{self.context.host}"
-        _, high = self.context.override(group.name).bounds(group)
+        full_name = f"{name}@{context.host}"
+        _, high = context.bounds(group)
         claimed = client.register_script(CLAIM)(
             keys=[keys.workers, keys.claims(group.name)],
             args=[group.name, full_name, high + extra, int(CLAIM_LEASE * 1000)],
         )
         if not claimed:
+            state.not_started = "maximum", f"the fleet has {high} workers of it, those that drain included"
             return ""
         client.srem(keys.drain, full_name)
         try:
-            self.context.launcher.start(group, name)
+            context.launcher.start(group, name)
         except LaunchError as error:
             client.zrem(keys.claims(group.name), full_name)
             state.start_failed(now, f"{name} cannot be started: {error}")
+            state.not_started = "failure", state.last_failure
             logger.error("%s", state.last_failure)  # noqa: TRY400  one line says it all
             return ""
-        self.context.local[name] = self.workers.new(now, name, group.name, group.drain_timeout)
-        self.context.counts.started[group.name] = self.context.counts.started.get(group.name, 0) + 1
+        context.local[name] = self.workers.new(now, name, group.name, group.drain_timeout)
+        context.local[name].launched = group
+        context.counts.started[group.name] = context.counts.started.get(group.name, 0) + 1
+        if self._room is not None:
+            self._room -= 1
         state.quiet_since = now
         logger.info("%s starts", name)
         return name
@@ -244,9 +367,7 @@ class Scaling:
         taken = set(self.context.local)
         if self.context.seen is not None:
             taken |= {
-                worker.instance
-                for worker in self.context.seen.workers
-                if worker.name.endswith(f"@{self.context.host}")
+                w.instance for w in self.context.seen.workers if w.name.endswith(f"@{self.context.host}")
             }
         number = 1
         while f"{group}-{number}" in taken:
@@ -254,9 +375,21 @@ class Scaling:
         return f"{group}-{number}"
 
     def _shrink(
-        self, now: float, state: GroupState, count: int, why: str, *, may_return: bool = True
-    ) -> None:
-        """Begin to stop the workers of a group that cost the least to stop."""
+        self, now: float, state: GroupState, count: int, why: str, *, busy: int, may_return: bool = True
+    ) -> int:
+        """Begin to stop the workers of a group that cost the least to stop.
+
+        Args:
+            now: Of a steady clock.
+            state: The group.
+            count: How many.
+            why: Why, in words.
+            busy: How many of them may run something; a task that outlasts their drain has to begin again.
+            may_return: Whether they take messages again if they are needed before they have ended.
+
+        Returns:
+            How many.
+        """
         epoch = self.context.seen.time if self.context.seen else 0.0
         times = self._service_times(state)
         candidates = {
@@ -264,10 +397,17 @@ class Scaling:
             for worker in self.context.local.values()
             if worker.group == state.group.name and worker.state == "ready"
         }
-        for name in shares.victims(count, candidates):
+        chosen: list[str] = []
+        for name in shares.victims(len(candidates), candidates):
+            if len(chosen) < count and (busy > 0 or not candidates[name].busy):
+                chosen.append(name)
+                busy -= candidates[name].busy > 0
+        for name in chosen:
             outdated = self.context.local[name].outdated
             self.workers.stop(now, self.context.local[name], why, may_return=may_return and not outdated)
-        state.quiet_since = now
+        if chosen:
+            state.quiet_since = now
+        return len(chosen)
 
     def _service_times(self, state: GroupState) -> dict[str, float]:
         """Return the mean seconds of work of the tasks of a group by name, and of all under no name."""

@@ -19,6 +19,8 @@ from celery import Celery
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
 LAUNCHERS = ("process", "systemd")
+# Workers that a group may have at most, whoever asks for them.
+MOST_WORKERS = 10_000
 
 
 class SettingsError(click.ClickException):
@@ -96,9 +98,9 @@ class Group:
     """Tasks that one worker runs at a time."""
     promise: float = setting(10.0, SECONDS)
     """Seconds within which 95 % of the tasks start."""
-    min_workers: int = setting(1, whole(0, 10_000), "MIN_WORKERS")
+    min_workers: int = setting(1, whole(0, MOST_WORKERS), "MIN_WORKERS")
     """Workers of the whole fleet that always run."""
-    max_workers: int = setting(10, whole(1, 10_000), "MAX_WORKERS")
+    max_workers: int = setting(10, whole(1, MOST_WORKERS), "MAX_WORKERS")
     """Workers that the whole fleet never exceeds."""
     drain_timeout: float = setting(600.0, SECONDS)
     """Seconds that a worker may take to finish its tasks before it gives them back."""

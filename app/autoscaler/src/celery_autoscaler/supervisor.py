@@ -14,10 +14,12 @@ from typing import Any
 from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from celery_autoscaler import limits, policy
+from celery_autoscaler import limits, overrides, policy
 from celery_autoscaler.broker import Broker
+from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.context import LEASE, Context, Counts
 from celery_autoscaler.group_state import GroupState, see_group
+from celery_autoscaler.heartbeat import read_worker_id
 from celery_autoscaler.host import Host
 from celery_autoscaler.host_workers import HostWorkers
 from celery_autoscaler.launchers import Launcher, LaunchError, Push, State
@@ -26,9 +28,11 @@ from celery_autoscaler.launchers.systemd import SystemdLauncher
 from celery_autoscaler.local import LocalWorker
 from celery_autoscaler.observation import Observer, Seen
 from celery_autoscaler.publishing import Publisher
+from celery_autoscaler.readers import Refusal, UnreadableError, shown
 from celery_autoscaler.scaling import Scaling
 from celery_autoscaler.settings import Settings
 from celery_autoscaler.task_counts import HostCounts, Tallies
+from celery_autoscaler.wrong_types import replies_of, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class Supervisor:
         self._gone: set[str] = set()
         self._blind_since: float | None = None
         self._said = ""
+        self._clock_is_off = False
+        self._uncounted: list[Refusal] = []
         self._sees_since = self.last_tick
         # Supervisors that start together see each other before any of them acts.
         self._acts_from = self.last_tick + FIRST_LOOKS * settings.tick
@@ -154,7 +160,8 @@ class Supervisor:
             if self._reload is not None:
                 self._apply(self._reload)
             self.tick()
-            self.on_tick()
+            with suppress(OSError):
+                self.on_tick()
             due = max(due + self.settings.tick, time.monotonic())
             self._stopping.wait(due - time.monotonic())
         self._leave()
@@ -168,7 +175,7 @@ class Supervisor:
         self._reload = settings
 
     def tick(self) -> None:
-        """Look, decide and act once."""
+        """Look, decide and act once. Whatever that meets, the next tick comes."""
         begin = time.monotonic()
         try:
             with self._lock:
@@ -176,41 +183,55 @@ class Supervisor:
         except OutOfMemoryError as error:
             # It can still be seen what waits, and workers can still be told to end by a signal.
             self._say_once(f"Redis is full, holds: {error}")
-        except (RedisError, LaunchError) as error:
+        except (RedisError, LaunchError, OSError) as error:
             self._hold(begin, str(error))
+        except Exception as error:  # noqa: BLE001  a mistake of ours: no reason to leave the workers alone
+            self._fail(begin, error)
         self.last_tick = time.monotonic()
         self.context.tick_seconds = self.last_tick - begin
 
     def _tick(self, now: float) -> None:
-        self.context.host_seen = self._host.look()
+        context, contained = self.context, self.context.faults.contained
+        with contained("the host's CPU and memory"):
+            context.host_seen = self._host.look()
         states = self.launcher.workers()
-        seen = self.context.seen = self._look()
-        self.workers.see(now, states, seen)
+        seen = self._look()
+        self.workers.see(now, states, seen, self._sees_since)
         if now - self._sees_since >= LEASE:
             self.workers.recover(seen)
         self.workers.send_due_signals(now)
-        for state in self.groups.values():
-            state.seen = see_group(now, state, seen)
-            state.decision = state.law.decide(
-                state.group, state.seen, self.context.override(state.group.name)
-            )
+        decided = [state for state in self.groups.values() if self._decide(now, state, seen)]
         if now >= self._acts_from:
-            for state in self.groups.values():
-                self.scaling.act(now, state, seen)
-            self.scaling.relieve(now)
-            self.workers.recycle(now)
+            self.scaling.act(now, decided, seen)
+            with contained("relieving the host"):
+                self.scaling.relieve(now)
+            with contained("stalled workers"):
+                self.workers.recycle(now)
         if now - self._counted >= COUNT_EVERY:
             self._counted = now
-            self._count_tasks(seen)
+            with contained("counts of tasks"):
+                self._count_tasks(seen)
+        context.faults.forget()
         self.publisher.publish(seen)
+
+    def _decide(self, now: float, state: GroupState, seen: Seen) -> bool:
+        """Decide for a group; return whether that could be done."""
+        name = state.group.name
+        with self.context.faults.contained(f"group {name}, decision"):
+            state.seen = see_group(now, state, seen)
+            state.decision = state.law.decide(state.group, state.seen, self.context.override(name))
+            state.serve(self.context.bounds(state.group)[0])
+            return True
+        return False
 
     # --- Looking ---------------------------------------------------------------------------------------
 
     def _look(self) -> Seen:
         if self._observer is None:
             self._observer = Observer(self.broker, [state.group for state in self.groups.values()])
-        seen = self._observer.look()
+        seen = self.context.seen = self._observer.look()
         now = time.monotonic()
+        self._take_in(seen)
         if self._blind_since is not None:
             logger.warning("Sees again after %.0f s", now - self._blind_since)
             self._blind_since = None
@@ -220,6 +241,30 @@ class Supervisor:
             # Was frozen itself: what looks dead may only be waking up as well.
             self._sees_since = now
         return seen
+
+    def _take_in(self, seen: Seen) -> None:
+        """Take in what a look shows beside the load."""
+        context, groups = self.context, [state.group for state in self.groups.values()]
+        context.overrides, refused = overrides.in_force(seen.overrides, groups)
+        context.unreadable.update([*seen.refusals, *refused, *self._uncounted])
+        for key in seen.set_aside:
+            context.unreadable.keep(key)
+        living = [worker for worker in seen.workers if worker.alive]
+        context.clients_per_worker.update(
+            seen.clients.connected,
+            len(living),
+            settled=len(living) == len(seen.workers) == sum(worker.state == "running" for worker in living)
+            and not any(seen.claims.values()),
+        )
+        is_off = abs(seen.clock_offset) > TOLERATED_SECONDS
+        if is_off and not self._clock_is_off:
+            logger.warning(
+                "The clock of %s is %.1f s %s that of Redis: tasks with an ETA start at the wrong time",
+                self.host,
+                abs(seen.clock_offset),
+                "behind" if seen.clock_offset > 0 else "ahead of",
+            )
+        self._clock_is_off = is_off
 
     def _say_once(self, text: str) -> None:
         """Log what is the same for many ticks when it begins."""
@@ -238,11 +283,30 @@ class Supervisor:
             "tick": self.publisher.tick_status(),
         }
 
+    def _fail(self, now: float, error: Exception) -> None:
+        """Hold because of a mistake of this program, and say where it is."""
+        what = f"internal error, {type(error).__name__}: {error}"
+        if self._said != what:
+            logger.error("%s", what, exc_info=error)
+        self._said = what
+        self._hold(now, what)
+
     def _count_tasks(self, seen: Seen) -> None:
         """Take in what the workers of this host have counted, and forget those that are gone."""
         key = self.broker.keys.task_counts(self.host)
-        found = {name.decode(): text for name, text in self.broker.client.hgetall(key).items()}
-        self.task_counts.update(seen.time, {name: Tallies.load(text) for name, text in found.items()})
+        found: dict[str, Tallies] = {}
+        self._uncounted = []
+        with self.broker.client.pipeline(transaction=False) as pipe:
+            [told] = replies_of(pipe.hgetall(key))
+        if isinstance(told, Exception):
+            self.context.unreadable.keep(set_aside(self.broker.client, self.broker.keys, key))
+            told = {}
+        for member, text in told.items():
+            try:
+                found[read_worker_id(member)] = Tallies.load(text)
+            except UnreadableError as error:
+                self._uncounted.append(Refusal("task counts", shown(member), str(error)))
+        self.task_counts.update(seen.time, found)
         self.context.pace.update(seen.time, self.task_counts.runtimes())
         gone = found.keys() - {worker.id for worker in seen.workers}
         # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
@@ -316,7 +380,7 @@ class Supervisor:
         """See which workers have ended, also while the broker does not answer."""
         states = self.launcher.workers()
         try:
-            self.workers.see(time.monotonic(), states, self._look())
+            self.workers.see(time.monotonic(), states, self._look(), self._sees_since)
         except RedisError:
             living = {name for name, state in states.items() if state is not State.FAILED}
             self.context.local = {name: worker for name, worker in self.local.items() if name in living}

@@ -13,6 +13,15 @@ from threading import Lock
 from time import time
 from typing import Any
 
+from celery_autoscaler.readers import (
+    UnreadableError,
+    read_list,
+    read_number,
+    read_text,
+    read_whole,
+    shown,
+)
+
 # Upper ends of the buckets, in seconds; one more holds what takes longer.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # Pairs of task and queue that are told apart; all others go by one name, so that none can fill Redis.
@@ -25,6 +34,8 @@ SKEW = 60.0
 # Seconds that the hour of failures is divided into, and how many of them are kept.
 MINUTE = 60
 MINUTES = 60
+# Bounds of what is read: tasks, seconds, and bytes of a task's name.
+MOST_COUNT, MOST_SECONDS, MOST_TASK = 2**53, 1e12, 4096
 
 Kind = tuple[str, str]
 """A task's name and its queue."""
@@ -38,6 +49,19 @@ class Histogram:
     """For each bucket, what falls into no smaller one."""
     total: float = 0.0
     """Seconds, all together."""
+
+    @classmethod
+    def load(cls, counts: Any, total: Any) -> "Histogram":
+        """Return a histogram from its counts and its total.
+
+        Raises:
+            UnreadableError: They are none, or of other buckets.
+        """
+        if not isinstance(counts, list) or len(counts) != len(BUCKETS) + 1:
+            raise UnreadableError(f"a histogram has not {len(BUCKETS) + 1} buckets")
+        return cls(
+            [read_whole(count, 0, MOST_COUNT) for count in counts], read_number(total, 0.0, MOST_SECONDS)
+        )
 
     def observe(self, seconds: float) -> None:
         """Take in one."""
@@ -93,11 +117,22 @@ class Tallies(dict[Kind, Tally]):
 
     @classmethod
     def load(cls, text: str | bytes) -> "Tallies":
-        """Read what :meth:`dump` returned."""
+        """Read what :meth:`dump` returned.
+
+        Raises:
+            UnreadableError: It is something else.
+        """
         found = cls()
-        for task, queue, outcomes, runtime, runtime_total, wait, wait_total in json.loads(text):
-            found[task, queue] = Tally(
-                Counter(outcomes), Histogram(runtime, runtime_total), Histogram(wait, wait_total)
+        for entry in read_list(text):
+            if not isinstance(entry, list) or len(entry) != 7:
+                raise UnreadableError("an entry has not 7 parts")
+            task, queue, outcomes, *histograms = entry
+            if not isinstance(outcomes, dict):
+                raise UnreadableError(f"{shown(outcomes)} are no outcomes")
+            found[read_text(task, MOST_TASK), read_text(queue)] = Tally(
+                Counter({read_text(name): read_whole(n, 0, MOST_COUNT) for name, n in outcomes.items()}),
+                Histogram.load(*histograms[:2]),
+                Histogram.load(*histograms[2:]),
             )
         return found
 

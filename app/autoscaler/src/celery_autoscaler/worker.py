@@ -85,7 +85,7 @@ def install(worker: Any) -> list[str]:
     worker.fleet_ledger = ledger
     worker.consumer_cls = consumer_class
     app.steps["consumer"].add(Agent)
-    children.use_our_backends(app)
+    children.use_our_backends(app.loader)
     children.adopt_spawned(worker)
     return app_settings.prepare(app.conf) + pool_notes(worker)
 

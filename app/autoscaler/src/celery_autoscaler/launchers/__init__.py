@@ -1,6 +1,5 @@
 """How workers are started and stopped."""
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -44,21 +43,18 @@ class Launcher(Protocol):
         """Forget a worker that has failed, so that its name can be used again."""
 
     def last_words(self, worker: str) -> list[str]:
-        """Return the last lines that a worker printed."""
+        """Return the last lines that a worker printed, as it printed them."""
+
+    def where_to_look(self, worker: str) -> str:
+        """Return where all that a worker printed can be read."""
 
     def close(self) -> None:
         """Let go of what the launcher holds; it starts and stops nothing any more."""
 
 
-@dataclass(frozen=True)
 class LaunchError(Exception):
     """A worker could not be started or stopped: one line that says why."""
 
-    reason: str
 
-    def __str__(self) -> str:
-        return self.reason
-
-
-# Lines of a worker's output that are worth showing when it has failed.
-LAST_WORDS = 5
+# Lines of a worker's output that are looked at when it has failed, and that are worth showing.
+LAST_WORDS, SHOWN_WORDS = 30, 5

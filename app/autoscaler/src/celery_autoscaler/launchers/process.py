@@ -119,8 +119,9 @@ class ProcessLauncher:
         with self._lock:
             child = self._children.pop(worker, None)
             if child is not None:
-                self._pass_on(worker, child)
-                child.log.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._pass_on(worker, child)
+                    child.log.unlink(missing_ok=True)
 
     def last_words(self, worker: str) -> list[str]:
         """Return the last lines that a worker printed."""
@@ -128,8 +129,13 @@ class ProcessLauncher:
             child = self._children.get(worker)
             if child is None:
                 return []
-            self._pass_on(worker, child)
+            with suppress(OSError):
+                self._pass_on(worker, child)
             return child.last
+
+    def where_to_look(self, worker: str) -> str:
+        """Return that the supervisor passes on what its workers print."""
+        return f"the supervisor's log, lines of {worker}"
 
     def close(self) -> None:
         """Pass on what is left and remove the files."""
@@ -148,7 +154,9 @@ class ProcessLauncher:
         while not self._closed.wait(PASS_ON):
             with self._lock:
                 for name, child in self._children.items():
-                    self._pass_on(name, child)
+                    # Such as no file left to open: the others', and the next time, may do.
+                    with suppress(OSError):
+                        self._pass_on(name, child)
 
     def _pass_on(self, name: str, child: Child) -> None:
         """Print what a worker has printed since last time, each line with its name."""

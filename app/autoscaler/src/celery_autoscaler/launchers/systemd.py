@@ -82,6 +82,10 @@ class SystemdLauncher:
         words = [line for line in done.stdout.splitlines() if line.strip() and unit_of(worker) not in line]
         return words[-LAST_WORDS:]
 
+    def where_to_look(self, worker: str) -> str:
+        """Return the journal of the unit."""
+        return f"journalctl --unit {unit_of(worker)}"
+
     def close(self) -> None:
         """Leave the bus."""
         if self._connection is not None:

@@ -1,0 +1,48 @@
+"""What programs print may hold secrets: they are masked before they go anywhere."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+# Names of environment variables whose values are secret, as the role's check of an app has them.
+SECRET = re.compile("PASS|SECRET|TOKEN|KEY|URL|BACKEND|DSN|CREDENTIAL")
+# Shorter values would be found everywhere.
+SHORTEST = 4
+# A password within a URL, and what follows a word that announces one.
+IN_URL = re.compile(r"(?<=://)[^\s/@:]*:[^\s@]+(?=@)")
+ANNOUNCED = re.compile(
+    r"""(?ix) ( \b [\w-]* (?: passw(?:or)?d | passwd | passphrase | secret | token | api[_-]?key ) [\w-]*
+    ["']? \s* [=:] \s* ) ( "[^"]*" | '[^']*' | [^\s,;&)]+ )"""
+)
+# The last line of a traceback: the exception's type, then what it says.
+FRAME = '  File "'
+EXCEPTION = re.compile(r"([A-Za-z_][\w.]{0,100}?)(?::\s.*)?")
+
+
+def mask(words: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return words without secrets: values of the environment, passwords in URLs, what follows "password=".
+
+    It cannot know every secret: what leaves the host is less, see :func:`exception_type`.
+    """
+    secrets = [(name, value) for name, value in environment.items() if SECRET.search(name.upper())]
+    # The longest first: one may be a part of another.
+    for name, value in sorted(secrets, key=lambda item: -len(item[1])):
+        if len(value) >= SHORTEST:
+            words = words.replace(value, f"({name})")
+    return ANNOUNCED.sub(r"\1***", IN_URL.sub("***", words))
+
+
+def exception_type(lines: Sequence[str]) -> str:
+    """Return the type of the exception that ended a program, from its last lines; nothing if none is seen.
+
+    Nothing else of what the program printed is returned.
+    """
+    frames = False
+    found = ""
+    for before, line in pairwise(lines):
+        frames = frames or before.startswith(FRAME)
+        # The line after the last frame and its source, which are indented.
+        if frames and before[:1].isspace() and (match := EXCEPTION.fullmatch(line.rstrip())):
+            found = match[1]
+    return found
