@@ -49,6 +49,8 @@ GROUPS = {
 # What a page that shows it as markup would run.
 EVIL = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 LOCAL = "127.0.0.1:0"
+TOO_MANY = "slow: minimum 4 is more than its maximum 3: set both"
+NO_QUEUE = "no queue named 'nobody'; there are: celery, mails, quick, reports"
 
 # --- A browser and a supervisor ------------------------------------------------------------------------
 
@@ -296,14 +298,14 @@ def test_no_markup_comes_from_redis(supervise: Supervise, redis: Redis, open_pag
     decision(redis, time.time(), reason=EVIL, by=EVIL)
 
     opened = open_page(supervise())
-    opened.verdict("Keeping up")
+    opened.verdict("Dead letters")
     opened.page.get_by_role("button", name="Look", exact=True).click()
     expect(opened.page.locator("#letters td", has_text="dead<img")).to_contain_text(f"('{EVIL}',)")
 
     assert opened.row("workers", f"w{EVIL}@there")[2] == f"task{EVIL} for 1.0 s"
     assert EVIL in opened.decisions
     assert opened.page.locator("main img, main script").count() == 0
-    assert opened.page.title() == "keeping up: Celery Fleet"
+    assert opened.page.title() == "dead letters: Celery Fleet"
     policy = opened.page.request.get(opened.base).headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -527,13 +529,20 @@ def test_other_sites_can_neither_ask_nor_wish(supervise: Supervise, redis: Redis
         ("pause", "{", 400, "allowed is a JSON object"),
         ("pause", " " * 5000, 400, "allowed are 4096 bytes"),
         ("pause", '{"group": 7}', 400, "group must be a text"),
-        ("pause", '{"group": "nobody"}', 409, "no group 'nobody'; there are: default, quick, slow"),
+        ("pause", '{"group": "nobody"}', 409, "no group named 'nobody'; there are: default, quick, slow"),
         ("pause", '{"by": "a\\nb"}', 400, "a name has up to 40 letters, digits, spaces and . @ - _"),
         ("scale", '{"group": "slow", "maximum": "9"}', 400, "maximum must be a whole number"),
-        ("scale", '{"group": "slow", "maximum": 0}', 400, "allowed is a minimum from 0 and a maximum from 1"),
+        ("scale", '{"group": "slow", "maximum": 0}', 400, "slow: maximum 0: allowed is 1 to 10000"),
         ("scale", '{"group": "slow", "minimum": true}', 400, "minimum must be a whole number"),
+        ("scale", '{"group": "slow", "minimum": 4}', 409, TOO_MANY),
+        ("scale", '{"group": "slow", "maximum": 10001}', 400, "slow: maximum 10001: allowed is 1 to 10000"),
+        ("pause", '{"grup": "slow"}', 400, "grup is none of group"),
+        ("pause", '{"group": null}', 400, "group must be a text"),
+        ("pause", '{"group": "\\ud800"}', 400, "group must be a text"),
+        ("pause", "[" * 4000, 400, "allowed is a JSON object"),
+        ("replay", '{"queue": "nobody"}', 409, NO_QUEUE),
         ("drain", "{}", 400, "worker is missing"),
-        ("drain", '{"worker": "a@b"}', 409, "no worker 'a@b' has a lease"),
+        ("drain", '{"worker": "a@b"}', 409, "no worker named 'a@b'; there are none"),
         ("purge", '{"queue": "mails"}', 400, "queue 'mails' has no dead letters"),
         ("replay", '{"queue": "mails"}', 400, "queue 'mails' has no dead letters"),
     ],

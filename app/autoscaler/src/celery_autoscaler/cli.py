@@ -26,6 +26,7 @@ from celery_autoscaler import (
     fleet_status,
     gate,
     http,
+    known,
     logs,
     operate,
     recovery,
@@ -34,15 +35,18 @@ from celery_autoscaler import (
     terminal,
 )
 from celery_autoscaler.keys import worker_name
+from celery_autoscaler.lenient import listed
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.systemd import notify
-from celery_autoscaler.text import as_text
+from celery_autoscaler.text import as_text, missing
 from celery_autoscaler.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two pictures of `status --watch`.
 WATCH = 1.0
+# The ends are checked where the page's are.
+BOUND = click.INT
 
 
 class Context:
@@ -214,12 +218,19 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
 @click.pass_obj
 def explain(context: Context, group: str | None, number: int) -> None:
     """Say in words what was decided last, for GROUP or for all, and why."""
-    found = list(fleet_status.records(context.broker, number, group))
+    skipped: list[str] = []
+    found = list(fleet_status.records(context.broker, number, group, skipped=skipped))
+    if group is not None and not any(record.group == group for record in found):
+        there = known.known(context.broker, context.app).groups
+        if group not in there:
+            raise operate.Refused(missing("group", group, there))
     console = terminal.new_console()
     for record in reversed(found):
         console.print(terminal.record_view(record))
     if not found:
         say("nothing was decided yet")
+    if skipped:
+        say(f"passed over, as they are no decisions: {listed(skipped)}", err=True)
 
 
 # --- What operators want -------------------------------------------------------------------------------
@@ -230,7 +241,7 @@ def explain(context: Context, group: str | None, number: int) -> None:
 @click.pass_obj
 def pause(context: Context, group: str | None) -> None:
     """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
-    say(operate.pause(context.broker, getpass.getuser(), group))
+    say(operate.pause(context.broker, getpass.getuser(), group, context.app))
 
 
 @click.command()
@@ -238,20 +249,21 @@ def pause(context: Context, group: str | None) -> None:
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
     """Take the pause of GROUP back, or every pause."""
-    say(operate.resume(context.broker, getpass.getuser(), group))
+    say(operate.resume(context.broker, getpass.getuser(), group, context.app))
 
 
 @click.command()
 @click.argument("group")
-@click.option("--min", "minimum", type=click.IntRange(0), help="Workers of the fleet that always run.")
-@click.option("--max", "maximum", type=click.IntRange(1), help="Workers that the fleet never exceeds.")
+@click.option("--min", "minimum", type=BOUND, help="Workers of the fleet that always run.")
+@click.option("--max", "maximum", type=BOUND, help="Workers that the fleet never exceeds.")
 @click.option("--reset", is_flag=True, help="Back to the settings.")
 @click.pass_obj
 def scale(context: Context, group: str, minimum: int | None, maximum: int | None, reset: bool) -> None:
     """Change the bounds of GROUP until they are reset."""
     if reset:
         minimum = maximum = None
-    say(operate.scale(context.broker, getpass.getuser(), group, minimum, maximum, reset=reset))
+    by = getpass.getuser()
+    say(operate.scale(context.broker, by, group, minimum, maximum, reset=reset, app=context.app))
 
 
 @click.command()
@@ -268,23 +280,19 @@ def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
     if "@" in target:
         say(operate.drain(broker, getpass.getuser(), target, undo=undo))
     elif undo:
-        broker.client.hdel(broker.keys.leaving, target)
-        say(f"{target}: runs workers again")
+        say(operate.use_host(broker, target))
     else:
         drain_host(broker, target, wait)
 
 
 def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
     """Let a host run no workers."""
-    hosts = fleet_status.fleet_status(broker).supervisors
-    if host not in hosts:
-        raise click.ClickException(f"no supervisor on '{host}'; there are: {', '.join(sorted(hosts))}")
-    broker.client.hset(broker.keys.leaving, host, getpass.getuser())
+    operate.drain_host(broker, getpass.getuser(), host)
     told = None
     while wait:
         supervisor = fleet_status.fleet_status(broker).supervisors.get(host)
         if supervisor is None:
-            raise click.ClickException(f"the supervisor on '{host}' has ended")
+            raise operate.Refused(f"the supervisor on '{host}' has ended")
         left = supervisor["workers"]
         if supervisor["state"] == "leaving" and not left:
             break
@@ -306,7 +314,7 @@ def replace(context: Context, names: tuple[str, ...]) -> None:
     try:
         rollout.replace_workers(context.broker, set(names), lambda line: say(line, err=True))
     except rollout.RolloutError as error:
-        raise (Unsupervised if error.unsupervised else click.ClickException)(str(error)) from error
+        raise (Unsupervised if error.unsupervised else click.ClickException)(as_text(error)) from error
     say(f"replaced: {', '.join(sorted(names))}")
 
 
@@ -324,7 +332,7 @@ def judge_release(
     """Watch RELEASE on HOST; exit 1 if a worker runs another one or more tasks fail than before."""
     verdict = gate.judge(context.broker, release, host, before=gate.Tally(ended, failed), **options)
     if not verdict.passed:
-        raise click.ClickException(verdict.reason)
+        raise operate.Refused(verdict.reason)
     say(verdict.reason)
 
 
@@ -343,9 +351,10 @@ def recover(context: Context, worker: str | None) -> None:
     broker = context.broker
     ids = operate.workers(broker)
     if worker is not None:
-        ids = [worker_id for worker_id in ids if worker in (worker_id, worker_name(worker_id))]
+        names = {worker_name(worker_id) for worker_id in ids}
+        ids = known.named(ids, worker)
         if not ids:
-            raise click.ClickException(f"no worker '{worker}' has a lease or messages to give back")
+            raise operate.Refused(missing("worker", worker, names))
     dead = 0
     for worker_id in ids:
         moved = recovery.recover(broker.client, broker.keys, worker_id, separator=broker.separator)
@@ -372,6 +381,8 @@ def dead_letter() -> None:
 def list_letters(context: Context, queue: str | None) -> None:
     """List the dead letters of QUEUE, or of all queues."""
     broker = context.broker
+    if queue:
+        operate.group_of_queue(broker, queue, context.app)
     for name in [queue] if queue else dead_letters.queues(broker):
         for _, letter in dead_letters.letters(broker, name):
             say(
@@ -385,7 +396,7 @@ def list_letters(context: Context, queue: str | None) -> None:
 @click.pass_obj
 def replay(context: Context, queue: str) -> None:
     """Send the dead letters of QUEUE to their lists again."""
-    say(operate.replay(context.broker, getpass.getuser(), queue))
+    say(operate.replay(context.broker, getpass.getuser(), queue, context.app))
 
 
 @dead_letter.command()
@@ -394,7 +405,7 @@ def replay(context: Context, queue: str) -> None:
 @click.pass_obj
 def purge(context: Context, queue: str) -> None:
     """Delete the dead letters of QUEUE."""
-    say(operate.purge(context.broker, getpass.getuser(), queue))
+    say(operate.purge(context.broker, getpass.getuser(), queue, context.app))
 
 
 for group in (main, autoscaler):

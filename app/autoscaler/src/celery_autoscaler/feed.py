@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +17,12 @@ from redis.exceptions import RedisError
 from celery_autoscaler import dead_letters, fleet_status, history
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.fleet_status import FleetStatus, Record
+from celery_autoscaler.lenient import is_number
+from celery_autoscaler.status_fields import checked_status
 from celery_autoscaler.supervisor import Supervisor
+from celery_autoscaler.text import as_text
+from celery_autoscaler.verdict import failures as failures_of
+from celery_autoscaler.verdict import limit_words
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,8 @@ logger = logging.getLogger(__name__)
 READERS = 20
 # Seconds between two pictures, at least.
 EVERY = 1.0
+# Seconds by which a tick is late before what it saw is told to be old.
+STALE = 5.0
 # Seconds over which the rates of a queue are taken.
 RATES = 10.0
 # Decisions that each picture shows.
@@ -52,6 +59,8 @@ class Feed:
         self._runs = False
         self._number = 0
         self._text = ""
+        self._made_at = 0.0
+        self._said = ""
         self._steps: deque[tuple[float, dict[str, tuple[int, int]]]] = deque()
 
     @property
@@ -76,9 +85,11 @@ class Feed:
                 raise TooManyReadersError
             self._readers += 1
             if not self._runs:
-                self._runs = True
+                # What was made for pages that are closed by now may be of any age.
+                self._runs, self._made_at, self._text = True, time.monotonic(), ""
                 threading.Thread(target=self._run, name="feed", daemon=True).start()
-        return Subscription(self)
+            is_new = self._text and time.monotonic() - self._made_at < 2 * self._every
+            return Subscription(self, self._number - bool(is_new))
 
     def leave(self) -> None:
         """Give a place back."""
@@ -86,10 +97,15 @@ class Feed:
             self._readers -= 1
 
     def wait(self, number: int) -> tuple[int, str]:
-        """Return the next picture after one, and its number; the same one if none comes for long."""
+        """Return the next picture after one, and its number; the same number and no text if none comes."""
         with self._changed:
             self._changed.wait_for(lambda: self._number > number, timeout=2 * self._every)
-            return self._number, self._text
+            return self._number, self._text if self._number > number else ""
+
+    def silent(self) -> float:
+        """Return for how many seconds no picture was made although pages are open."""
+        with self._changed:
+            return time.monotonic() - self._made_at - self._every if self._readers else 0.0
 
     @property
     def _every(self) -> float:
@@ -101,45 +117,84 @@ class Feed:
                 if not self._readers:
                     self._runs = False
                     return
-            text = json.dumps(self.picture())
+            text = self._next()
             with self._changed:
                 self._number += 1
                 self._text = text
+                self._made_at = time.monotonic()
                 self._changed.notify_all()
             time.sleep(self._every)
 
+    def _next(self) -> str:
+        """Return a picture as JSON, whatever stands in Redis: no open page shows an old one as new."""
+        try:
+            text = json.dumps(self.picture())
+        except Exception as error:
+            words = as_text(f"{type(error).__name__}: {error}", 300)
+            if words != self._said:
+                logger.exception("The page cannot be made")
+            self._said = words
+            why = f"this page cannot be made ({words}); the log of {self.supervisor.host} says more"
+            return json.dumps(self._blank() | {"why": why})
+        self._said = ""
+        return text
+
     # --- The picture -----------------------------------------------------------------------------------
 
+    def _blank(self) -> dict[str, Any]:
+        """Return a picture of which nothing is known but when the supervisor last saw anything."""
+        return {
+            "host": self.supervisor.host,
+            "at": time.time(),
+            "as_of": number_or_none(self.supervisor.status.get("at")),
+            "verdict": "blind",
+            "also": [],
+        }
+
     def picture(self) -> dict[str, Any]:
-        """Return what the fleet is and does now; why that cannot be seen while the broker does not answer."""
+        """Return what the fleet is and does; while that cannot be seen, why, and what was seen last."""
         supervisor = self.supervisor
         own = supervisor.status
-        found: dict[str, Any] = {
-            "host": supervisor.host,
-            "at": time.time(),
-            "verdict": "blind",
-            "why": f"Redis does not answer; {supervisor.host} starts and stops nothing",
-        }
-        if own["state"] == "blind":
-            return found | {"why": f"{found['why']}: {own['why']}"}
+        late = time.monotonic() - supervisor.last_tick - supervisor.settings.tick
+        if own.get("state") == "blind":
+            why = f"Redis does not answer; {supervisor.host} starts and stops nothing: {own.get('why', '')}"
+            return self._blank() | {"why": why} | self._seen_last()
+        if late > STALE:
+            why = f"the supervisor of {supervisor.host} hangs: it has not looked for {late:.0f} s"
+            return self._blank() | {"why": why} | self._seen_last()
         try:
             status = fleet_status.fleet_status(self.broker)
-            found |= {
-                "decisions": [shown(record) for record in fleet_status.records(self.broker, DECISIONS)],
-                "paused": self._paused(),
-                "dead_letters": self._dead_letters(),
-            }
+            decisions = [shown(record) for record in fleet_status.records(self.broker, DECISIONS)]
         except RedisError as error:
-            return found | {"why": f"{found['why']}: {error}"}
-        found["verdict"], found["why"] = status.verdict
+            why = f"Redis does not answer; {supervisor.host} starts and stops nothing: {error}"
+            return self._blank() | {"why": why} | self._seen_last()
+        word, why = status.verdict
+        found = {"verdict": word, "why": why, "also": [vars(each) for each in status.findings[1:]]}
+        return self._blank() | self._contents(status) | found | {"decisions": decisions}
+
+    def _seen_last(self) -> dict[str, Any]:
+        """Return what this supervisor saw last, for a page that is opened during an outage."""
+        own = self.supervisor.status
+        if "groups" not in own:
+            return {}
+        status, _ = checked_status(self.supervisor.host, own)
+        return self._contents(FleetStatus({self.supervisor.host: status})) | {"decisions": []}
+
+    def _contents(self, status: FleetStatus) -> dict[str, Any]:
+        """Return what the page shows below its verdict."""
         change = status.last_change
-        return found | {
+        return {
+            "paused": self._paused(),
+            "dead_letters": self._dead_letters(),
             "last_change": shown(change) if change else None,
-            "groups": status.groups,
+            "groups": {
+                name: {**group, "limited": limit_words(group)} for name, group in status.groups.items()
+            },
             "queues": self._queues(time.monotonic()),
             "hosts": [host(each) for _, each in sorted(status.supervisors.items())],
             "workers": status.workers,
-            "failures": failures(status),
+            "failures": {each.task: each.failed for each in failures_of(status.supervisors)},
+            "ended": {each.task: each.ended for each in failures_of(status.supervisors)},
         }
 
     def _paused(self) -> list[str]:
@@ -221,16 +276,18 @@ class Feed:
 class Subscription:
     """The pictures for one page; its place is given back when it is closed."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, number: int) -> None:
         self._feed = feed
+        self._number = number
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each picture as a server-sent event."""
-        number = 0
+        """Yield each picture from now on as a server-sent event; never one that was made before."""
+        yield b": pictures follow\n\n"
         while True:
-            number, text = self._feed.wait(number)
-            yield f"data: {text}\n\n".encode()
+            self._number, text = self._feed.wait(self._number)
+            # A comment finds out whether the page is still there; it renews nothing.
+            yield f"data: {text}\n\n".encode() if text else b": no picture\n\n"
 
     def close(self) -> None:
         """Leave."""
@@ -248,19 +305,21 @@ def shown(record: Record) -> dict[str, Any]:
 
 def failures(status: FleetStatus) -> dict[str, int]:
     """Return how many of each task have failed on all hosts in the last hour."""
-    counts: Counter[str] = Counter()
-    for each in status.supervisors.values():
-        counts.update(each.get("failures", {}))
-    return dict(counts)
+    return {each.task: each.failed for each in failures_of(status.supervisors)}
+
+
+def number_or_none(value: Any) -> float | None:
+    """Return a number as it is; nothing for anything else."""
+    return float(value) if is_number(value) else None
 
 
 def host(status: Any) -> dict[str, Any]:
     """Return what the page shows of a host."""
     names = ("host", "state", "why", "cpus", "cpu", "memory", "memory_limit", "redis", "tick")
-    found = {name: status.get(name) for name in names}
+    found = {name: status[name] for name in names}
     held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
     return found | {
-        "capacity": status.get("capacity", status["cpus"]),
+        "capacity": status["capacity"],
         "workers": len(status["workers"]),
         "releases": sorted({worker["release"] for worker in status["workers"] if worker.get("release")}),
         "held_back": sorted(held),

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.fleet_status import fleet_status
 from celery_autoscaler.heartbeat import WorkerSeen, read_worker
+from celery_autoscaler.known import known
+from celery_autoscaler.lenient import text
 from celery_autoscaler.rollout import RolloutError, failed_starts, refuse_failing
+from celery_autoscaler.text import missing
 
 # Seconds between two looks.
 LOOK = 0.5
 # Failures below which a rate says nothing.
 FEW = 5
-# Seconds in which the workers of a host must show themselves.
+# Seconds in which the workers of a host must show themselves, and those in which the host must.
 SHOWN_WITHIN = 60.0
+HOST_WITHIN = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Verdict:
 def workers(broker: Broker) -> list[WorkerSeen]:
     """Return the workers whose lease lives."""
     keys, client = broker.keys, broker.client
-    ids = [member.decode() for member in client.zrange(keys.workers, 0, -1)]
+    ids = [text(member) for member in client.zrange(keys.workers, 0, -1)]
     with client.pipeline(transaction=False) as pipe:
         for worker_id in ids:
             pipe.hgetall(keys.worker(worker_id))
@@ -78,6 +82,8 @@ def judge(
         tolerance: By how much the part of failing tasks may rise.
         seconds: For how long to watch.
     """
+    if unknown := unknown_host(broker, host):
+        return Verdict(False, unknown)
     deadline = time.monotonic() + SHOWN_WITHIN
     while others := [w.name for w in workers(broker) if w.host == host and w.release != release]:
         if time.monotonic() > deadline:
@@ -99,6 +105,16 @@ def judge(
         if time.monotonic() > deadline:
             return Verdict(True, f"{new} in release {release}, {before} before it")
         time.sleep(LOOK)
+
+
+def unknown_host(broker: Broker, host: str) -> str:
+    """Return that there is no such host, in one line; nothing once it shows itself."""
+    deadline = time.monotonic() + HOST_WITHIN
+    while host not in (hosts := known(broker).hosts):
+        if time.monotonic() > deadline:
+            return missing("host", host, hosts)
+        time.sleep(LOOK)
+    return ""
 
 
 def worst(seen: Mapping[str, WorkerSeen]) -> str:

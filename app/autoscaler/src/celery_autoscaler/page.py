@@ -1,8 +1,7 @@
 """The page of a supervisor: its files, its events, and what an operator can do with it.
 
-Nothing of it is secret but what comes from Redis: with a token, events and wishes need it. Without one the
-server answers this host only, and a site that a browser shows there must not pass for the page: names of
-other hosts are refused, and so are wishes that another site could send.
+Its files are no secret; what comes from Redis needs a token where there is one, and so do wishes: see
+:mod:`celery_autoscaler.access`.
 """
 
 import json
@@ -11,12 +10,14 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from redis.exceptions import RedisError
 
 from celery_autoscaler import operate
+from celery_autoscaler.access import ACTION
 from celery_autoscaler.feed import Feed, TooManyReadersError
+from celery_autoscaler.text import as_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,6 @@ HEADERS = [
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-cache"),
 ]
-# A header that no other site can make a browser send.
-OURS = "HTTP_X_CELERY_FLEET"
-FORBIDDEN = "403 Forbidden"
 # Bytes of a wish.
 LONGEST = 4096
 # Seconds that the charts can look back.
@@ -43,11 +41,11 @@ RANGES = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
 # What a person may call himself in the log.
 NAME = re.compile(r"[\w .@-]{1,40}")
 
-# What the page asks for, and where its wishes are sent.
+# What the page asks for.
 PATHS = ("/events", "/history", "/letters")
-ACTION = "/actions/"
 
 Wish = Mapping[str, Any]
+KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
 class WrongError(Exception):
@@ -60,40 +58,50 @@ class WrongError(Exception):
 
 def pause(feed: Feed, by: str, wish: Wish) -> str:
     """Pause a group, or all."""
-    return operate.pause(feed.broker, by, optional(wish, "group", str))
+    return operate.pause(feed.broker, by, optional(wish, "group", str), feed.supervisor.app)
 
 
 def resume(feed: Feed, by: str, wish: Wish) -> str:
     """Take a pause back."""
-    return operate.resume(feed.broker, by, optional(wish, "group", str))
+    return operate.resume(feed.broker, by, optional(wish, "group", str), feed.supervisor.app)
 
 
 def scale(feed: Feed, by: str, wish: Wish) -> str:
     """Change the bounds of a group; without any, back to its settings."""
     low, high = optional(wish, "minimum", int), optional(wish, "maximum", int)
-    if (low is not None and low < 0) or (high is not None and high < 1):
-        raise WrongError("allowed is a minimum from 0 and a maximum from 1")
     if low is not None and high is not None and low > high:
         raise WrongError(f"the minimum {low} is more than the maximum {high}")
+    try:
+        operate.refuse_bounds(required(wish, "group"), low, high, {})
+    except operate.Refused as error:
+        raise WrongError(error.message) from error
     reset = low is None and high is None
-    return operate.scale(feed.broker, by, required(wish, "group"), low, high, reset=reset)
+    return operate.scale(
+        feed.broker, by, required(wish, "group"), low, high, reset=reset, app=feed.supervisor.app
+    )
 
 
 def drain(feed: Feed, by: str, wish: Wish) -> str:
     """Drain a worker, or take that back."""
-    return operate.drain(feed.broker, by, required(wish, "worker"), undo=wish.get("undo") is True)
+    return operate.drain(feed.broker, by, required(wish, "worker"), undo=optional(wish, "undo", bool) is True)
 
 
 def replay(feed: Feed, by: str, wish: Wish) -> str:
     """Send the dead letters of a queue again."""
-    return operate.replay(feed.broker, by, queue_with_letters(feed, wish))
+    return operate.replay(feed.broker, by, queue_with_letters(feed, wish), feed.supervisor.app)
 
 
 def purge(feed: Feed, by: str, wish: Wish) -> str:
     """Delete the dead letters of a queue."""
-    return operate.purge(feed.broker, by, queue_with_letters(feed, wish))
+    return operate.purge(feed.broker, by, queue_with_letters(feed, wish), feed.supervisor.app)
 
 
+# What a wish may name, besides who has it: one that is misspelt must not stand for all.
+PARTS: Mapping[str, frozenset[str]] = {
+    "pause": frozenset({"group"}), "resume": frozenset({"group"}), "drain": frozenset({"worker", "undo"}),
+    "scale": frozenset({"group", "minimum", "maximum"}), "replay": frozenset({"queue"}),
+    "purge": frozenset({"queue"}),
+}  # fmt: skip
 ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {
     "pause": pause, "resume": resume, "scale": scale, "drain": drain, "replay": replay, "purge": purge,
 }  # fmt: skip
@@ -102,10 +110,8 @@ ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {
 class Page:
     """Answers what concerns the page."""
 
-    def __init__(self, feed: Feed, *, local_only: bool) -> None:
+    def __init__(self, feed: Feed) -> None:
         self.feed = feed
-        self.local_only = local_only
-        """Whether it answers only to names of this host."""
 
     def file(self, path: str) -> Path | None:
         """Return the file that a path names; nothing for another path."""
@@ -129,7 +135,6 @@ class Page:
 
     def _respond(self, environ: Mapping[str, Any], path: str) -> Any:
         name = path.removeprefix(ACTION)
-        self._refuse_others(environ)
         if environ["REQUEST_METHOD"] != ("POST" if name in ACTIONS else "GET"):
             why = "wishes are sent by POST, all else is asked for by GET"
             raise WrongError(why, "405 Method Not Allowed")
@@ -137,18 +142,10 @@ class Page:
             return {"done": self._do(environ, name)}
         return self._tell(environ, path)
 
-    def _refuse_others(self, environ: Mapping[str, Any]) -> None:
-        """Refuse what another site may have sent."""
-        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        if self.local_only and not is_local_name(host):
-            raise WrongError(f"{host!r} is no name of this host: open http://127.0.0.1", FORBIDDEN)
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise WrongError("another site may not ask", FORBIDDEN)
-        if environ["REQUEST_METHOD"] == "POST" and OURS not in environ:
-            raise WrongError("the header X-Celery-Fleet is missing", FORBIDDEN)
-
     def _do(self, environ: Mapping[str, Any], name: str) -> str:
         wish = read_wish(environ)
+        if wrong := sorted(wish.keys() - PARTS[name] - {"by"}):
+            raise WrongError(f"{as_text(wrong[0], 50)} is none of {', '.join(sorted(PARTS[name]))}")
         by = who(environ, wish)
         words = ACTIONS[name](self.feed, by, wish)
         logger.info("On the page, by %s: %s", by, words)
@@ -171,11 +168,6 @@ class Page:
         raise WrongError(f"allowed is one of {', '.join(ACTIONS)}")
 
 
-def is_local_name(host: str) -> bool:
-    """Return whether a Host header names this host only, whatever the port: a tunnel may have another one."""
-    return re.fullmatch(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", host) is not None
-
-
 def content_type(file: Path) -> str:
     """Return the type of a file for a browser."""
     return f"{TYPES.get(file.suffix, 'text/plain')}; charset=utf-8"
@@ -192,7 +184,7 @@ def read_wish(environ: Mapping[str, Any]) -> dict[str, Any]:
         raise WrongError(f"allowed are {LONGEST} bytes")
     try:
         wish = json.loads(environ["wsgi.input"].read(int(length)))
-    except ValueError:
+    except (ValueError, RecursionError):
         wish = None
     if not isinstance(wish, dict):
         raise WrongError("allowed is a JSON object")
@@ -215,15 +207,20 @@ def who(environ: Mapping[str, Any], wish: Wish) -> str:
 
 
 def optional(wish: Wish, name: str, kind: type) -> Any:
-    """Return a part of a wish; nothing if it is not there.
+    """Return a part of a wish; nothing if it is not there. One that is there has a value.
 
     Raises:
         WrongError: It is of another type.
     """
     value = wish.get(name)
-    if value is not None and type(value) is not kind:
-        raise WrongError(f"{name} must be {'a text' if kind is str else 'a whole number'}")
+    if name in wish and (type(value) is not kind or (kind is str and not is_unicode(value))):
+        raise WrongError(f"{name} must be {KINDS[kind]}")
     return value
+
+
+def is_unicode(value: Any) -> bool:
+    """Return whether a text can be written down: JSON allows half a character."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def required(wish: Wish, name: str) -> str:
@@ -245,6 +242,7 @@ def queue_with_letters(feed: Feed, wish: Wish) -> str:
         WrongError: It has no dead letters.
     """
     queue = required(wish, "queue")
+    operate.group_of_queue(feed.broker, queue, feed.supervisor.app)
     if not feed.broker.client.exists(feed.broker.keys.dead_letter(queue)):
         raise WrongError(f"queue {queue!r} has no dead letters")
     return queue

@@ -12,7 +12,10 @@ from typing import Any
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.fleet_status import FleetStatus, fleet_status
 from celery_autoscaler.keys import worker_name
+from celery_autoscaler.known import Known, group_of, known
+from celery_autoscaler.lenient import text
 from celery_autoscaler.overrides import paused
+from celery_autoscaler.text import missing
 
 # Seconds between two looks.
 LOOK = 0.5
@@ -37,7 +40,7 @@ class RolloutError(Exception):
 def replace_workers(
     broker: Broker, names: Collection[str], say: Callable[[str], None], *, stalled: float = STALLED
 ) -> None:
-    """Replace workers and return when the last of them has ended; those without a lease are passed over.
+    """Replace workers and return when the last of them has ended; those that start or end are passed over.
 
     Args:
         broker: The broker.
@@ -50,6 +53,7 @@ def replace_workers(
             not replaced go on.
     """
     keys, client = broker.keys, broker.client
+    refuse_unknown(known(broker), names)
     wanted = {worker_id for worker_id in living(broker) if worker_name(worker_id) in names}
     if not wanted:
         return
@@ -77,13 +81,24 @@ def replace_workers(
 
 def living(broker: Broker) -> set[str]:
     """Return the ids of the workers that have a lease."""
-    return {member.decode() for member in broker.client.zrange(broker.keys.workers, 0, -1)}
+    return {text(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)}
 
 
 def group_and_host(worker_id: str) -> tuple[str, str]:
     """Return the group and the host in a worker's id."""
     instance, _, host = worker_name(worker_id).partition("@")
     return instance.rpartition("-")[0], host
+
+
+def refuse_unknown(there: Known, names: Collection[str]) -> None:
+    """Raise RolloutError for a name that is none; beside others, one that may have ended is passed over."""
+    unknown = sorted(set(names) - there.workers)
+    for name in unknown:
+        is_plausible = (
+            group_of(name) in there.status.groups and name.partition("@")[2] in there.status.supervisors
+        )
+        if not is_plausible or len(unknown) == len(set(names)):
+            raise RolloutError(missing("worker", name, there.workers), not there.status.supervisors)
 
 
 def refuse(broker: Broker, status: FleetStatus, wanted: Collection[str]) -> None:
@@ -100,7 +115,7 @@ def failed_starts(status: FleetStatus) -> dict[tuple[str, str], int]:
     return {
         (name, host): group.get("failed_starts", 0)
         for host, supervisor in status.supervisors.items()
-        for name, group in supervisor["groups"].items()
+        for name, group in supervisor.get("groups", {}).items()
     }
 
 

@@ -129,6 +129,8 @@ class Settings:
     http: str = setting("127.0.0.1:9541", ADDRESS)
     token_file: str = setting("", ANY_TEXT)
     """File with the token that HTTP clients must send, where `http` is open to more than this host."""
+    read_token_file: str = setting("", ANY_TEXT)
+    """File with a second token, which suffices to read (the page, `/metrics`, `/status`) and not to act."""
 
     @property
     def host(self) -> str:

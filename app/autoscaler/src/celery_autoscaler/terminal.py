@@ -18,6 +18,11 @@ from celery_autoscaler.text import as_text
 COLOURS = {
     "keeping up": "bold green",
     "falling behind": "bold red",
+    "no workers": "bold red",
+    "failing": "bold red",
+    "dead letters": "bold yellow",
+    "unreadable": "bold yellow",
+    "leaving": "bold yellow",
     "paused": "bold yellow",
     "no supervisor": "bold red",
     "blind": "bold red",
@@ -50,8 +55,10 @@ def unreachable_view(error: Exception) -> RenderableType:
 
 def status_view(status: FleetStatus) -> RenderableType:
     """Return the state of the fleet: whether it keeps up, and what groups, queues, hosts and workers do."""
-    word, why = status.verdict
-    parts: list[RenderableType] = [Text.assemble((word.upper(), colour(word)), "  ", plain(why))]
+    parts: list[RenderableType] = [
+        Text.assemble((each.word.upper(), colour(each.word)), "  ", plain(each.why))
+        for each in status.findings
+    ]
     if status.last_change is not None:
         parts.append(last_change_view(status))
     if status.supervisors:

@@ -1,6 +1,6 @@
 // The charts of a group, the decisions on their time axis, and the sentence of the one that is looked at.
 
-import { clock, make, say, seconds, sync } from "./dom.js";
+import { asText, clock, make, say, seconds, sync } from "./dom.js";
 
 const LEFT = 40;
 const RIGHT = 44;
@@ -150,9 +150,9 @@ export class Charts {
     const [, group] = this.last ?? [0, null];
     if (!group) return;
     const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
-    this.workersBox.setAttribute("aria-label", `${people}at most ${group.maximum}`);
+    this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.maximum}`));
     const wait = `${this.name}: ${group.waiting} tasks wait, the oldest for ${seconds(group.age)}, `;
-    this.waitBox.setAttribute("aria-label", `${wait}promised are ${seconds(group.promise)}`);
+    this.waitBox.setAttribute("aria-label", asText(`${wait}promised are ${seconds(group.promise)}`));
   }
 
   /** Show in the legends the figures under the cursor, or those of now. */
@@ -200,7 +200,7 @@ export class Charts {
       const kind = list.some((one) => one.by) ? "person" : sum < 0 ? "down" : "up";
       if (node.className !== kind) node.className = kind;
       say(node, { person: "●", up: "▲", down: "▼" }[kind]);
-      const text = list.map((one) => `${clock(one.at)} ${sentence(one)}`).join("; ");
+      const text = asText(list.map((one) => `${clock(one.at)} ${sentence(one)}`).join("; "));
       if (node.getAttribute("aria-label") !== text) node.setAttribute("aria-label", text);
     });
     // One stop for the tab key; the arrow keys go on from there.
@@ -244,7 +244,7 @@ export class Charts {
     this.narrated = key;
     this.told.replaceChildren(
       ...shown.slice(-3).flatMap((one, n) => [
-        ...(n ? [make("br")] : []), make("time", "", clock(one.at)), ` ${sentence(one)}`,
+        ...(n ? [make("br")] : []), make("time", "", clock(one.at)), asText(` ${sentence(one)}`),
       ]),
     );
   }

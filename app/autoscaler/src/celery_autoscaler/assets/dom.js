@@ -2,19 +2,31 @@
 
 export const find = (id) => document.getElementById(id);
 
+// Controls, marks that turn the order of reading, and what is not seen.
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+/** Return something as text that can be read as it is: what hides or reorders is shown as an escape. */
+export function asText(value) {
+  return String(value).replace(HIDDEN, (char) => {
+    const code = char.codePointAt(0);
+    return code < 256 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+  });
+}
+
 /** Make an element with a class, some text or children, and attributes. */
 export function make(tag, className = "", content = "", attributes = {}) {
   const node = document.createElement(tag);
   if (className) node.className = className;
-  if (Array.isArray(content)) node.append(...content);
-  else node.textContent = content;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (Array.isArray(content)) node.append(...content.map((part) => (part instanceof Node ? part : asText(part))));
+  else node.textContent = asText(content);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, asText(value));
   return node;
 }
 
 /** Set the text of an element if it is another one: what has the focus or is read aloud stays. */
 export function say(node, text) {
-  if (node.textContent !== String(text)) node.textContent = text;
+  const shown = asText(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 /** Keep the children of an element in step with a list: each item's element is made once and updated. */

@@ -11,6 +11,8 @@ const RELOAD = 300;
 const RETRY = 2;
 // Decisions that the list shows.
 const LISTED = 50;
+// Workers that a group may have.
+const MOST = 10000;
 
 const charts = new Map();
 const letters = new Map();
@@ -70,7 +72,8 @@ function show(found) {
   failure = "";
   // The history could not be read either.
   if (picture?.verdict === "blind" && found.verdict !== "blind" && charts.size) load();
-  if (!found.groups && picture) found = { ...picture, ...found };
+  // What was shown before stays, dimmed, with the time that it is of.
+  if (!found.groups && picture) found = { ...picture, ...found, as_of: found.as_of ?? picture.as_of };
   picture = found;
   showLine();
   if (!found.groups) return;
@@ -82,7 +85,7 @@ function show(found) {
   showHosts();
   showWorkers();
   sync(find("decisions"), decisions.slice(0, LISTED), decisionKey, newDecision, () => {});
-  say(find("source"), `Told by ${found.host}, which looks every ${seconds(found.hosts[0]?.tick.every ?? 1)}`);
+  say(find("source"), `Told by ${found.host}, which looks every ${seconds(found.hosts[0]?.tick?.every ?? 1)}`);
 }
 
 /** Say whether it keeps up, which queue is the slowest, and what was done last. */
@@ -96,7 +99,14 @@ function showLine() {
   find("verdict").dataset.verdict = verdict;
   say(find("why"), why);
   document.title = verdict ? `${verdict}: Celery Fleet` : "Celery Fleet";
-  document.body.classList.toggle("stale", verdict === "blind");
+  const old = verdict === "blind";
+  document.body.classList.toggle("stale", old);
+  const of = picture?.groups && old ? picture.as_of : null;
+  say(find("as-of"), of ? `below: as of ${clock(of)}, ${seconds(Math.max(0, picture.at - of) + silent)} ago` : "");
+  sync(find("also"), old ? [] : picture?.also ?? [], (one) => one.why, () => make("li"), (node, one) => {
+    node.dataset.verdict = one.word;
+    say(node, `${one.word}: ${one.why}`);
+  });
   if (!picture?.groups) return;
   find("pause").hidden = picture.paused.includes("*");
   find("resume").hidden = !picture.paused.length;
@@ -144,8 +154,8 @@ function newGroup([name]) {
   const pause = button("Pause", (it) => want(it.dataset.does, { group: name }));
   const reason = make("p", "reason");
   charts.set(name, new Charts(name));
-  const low = make("input", "", "", { type: "number", min: 0, "aria-label": `Minimum of ${name}`, required: "" });
-  const high = make("input", "", "", { type: "number", min: 1, "aria-label": `Maximum of ${name}`, required: "" });
+  const low = make("input", "", "", { type: "number", min: 0, max: MOST, "aria-label": `Minimum of ${name}`, required: "" });
+  const high = make("input", "", "", { type: "number", min: 1, max: MOST, "aria-label": `Maximum of ${name}`, required: "" });
   const form = make("form", "bounds", [
     "Workers from", low, "to", high, make("button", "", "Set", { type: "submit" }),
     button("Back to its settings", () => want("scale", { group: name })),
@@ -169,8 +179,10 @@ function showGroup(node, [name, group]) {
   const { chips, pause, reason } = node.parts;
   const paused = group.limit === "paused";
   const late = group.age > group.promise;
-  say(chips, paused ? "paused" : late ? "falling behind" : group.want >= group.maximum ? "at its maximum" : "keeping up");
-  chips.className = `chip ${paused ? "paused" : late ? "late" : ""}`;
+  const none = !group.ready && !group.starting && group.minimum > 0;
+  const state = paused ? "paused" : none ? "no workers" : late ? "falling behind" : "";
+  say(chips, [state, paused ? "" : group.limited].filter(Boolean).join(", ") || "keeping up");
+  chips.className = `chip ${paused ? "paused" : late || none ? "late" : ""}`;
   const own = picture.paused.includes(name);
   pause.dataset.does = own ? "resume" : "pause";
   pause.disabled = picture.paused.includes("*");
@@ -212,7 +224,8 @@ function showFailures() {
   find("no-failures").hidden = rows.length > 0;
   find("failures").closest("table").hidden = !rows.length;
   sync(find("failures"), rows, ([name]) => name, () => make("tr"), (node, [name, count]) => {
-    cells(node, [[name, "name"], [count, "figure"]]);
+    const ended = picture.ended[name];
+    cells(node, [[name, "name"], [ended ? `${count} of ${ended}` : count, "figure"]]);
   });
 }
 

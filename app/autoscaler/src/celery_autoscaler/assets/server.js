@@ -10,7 +10,8 @@ const headers = () => {
 let asking = null;
 
 /** Ask for the token once, however many requests miss it. */
-function askForToken() {
+function askForToken(title) {
+  find("login-title").textContent = title;
   asking ??= new Promise((resolve) => {
     find("login-form").onsubmit = (event) => {
       event.preventDefault();
@@ -20,6 +21,7 @@ function askForToken() {
       asking = null;
       resolve();
     };
+    // Without any token nothing can be shown; without the one that acts, the page can still be read.
     find("login").oncancel = (event) => event.preventDefault();
     find("login").showModal();
   });
@@ -30,8 +32,10 @@ function askForToken() {
 async function send(path, options = {}) {
   for (;;) {
     const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-    if (response.status !== 401) return response;
-    await askForToken();
+    const wants = response.headers.get("WWW-Authenticate") ?? "";
+    if (response.status === 401) await askForToken("Enter the access token");
+    else if (wants.includes("insufficient_scope")) await askForToken("This token may only read. Enter the one that may act");
+    else return response;
   }
 }
 
@@ -61,8 +65,9 @@ export async function follow(signal, show) {
     const { value, done } = await reader.read();
     if (done) return;
     text += value;
-    const events = text.split("\n\n");
-    text = events.pop();
+    const parts = text.split("\n\n");
+    text = parts.pop();
+    const events = parts.filter((part) => part.startsWith("data: "));
     // After a pause only the last one counts.
     if (events.length) show(JSON.parse(events.at(-1).slice("data: ".length)));
   }
