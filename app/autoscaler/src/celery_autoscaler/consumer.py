@@ -15,9 +15,8 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.delivery import described, forget_request
-from celery_autoscaler.hand_over import HandOver
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.outcomes import Outcome, guarded, nothing
+from celery_autoscaler.outcomes import Outcome, guarded
 from celery_autoscaler.pool_pipes import PoolPipes
 from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
@@ -35,10 +34,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     _connection_lost = False
     _qos: Any = None
 
-    def __init__(self, on_task_request: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
-        hand_over = HandOver(kwargs["controller"])
-        super().__init__(hand_over.instead_of(on_task_request), *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.pipes: PoolPipes | None = None
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)
@@ -115,10 +113,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Put aside the message of a task that the app does not have; another release may have it."""
         message.refused = f"the app has no task of this name: {described(exc)}"
         refuse = partial(message.reject_log_error, logger, self.connection_errors)
+        # That it failed is stored first.
         tell = partial(super().on_unknown_task, body, message, exc)
         self.ledger.make_room(message.delivery_tag)
-        # Told by a thread: the server of results may be away.
-        self.ledger.outcomes.add(Outcome(tell, refuse, nothing, f"a task of an unknown name ({exc})"))
+        self.ledger.outcomes.add(Outcome(tell, refuse, refuse, f"a task of an unknown name ({exc})"))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Put aside a message that is not made like a task's."""

@@ -116,9 +116,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
                 self.acknowledge()
         self.fleet_count_wait()
 
-    def on_failure(
-        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False, **options: Any
-    ) -> None:
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
         """Note why the message may go back, unless the task itself asked for it, and count the failure."""
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
@@ -134,7 +132,8 @@ class Request(CeleryRequest):  # type: ignore[misc]
         # One that is terminated is announced as revoked.
         if not isinstance(exc, Terminated):
             self.fleet_count(outcome)
-        tell = functools.partial(super().on_failure, exc_info, send_failed_event, return_ok, **options)
+        tell = functools.partial(super().on_failure, exc_info, *arguments, **options)
+        return_ok = options.get("return_ok", arguments[1] if len(arguments) > 1 else False)
         # A child that lives has told it itself.
         if return_ok and not (isinstance(exc, Reject) and not vars(exc).get("requeue")):
             self.fleet_outcome(tell).run()
@@ -149,7 +148,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Tell of a task that ran into its hard time limit, without waiting for it."""
-        tell = functools.partial(super().on_timeout, soft, timeout)
+        tell = functools.partial(super().on_timeout, soft=soft, timeout=timeout)
         if soft:
             tell()
         else:
@@ -300,10 +299,19 @@ def refusing_what_fails(execute: Any) -> Any:
         except Exception as error:
             if self.fleet_ledger is None:
                 raise
+            forget_job(pool, self.id)
             refuse(self.fleet_ledger, self._message.delivery_tag, error)
             raise TaskRevokedError(self.id) from error
 
     return execute_using_pool
+
+
+def forget_job(pool: Any, task_id: Any) -> None:
+    """Let a prefork pool forget a task that could not be packed: it would wait for it when it ends."""
+    jobs: dict[Any, Any] = getattr(getattr(pool, "_pool", None), "_cache", {})
+    for number, job in list(jobs.items()):
+        if job.correlation_id == task_id and not hasattr(job, "_payload"):
+            del jobs[number]
 
 
 @functools.cache
