@@ -39,6 +39,8 @@ REDELIVERIES = 3
 # Seconds that a worker may take to end with nothing in its way: its tasks, then itself, on a busy machine.
 STOP = 30.0
 FENCED = 75
+# Seconds around a broadcast in which a worker must consume, and nothing be wrong, to be sure to hear it.
+HEARS = 6.0
 
 
 class Broken(StrEnum):
@@ -149,11 +151,25 @@ class Check:
         return Violation(broken, f"{sent.kind} {sent.id} sent at {sent.at:.2f}", why)
 
     def of_broadcast(self, sent: Sent) -> Iterator[Violation]:
-        """Each worker runs a broadcast once at most."""
+        """Each worker runs a broadcast once at most, and all do that consume while nothing is wrong."""
         mains = [begun.main for begun in self.begins[sent.id]]
+        calm = not any(
+            Interval(fault.since, fault.until).meets(sent.at - HEARS, sent.at + HEARS)
+            for fault in self.history.faults
+        )
+        for main in sorted(self.consuming_at(sent.at) - set(mains)) if calm and sent.accepted else ():
+            yield self.task(Broken.LOST, sent, f"worker {main} has not run it")
         for main in sorted(set(mains)):
             if mains.count(main) > 1:
                 yield self.task(Broken.DOUBLED, sent, f"worker {main} ran it {mains.count(main)} times")
+
+    def consuming_at(self, at: float) -> set[int]:
+        """Return the workers that began tasks shortly before and shortly after a moment."""
+        before = {begun.main for begun in self.history.begun if at - HEARS <= begun.at < at}
+        # What begins at once may have been taken before.
+        return {
+            begun.main for begun in self.history.begun if at + HEARS / 2 <= begun.at < at + HEARS
+        } & before
 
     def sources(self, sent: Sent, attempt: int) -> int:
         """Return how often the message of an attempt may have been sent."""

@@ -153,6 +153,16 @@ def test_broadcast_runs_once_in_each_worker() -> None:
     assert broken(sent("broadcast"), *news, *run(13, 14, pid=22, main=20)) == [Broken.DOUBLED]
 
 
+def test_broadcast_is_lost_by_a_worker_that_consumes_and_does_not_run_it() -> None:
+    others = [
+        event
+        for at in (9.0, 15.0)
+        for event in (replace(sent(), id=f"task-{at}"), *run(at, at, id=f"task-{at}", pid=21, main=20))
+    ]
+    assert broken(sent("broadcast"), *run(11, 12), *others) == [Broken.LOST]
+    assert broken(sent("broadcast"), *run(11, 12), *others, killed(14.0)) == []
+
+
 def test_link_of_a_chain_is_lost_only_if_the_one_before_it_was_done() -> None:
     states = {"task-1": "SUCCESS"}
     second = Sent(10.0, "task-2", "chain", accepted=True, after=("task-1",))
