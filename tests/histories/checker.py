@@ -39,6 +39,7 @@ REDELIVERIES = 3
 # Seconds that a worker may take to end with nothing in its way: its tasks, then itself, on a busy machine.
 STOP = 30.0
 FENCED = 75
+NO_CHILDREN = "Could not start worker processes"
 # Seconds around a broadcast in which a worker must consume, and nothing be wrong, to be sure to hear it.
 HEARS = 6.0
 
@@ -300,6 +301,8 @@ class Check:
         silent = [one for one in self.silences(death.pid) if one.since <= death.at + ORDER]
         if death.status == FENCED and silent:
             return
+        if self.lost_its_first_child(death):
+            return
         if death.status < 0 and death.asked is not None and not death.ready:
             # Before it has begun, the signal ends it as it does any process.
             return
@@ -309,6 +312,13 @@ class Check:
             yield Violation(Broken.ENDED, subject, words)
         elif (took := death.at - death.asked) > STOP + self.in_the_way(death.asked, death.at):
             yield Violation(Broken.STOPPED_LATE, subject, f"took {took:.1f} s")
+
+    def lost_its_first_child(self, death: Death) -> bool:
+        """Whether Celery has given up because the processes of the pool died before the worker consumed."""
+        return NO_CHILDREN in death.last_words and any(
+            fault.kind is FaultKind.KILL_CHILD and fault.subject == str(death.pid) and fault.since <= death.at
+            for fault in self.history.faults
+        )
 
     def in_the_way(self, since: float, until: float) -> float:
         """Return for how many seconds some fault lasted meanwhile."""

@@ -91,9 +91,10 @@ class Faults:
 
     def kill_child(self, step: Step) -> None:
         """Kill a process that runs tasks."""
-        children = psutil.Process(self.main(step)).children()
+        main = self.main(step)
+        children = psutil.Process(main).children()
         child = children[step.number % len(children)] if children else children[0]
-        with self.stage.fault(FaultKind.KILL_CHILD, child.pid):
+        with self.stage.fault(FaultKind.KILL_CHILD, child.pid, subject=str(main)):
             child.kill()
 
     def freeze(self, step: Step) -> None:

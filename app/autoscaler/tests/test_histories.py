@@ -207,6 +207,14 @@ def test_worker_ends_when_it_is_asked_to_killed_or_fenced() -> None:
     assert broken(replace(death, status=75, asked=None), frozen) == []
 
 
+def test_worker_gives_up_if_its_first_child_is_killed() -> None:
+    death = Death(
+        20.0, "w1", 10, 1, asked=None, last_words="WorkerLostError('Could not start worker processes')"
+    )
+    assert broken(death) == [Broken.ENDED]
+    assert broken(death, Fault(FaultKind.KILL_CHILD, 18.0, 18.0, (11,), subject="10")) == []
+
+
 def test_worker_ends_in_time_but_for_what_is_in_its_way() -> None:
     death = Death(100.0, "w1", 10, 0, asked=50.0)
     assert broken(death) == [Broken.STOPPED_LATE]
