@@ -27,6 +27,8 @@ FULL = 1
 # Nobody listens there: who replicates from it takes no writes.
 NOBODY = 1
 WITHIN = 30.0
+# Seconds that a replica may take to catch up before there is no failover.
+CATCHES_UP = 5.0
 
 
 def client_of(port: int, **options: Any) -> Any:
@@ -99,13 +101,19 @@ class Servers:
         """Have the replica take over with all that the primary has said yes to; the primary dies."""
         with client_of(self.primary.port) as old, client_of(self.replica.port) as new:
             old.client_pause(60_000, all=False)
-            offset = int(old.info("replication")["master_repl_offset"])
 
             def caught_up() -> bool:
-                return int(new.info("replication")["slave_repl_offset"]) >= offset
+                # Offsets of different replications cannot be compared: one that was read-only or has
+                # crashed has begun a new one.
+                ahead, behind = old.info("replication"), new.info("replication")
+                return bool(
+                    behind.get("master_link_status") == "up"
+                    and behind["master_replid"] == ahead["master_replid"]
+                    and behind["slave_repl_offset"] >= ahead["master_repl_offset"]
+                )
 
             try:
-                wait_for(caught_up, "the replica does not catch up", WITHIN)
+                wait_for(caught_up, "the replica does not catch up", CATCHES_UP)
             except BaseException:
                 old.client_unpause()
                 raise

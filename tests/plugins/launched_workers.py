@@ -120,6 +120,19 @@ def fail_at_first(task, failures):
     return task.request.retries
 
 
+def retry_after(task, seconds):
+    """Try again once, after a while."""
+    begin(task)
+    if not task.request.retries:
+        time.sleep(seconds)
+        raise task.retry(countdown=0)
+    end(task)
+
+
+retry_late = app.task(retry_after, bind=True, name="single.retry_late")
+early_retry_late = app.task(retry_after, bind=True, name="single.early_retry_late", acks_late=False)
+
+
 @app.task(bind=True)
 def soft(task, seconds):
     """Say how the task ended: by itself or at its soft time limit."""

@@ -15,7 +15,7 @@ from typing import Any
 from celery.signals import before_task_publish, celeryd_after_setup, worker_init
 from celery.utils.imports import symbol_by_name
 
-from celery_autoscaler import app_settings, children
+from celery_autoscaler import app_settings, children, sending
 from celery_autoscaler.agent import LEASE, Agent
 from celery_autoscaler.channel import transport_for
 from celery_autoscaler.consumer import with_ledger
@@ -62,7 +62,8 @@ def _install(sender: Any, **_: Any) -> None:
 
 @celeryd_after_setup.connect(weak=False)
 def _log_notes(instance: Any, **_: Any) -> None:
-    """Say what is to be said about the worker, now that it has its log."""
+    """Say what is to be said about the worker, now that it has its log and the app its queues."""
+    sending.wait_for_broker(instance.app)
     for note in getattr(instance, "fleet_notes", ()):
         logger.warning(note)
 

@@ -1,0 +1,62 @@
+"""What a running task sends waits for a broker that is away for a moment.
+
+Celery tries a publication three times within a second. A task that retries itself then, or sends the next
+task of its chain, ends: its message is settled, and the retry or the rest of the chain is lost, with nothing
+but a line in the log. Here whatever a task sends waits until the broker takes it, as its result does. An app
+that sets ``task_publish_retry`` or ``task_publish_retry_policy``, and a call with ``retry=False``, have what
+they say.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis import exceptions as redis_errors
+
+from celery_autoscaler.server_state import is_refusal
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two tries of a publication.
+RETRY_SECONDS = 0.5
+LOST = (OSError, redis_errors.ConnectionError, redis_errors.TimeoutError)
+SETTINGS = ("task_publish_retry", "task_publish_retry_policy")
+
+
+def wait_for_broker(app: Celery) -> None:
+    """Have whatever the tasks of an app send in this process wait for its broker."""
+    if not any(app.conf.value_set_for(name) for name in SETTINGS):
+        amqp: Any = app.amqp
+        amqp.send_task_message = waiting(app, amqp.send_task_message)
+
+
+def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that sends as another one does, and waits while a task runs that asked for it."""
+
+    @wraps(send)
+    def send_and_wait(*arguments: Any, retry: bool | None = None, **options: Any) -> Any:
+        tries = 0
+        while True:
+            try:
+                return send(*arguments, retry=retry, **options)
+            except (OperationalError, *LOST, redis_errors.ResponseError) as error:
+                # The event loop never waits: no task runs in it.
+                if retry is False or app.current_worker_task is None or not passes(error):
+                    raise
+                if not tries:
+                    logger.warning("The broker takes nothing (%s): what the task sends waits", error)
+                tries += 1
+                time.sleep(RETRY_SECONDS)
+
+    return send_and_wait
+
+
+def passes(error: Exception) -> bool:
+    """Return whether the broker may take later what it has not taken now."""
+    # Kombu says of a lost connection, or of a refusal, what its own class is for.
+    cause = error.__cause__ if isinstance(error, OperationalError) and error.__cause__ else error
+    return isinstance(cause, LOST) or is_refusal(cause)
