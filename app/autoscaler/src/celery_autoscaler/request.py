@@ -28,6 +28,7 @@ from celery_autoscaler.delivery import refuse
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.task_counts import published_at
+from celery_autoscaler.tracing import tracer
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         check_id(self.id)
+        check_name(self.name)
         check_limits(self.time_limits)
 
     def revoked(self) -> bool:
@@ -235,6 +237,16 @@ def check_id(task_id: Any) -> None:
         raise InvalidTaskError(f"its id cannot be used: {error}") from error
 
 
+def check_name(name: Any) -> None:
+    """Refuse a name that cannot be counted: a header `shadow` may be anything.
+
+    Raises:
+        InvalidTaskError: It is no text.
+    """
+    if not isinstance(name, str):
+        raise InvalidTaskError("its name is no text")
+
+
 def check_limits(limits: Any) -> None:
     """Refuse time limits that no timer understands: Celery looks at them when the task has begun.
 
@@ -344,7 +356,8 @@ def adopt_strategies() -> None:
         return
 
     @functools.wraps(create, assigned=("__doc__", "__name__"))
-    def create_request_cls(base: type, *arguments: Any, **options: Any) -> Any:
-        return create(with_ledger(base), *arguments, **options)
+    def create_request_cls(base: type, task: Any, pool: Any, *arguments: Any, **options: Any) -> Any:
+        options.setdefault("trace", tracer(pool, options.get("app")))
+        return create(with_ledger(base), task, pool, *arguments, **options)
 
     celery_request.create_request_cls = strategy.create_request_cls = create_request_cls
