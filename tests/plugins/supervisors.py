@@ -99,10 +99,10 @@ class SupervisedFleet:
         self.tasks.close()
 
     def start(
-        self, host: str = "here", *, group: Mapping[str, Any] | None = None, **fleet: Any
+        self, host: str = "here", *, group: Mapping[str, Any] | None = None, more: str = "", **fleet: Any
     ) -> Supervisor:
-        """Start a supervisor; its settings are those above but for the given ones."""
-        config = self.config(host, group=group, **fleet)
+        """Start a supervisor; its settings are those above but for the given ones, then `more` TOML."""
+        config = self.config(host, group=group, **fleet) + more
         supervisor = Supervisor(self.folder, self.broker_url, host, config, self.environment)
         self.supervisors.append(supervisor)
         return supervisor
