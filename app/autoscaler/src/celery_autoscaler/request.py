@@ -16,7 +16,8 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry, TaskRevokedError, WorkerTerminate
 from celery.utils.imports import symbol_by_name
 from celery.worker import request as celery_request
 from celery.worker import state, strategy
@@ -163,6 +164,21 @@ class Request(CeleryRequest):  # type: ignore[misc]
         # One that has not begun may as well be discarded by the next worker.
         tell = functools.partial(super()._announce_revoked, *arguments, **options)
         self.fleet_tell(tell, again=self.time_start is None)
+
+    def cancel(self, pool: Any, *arguments: Any, **options: Any) -> None:
+        """Stop the running task at the end of a worker that may wait for it no longer.
+
+        Pools of one process cannot. A thread's task runs until the process ends, and the message goes back
+        with it. The solo pool's is the one that the signal has interrupted.
+
+        Raises:
+            WorkerTerminate: Ends the worker out of the task of a solo pool.
+        """
+        try:
+            super().cancel(pool, *arguments, **options)
+        except NotImplementedError:
+            if isinstance(pool, SoloPool):
+                raise WorkerTerminate(os.EX_TEMPFAIL) from None
 
     def _announce_cancelled(self, *arguments: Any, **options: Any) -> None:
         self._already_cancelled = True
