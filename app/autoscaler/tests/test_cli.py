@@ -492,7 +492,7 @@ def test_queues_and_groups_that_do_not_match_are_named(app: Celery, tmp_path: Pa
     assert lines[0] == "error: queue celery of the app belongs to no group: its tasks wait for ever"
     assert lines[1] == "error: mails: autoscale=2,8 is the wrong way round: it is max,min"
     assert "warning: queue mials is none of the app's (task_queues): is the name right?" in lines
-    assert any("clients; so many workers at their maximum need about 54000" in line for line in lines)
+    assert any("clients; so many workers at their maximum need about 90000" in line for line in lines)
 
 
 def test_a_server_that_drops_tasks_when_it_is_full_is_an_error(

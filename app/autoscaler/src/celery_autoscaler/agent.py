@@ -109,10 +109,13 @@ class Heartbeat(threading.Thread):
             "active": len(active),
             "reserved": len(state.reserved_requests) - len(active),
             "scheduled": len(scheduled),
+            # Whatever it does with them: run, wait for a slot, an ETA or a rate.
+            "held": len(self.ledger.held()),
             "next_eta": min(etas, default=""),
             "processed": state.all_total_count[0],
             "failed": self.ledger.failed,
             "busy_seconds": f"{self.busy_seconds:.3f}",
+            "queues": json.dumps(self.queues),
             # Lists by name, and how many messages were taken from each.
             "taken": json.dumps(self.ledger.taken),
             # Tasks by name: how many have begun, and the seconds of work that they took.
@@ -127,6 +130,12 @@ class Heartbeat(threading.Thread):
             "memory": self.memory,
             "release": os.environ.get("CELERY_APP_RELEASE", ""),
         }
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues that the worker consumes now; operators may add and cancel some."""
+        task_consumer = self.consumer.task_consumer
+        return [queue.name for queue in task_consumer.queues] if task_consumer is not None else []
 
     @property
     def state(self) -> str:

@@ -8,11 +8,12 @@ from celery import Celery
 
 from celery_autoscaler.app_settings import overruled
 from celery_autoscaler.broker import Broker
+from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.fleet_status import fleet_status
 from celery_autoscaler.settings import Group, Settings
 
-# Connections that a worker opens, besides those of its tasks.
-CONNECTIONS = 6
+# Clients of the server that a worker takes, where no supervisor has measured it.
+CONNECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,12 @@ def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
     Raises:
         redis.RedisError: The server does not answer.
     """
-    found = [*check_app(app), *check_queues(app, settings), *check_server(settings, broker)]
+    found = [
+        *check_app(app),
+        *check_queues(app, settings),
+        *check_server(settings, broker),
+        *check_supervisors(broker),
+    ]
     for group in settings.groups.values():
         found += check_group(app, group, broker)
     return sorted(found, key=lambda finding: not finding.is_error)
@@ -121,6 +127,22 @@ def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
         )
 
 
+def check_supervisors(broker: Broker) -> Iterator[Finding]:
+    """Look at what the living supervisors say of their hosts and of what they read."""
+    for host, status in sorted(fleet_status(broker).supervisors.items()):
+        offset = status.get("clock_offset", 0.0)
+        if abs(offset) > TOLERATED_SECONDS:
+            where = "behind" if offset > 0 else "ahead of"
+            yield Finding(
+                False,
+                f"{host}: its clock is {abs(offset):.0f} s {where} that of Redis: tasks with an ETA start at "
+                "the wrong time there",
+            )
+        for kind, found in status.get("unreadable", {}).items():
+            for name in found["names"]:
+                yield Finding(False, f"{host}: unreadable {kind}, ignored: {name}")
+
+
 def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
     """Look at the Redis server."""
     info = broker.client.info()
@@ -130,7 +152,12 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
     if not info.get("aof_enabled"):
         yield Finding(False, "Redis has no append-only file: when it is killed, tasks are lost")
     most = int(info.get("maxclients", 0))
-    needed = CONNECTIONS * sum(group.max_workers for group in settings.groups.values())
+    measured = [
+        status.get("clients", {}).get("per_worker", 0) for status in fleet_status(broker).supervisors.values()
+    ]
+    needed = round(max(measured, default=0) or CONNECTIONS) * sum(
+        group.max_workers for group in settings.groups.values()
+    )
     if most and needed > most:
         yield Finding(
             False, f"Redis allows {most} clients; so many workers at their maximum need about {needed}"

@@ -162,6 +162,7 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
         backlog=sum(waiting.values()),
         future=int(sum(found["future"] for found in state.queues.values())),
         held=sum(w.reserved for w in workers),
+        busy_workers=sum(w.active > 0 for w in here),
         busy=sum(w.active for w in workers),
         next_eta=min(etas) - seen.time if etas else None,
         age=max(state.overdue_age, *(found["age"] for found in state.queues.values())),

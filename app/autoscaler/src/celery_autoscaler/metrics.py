@@ -23,6 +23,13 @@ GROUP_GAUGES = (
     ("workers_maximum", "Workers that the fleet never exceeds.", "maximum"),
     ("tasks_running", "Tasks that run.", "busy"),
     ("tasks_reserved", "Tasks that workers hold and have not begun.", "held"),
+    ("tasks_overdue", "Tasks whose ETA has come and that have not begun.", "overdue"),
+    ("oldest_overdue_seconds", "Seconds since the ETA of the first of these.", "overdue_age"),
+    (
+        "not_served",
+        "Whether no worker serves a group that asks for one, for longer than a start.",
+        "not_served",
+    ),
     ("oldest_task_wait_seconds", "Seconds for which the oldest task has waited.", "age"),
     ("promised_wait_seconds", "Seconds within which tasks are promised to start.", "promise"),
     ("task_arrivals_per_second", "Tasks that arrive.", "arrivals"),
@@ -68,6 +75,7 @@ class Collector:
         yield from self._counters()
         yield from self._tasks()
         yield from self._host(status)
+        yield from self._reading(status)
         blind = float(status.get("state") == "blind")
         yield GaugeMetricFamily(PREFIX + "blind", "Whether the broker does not answer.", value=blind)
         yield GaugeMetricFamily(
@@ -109,6 +117,23 @@ class Collector:
             for family, histogram in ((runtime, tally.runtime), (wait, tally.wait)):
                 family.add_metric(kind, cumulative(histogram), histogram.total)
         yield from (total, runtime, wait)
+
+    def _reading(self, status: dict[str, Any]) -> Iterator[Metric]:
+        """Yield what could not be read or done, and how far the clock is off."""
+        unreadable = CounterMetricFamily(
+            PREFIX + "unreadable", "Things under the fleet's keys that could not be read.", labels=["kind"]
+        )
+        for kind, count in list(self.supervisor.context.unreadable.counts.items()):
+            unreadable.add_metric([kind], count)
+        yield unreadable
+        yield CounterMetricFamily(
+            PREFIX + "faults", "Parts of ticks that failed.", value=self.supervisor.context.faults.count
+        )
+        yield GaugeMetricFamily(
+            PREFIX + "clock_offset_seconds",
+            "Seconds by which the clock of Redis is ahead of this host's.",
+            value=status.get("clock_offset", 0.0),
+        )
 
     def _host(self, status: dict[str, Any]) -> Iterator[Metric]:
         for name, text, field in (

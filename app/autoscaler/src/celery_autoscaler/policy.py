@@ -42,6 +42,8 @@ class Seen:
     """Messages in the lists whose time (ETA) has not come."""
     held: int = 0
     """Messages that workers have taken and not begun, without those whose time has not come."""
+    busy_workers: int = 0
+    """Workers that run something: none of them can be stopped without interrupting it."""
     busy: int = 0
     """Tasks that run."""
     next_eta: float | None = None
@@ -179,7 +181,7 @@ class GroupPolicy:
             wait = max(0.0, seen.next_eta)
             return 1, f"a task's time comes in {wait:.0f} s, a start takes {seen.startup:.0f} s", ""
         # A task that outlasts the drain of its worker would have to begin again.
-        running = workers_for(seen.busy, group.concurrency)
+        running = max(workers_for(seen.busy, group.concurrency), seen.busy_workers)
         return self._fewer(have, window, running, why, seen.now)
 
     def _one_more(self, have: int, seen: Seen) -> int:
