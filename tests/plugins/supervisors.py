@@ -99,19 +99,33 @@ class SupervisedFleet:
         self.tasks.close()
 
     def start(
-        self, host: str = "here", *, group: Mapping[str, Any] | None = None, more: str = "", **fleet: Any
+        self,
+        host: str = "here",
+        *,
+        group: Mapping[str, Any] | None = None,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+        more: str = "",
+        **fleet: Any,
     ) -> Supervisor:
         """Start a supervisor; its settings are those above but for the given ones, then `more` TOML."""
-        config = self.config(host, group=group, **fleet) + more
+        config = self.config(host, group=group, others=others, **fleet) + more
         supervisor = Supervisor(self.folder, self.broker_url, host, config, self.environment)
         self.supervisors.append(supervisor)
         return supervisor
 
     @staticmethod
-    def config(host: str, *, group: Mapping[str, Any] | None = None, **fleet: Any) -> str:
-        """Return the settings of a supervisor: those above but for the given ones."""
-        config = toml(FLEET_SETTINGS | {"hostname": host} | fleet)
-        return config + f"[groups.{GROUP}]\n" + toml(GROUP_SETTINGS | dict(group or {}))
+    def config(
+        host: str,
+        *,
+        group: Mapping[str, Any] | None = None,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+        **fleet: Any,
+    ) -> str:
+        """Return the settings of a supervisor: those above but for the given ones, with other groups."""
+        groups = {GROUP: group or {}, **(others or {})}
+        return toml(FLEET_SETTINGS | {"hostname": host} | fleet) + "".join(
+            f"[groups.{name}]\n" + toml(GROUP_SETTINGS | dict(settings)) for name, settings in groups.items()
+        )
 
     def living(self) -> list[str]:
         """Return the names of the workers whose lease lives."""

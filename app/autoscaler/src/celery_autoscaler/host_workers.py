@@ -177,9 +177,16 @@ class HostWorkers:
         self.context.broker.client.sadd(self.context.broker.keys.drain, f"{worker.name}@{self.context.host}")
         worker.stop(now, why, timeout, may_return=may_return)
 
+    def let_return(self, worker: LocalWorker) -> None:
+        """Let a worker that drains take messages again."""
+        self.context.broker.client.srem(self.context.broker.keys.drain, f"{worker.name}@{self.context.host}")
+        worker.undo_stop()
+
     def send_due_signals(self, now: float) -> None:
         """Send the signals that are due to workers that stop."""
         for worker in self.context.local.values():
+            if worker.outlasts_drain(now):
+                self.let_return(worker)
             how = worker.next_push(now)
             if how is not None:
                 # One that cannot be stopped, such as for want of a right, keeps no other from its end.

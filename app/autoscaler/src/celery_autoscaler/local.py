@@ -49,6 +49,8 @@ class LocalWorker:
     stop_why: str = ""
     may_return: bool = False
     """Whether it is stopped for want of work only."""
+    spare: bool = False
+    """Whether it was idle, and stopped for no other reason; nothing that it runs is worth interrupting."""
     by_operator: bool = False
     """Whether an operator wants it drained, and may take that back."""
     drain_timeout: float = 600.0
@@ -132,7 +134,12 @@ class LocalWorker:
     def undo_stop(self) -> None:
         """Let it take messages again."""
         logger.info("%s is needed again and drains no longer", self.name)
-        self.stop_since, self.stop_why, self.by_operator = None, "", False
+        self.stop_since, self.stop_why, self.by_operator, self.spare = None, "", False, False
+
+    def outlasts_drain(self, now: float) -> bool:
+        """Whether it was to be stopped for want of work only, and runs a task beyond the time to drain."""
+        late = self.stop_since is not None and now - self.stop_since >= self.drain_timeout
+        return self.spare and late and not self.pushed and self.seen is not None and self.seen.active > 0
 
     def next_push(self, now: float) -> Push | None:
         """Return the signal that is due in a stop, if one is."""

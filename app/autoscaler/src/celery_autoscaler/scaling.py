@@ -302,11 +302,10 @@ class Scaling:
 
     def _grow(self, now: float, plan: Plan, slots: int, seen: Seen) -> Done:
         """Let draining workers take messages again, and start others as far as anything allows."""
-        state, keys, client = plan.state, self.context.broker.keys, self.context.broker.client
+        state = plan.state
         began = 0
         for worker in self._returning(state, plan.delta):
-            client.srem(keys.drain, f"{worker.name}@{self.context.host}")
-            worker.undo_stop()
+            self.workers.let_return(worker)
             state.quiet_since = now
             began += 1
         host = self._calm() if plan.patient else self.context.host_seen
@@ -398,11 +397,13 @@ class Scaling:
             if worker.group == state.group.name and worker.state == "ready"
         }
         chosen: list[str] = []
+        is_spare = busy <= 0
         for name in shares.victims(len(candidates), candidates):
             if len(chosen) < count and (busy > 0 or not candidates[name].busy):
                 chosen.append(name)
                 busy -= candidates[name].busy > 0
         for name in chosen:
+            self.context.local[name].spare = is_spare
             outdated = self.context.local[name].outdated
             self.workers.stop(now, self.context.local[name], why, may_return=may_return and not outdated)
         if chosen:
