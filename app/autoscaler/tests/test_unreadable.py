@@ -111,15 +111,15 @@ def test_keys_of_another_type_are_set_aside_and_the_fleet_goes_on(fleet: Supervi
         pipe.set("dead_letter:celery", "a string")
         pipe.execute()
 
-    ids = fleet.tasks.send(40, 0.2)
-    fleet.wait_for_workers(2)
-    fleet.tasks.wait_until_ended(ids)
-
     def set_aside() -> bool:
         kept = {key.removeprefix("fleet:set_aside:") for key in redis.keys("fleet:set_aside:*")}
         return kept >= {*WRONG_TYPES} - {"history"}
 
+    # The next decision is written as well as carried out.
+    ids = fleet.tasks.send(120, 0.2)
     wait_for(set_aside, "some are not set aside", 45.0)
+    fleet.tasks.wait_until_ended(ids)
+    assert len({str(name) for name in fleet.tasks.counts.hvals("by")}) == 2
     assert redis.get("fleet:set_aside:overrides") == "a string"
     assert "it held another type, and was renamed to fleet:set_aside:overrides" in supervisor.output()
     assert any("dead_letter:celery" in name for name in fleet.status("here")["unreadable"]["list"]["names"])

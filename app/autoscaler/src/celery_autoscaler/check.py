@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from celery import Celery
 
@@ -130,17 +131,23 @@ def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
 def check_supervisors(broker: Broker) -> Iterator[Finding]:
     """Look at what the living supervisors say of their hosts and of what they read."""
     for host, status in sorted(fleet_status(broker).supervisors.items()):
-        offset = status.get("clock_offset", 0.0)
-        if abs(offset) > TOLERATED_SECONDS:
+        offset = status.get("clock_offset")
+        if isinstance(offset, int | float) and abs(offset) > TOLERATED_SECONDS:
             where = "behind" if offset > 0 else "ahead of"
             yield Finding(
                 False,
                 f"{host}: its clock is {abs(offset):.0f} s {where} that of Redis: tasks with an ETA start at "
                 "the wrong time there",
             )
-        for kind, found in status.get("unreadable", {}).items():
-            for name in found["names"]:
-                yield Finding(False, f"{host}: unreadable {kind}, ignored: {name}")
+        for name in unreadable(status.get("unreadable")):
+            yield Finding(False, f"{host}: unreadable, ignored: {name}")
+
+
+def unreadable(status: Any) -> Iterator[str]:
+    """Yield what a supervisor says that it could not read; nothing of a status of another form."""
+    for kind, found in status.items() if isinstance(status, dict) else ():
+        for name in found.get("names", ()) if isinstance(found, dict) else ():
+            yield f"{kind} {name}"
 
 
 def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
@@ -152,9 +159,12 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
     if not info.get("aof_enabled"):
         yield Finding(False, "Redis has no append-only file: when it is killed, tasks are lost")
     most = int(info.get("maxclients", 0))
-    measured = [
-        status.get("clients", {}).get("per_worker", 0) for status in fleet_status(broker).supervisors.values()
-    ]
+    measured = []
+    for status in fleet_status(broker).supervisors.values():
+        clients = status.get("clients")
+        each = clients.get("per_worker") if isinstance(clients, dict) else None
+        if isinstance(each, int | float):
+            measured.append(each)
     needed = round(max(measured, default=0) or CONNECTIONS) * sum(
         group.max_workers for group in settings.groups.values()
     )

@@ -9,7 +9,7 @@ from celery_autoscaler.readers import Refusal
 logger = logging.getLogger(__name__)
 
 # Of each kind: names that one look logs, and that the status shows. Of all: names that are remembered.
-LOGGED, SHOWN, REMEMBERED = 10, 20, 1000
+LOGGED, SHOWN, REMEMBERED = 50, 50, 1000
 
 
 class UnreadableLog:
