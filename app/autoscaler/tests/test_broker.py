@@ -6,17 +6,16 @@ It is full for as many seconds as the environment says: FULL_SECONDS.
 from __future__ import annotations
 
 import os
-import socket
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
 from counted_tasks import SHORT_LEASE, Load, NewFleet
 from redis import Redis, RedisError
 from services import RedisServer, RedisServerFactory, wait_for
+from silent_deaths import Wire, gone_without_a_word
 
 
 @pytest.fixture
@@ -30,67 +29,6 @@ def every(seconds: float, times: int, action: Callable[[], object]) -> None:
     for _ in range(times):
         time.sleep(seconds)
         action()
-
-
-class Wire:
-    """A way to the server on which connections can be cut without a word. New ones pass."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._server = (server.host, server.port)
-        self._listener = socket.create_server((server.host, 0))
-        self._ways: list[tuple[socket.socket, socket.socket, threading.Event]] = []
-        self.url = f"redis://{server.host}:{self._listener.getsockname()[1]}/0"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self, addresses: Collection[str] | None = None) -> None:
-        """Let nothing more pass on the connections that there are, or on those that the server sees so."""
-        for _, far, whole in self._ways:
-            host, port = far.getsockname()
-            if addresses is None or f"{host}:{port}" in addresses:
-                whole.clear()
-
-    def mend(self) -> None:
-        """Let pass what was sent on them in the meantime, and all that follows."""
-        for _, _, whole in self._ways:
-            whole.set()
-
-    def close(self) -> None:
-        """End all connections."""
-        self._listener.close()
-        self.mend()
-        for near, far, _ in self._ways:
-            near.close()
-            far.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):  # closed
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._server)
-                whole = threading.Event()
-                whole.set()
-                self._ways.append((near, far, whole))
-                for ends in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=(*ends, whole), daemon=True).start()
-
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket, whole: threading.Event) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                whole.wait()
-                target.sendall(data)
-            whole.wait()
-            target.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def gone_without_a_word(server: RedisServer) -> Iterator[None]:
-    """Stop the server for the block; its connections stay as they are, as when a cable is pulled."""
-    server.container.pause()
-    try:
-        yield
-    finally:
-        server.container.unpause()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])

@@ -80,6 +80,7 @@ class Heartbeat(threading.Thread):
         # The first beat shows that the worker consumes.
         while not self.stopped.wait(beat if self.ledger.sessions else FIRST_BEAT):
             try:
+                self.consumer.event_loop.look()
                 self.beat()
             except RedisError as error:
                 logger.debug("No heartbeat: %s", error)
@@ -139,9 +140,11 @@ class Heartbeat(threading.Thread):
 
     @property
     def state(self) -> str:
-        """What the worker does with its queues: running, draining, drained or fenced."""
+        """What the worker does with its queues: running, draining, drained, stalled or fenced."""
         if self.ledger.fenced:
             return "fenced"
+        if self.consumer.event_loop.stalled:
+            return "stalled"
         if not self.ledger.draining:
             return "running"
         return "draining" if len(self.ledger.held()) > len(state.scheduled_requests) else "drained"
@@ -242,8 +245,10 @@ class Agent(bootsteps.StartStopStep):
             self.heartbeat = Heartbeat(consumer, consumer.ledger)
             self.heartbeat.start()
 
-    def register_with_event_loop(self, consumer: Any, _hub: Any) -> None:
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Go on with what the pool was writing and reading when the last connection was lost."""
+        # An idle loop turns as well.
+        hub.call_repeatedly(BEAT, consumer.event_loop.turn)
         consumer.pipes.resume()
 
     def stop(self, consumer: Any) -> None:

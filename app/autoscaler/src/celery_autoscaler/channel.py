@@ -358,12 +358,17 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
         super().on_poll_start()
 
     def on_readable(self, fileno: int) -> None:
-        """Hear wake-up words also while no message is wanted, or the socket would stay readable."""
+        """Hear wake-up words also while no message is wanted, or the socket would stay readable.
+
+        Raises:
+            Empty: There was no message.
+        """
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         if kind == "WAKE":
             channel._on_wake()
-        else:
-            super().on_readable(fileno)
+            # Or who drains for a second, for replies, would begin that second anew with each word.
+            raise Empty
+        super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Wait for an event, but not longer than until the next look."""

@@ -15,9 +15,11 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.delivery import described, forget_request
+from celery_autoscaler.event_loop import EventLoop
 from celery_autoscaler.ledger import Ledger
-from celery_autoscaler.outcomes import Outcome, guarded
-from celery_autoscaler.pool_pipes import PoolPipes
+from celery_autoscaler.outcomes import Outcome, guarded, nothing
+from celery_autoscaler.pool_pipes import PoolPipes, is_prefork
+from celery_autoscaler.producers import Producers
 from celery_autoscaler.request import UNCERTAIN, adopt
 from celery_autoscaler.server_state import Refused
 
@@ -37,6 +39,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
         super().__init__(*args, **kwargs)
+        self.event_loop = EventLoop(self, self.ledger.lease)
+        self.producers = Producers(self.app, self.bound_waits, forks=is_prefork(self.pool))
         self.pipes: PoolPipes | None = None
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)
@@ -70,7 +74,29 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         connection.ensure_connection = partial(
             connection.ensure_connection, interval_start=RECONNECT, interval_step=0
         )
+        self.event_loop.turn()
         return self.ensure_connected(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect; trying again and again is no standstill."""
+        ensure = conn.ensure_connection
+
+        def trying(errback: Any = None, max_retries: Any = None, **options: Any) -> Any:
+            callback = options.pop("callback", nothing)
+
+            def turn() -> None:
+                self.event_loop.turn()
+                callback()
+
+            return ensure(errback, max_retries, callback=turn, **options)
+
+        conn.ensure_connection = trying
+        return super().ensure_connected(conn)
+
+    def perform_pending_operations(self) -> None:
+        """Do what is due in the loop of a pool of greenlets, in each of its turns."""
+        self.event_loop.turn()
+        super().perform_pending_operations()
 
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
         """Connect for events. One that cannot be sent is kept; Celery would hold the worker up until then."""
@@ -86,13 +112,13 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """
         if connection.transport_cls in TRANSPORTS:
             lease = self.ledger.lease
-            bounds = {
-                "socket_timeout": lease / 3,
-                "socket_connect_timeout": lease / 3,
-                # Seconds between looks of kombu at connections that ought to have answered.
-                "health_check_interval": lease,
-            }
-            connection.transport_options = bounds | connection.transport_options
+            waits = {"socket_timeout": lease / 3, "socket_connect_timeout": lease / 3}
+            # Seconds between looks of kombu at connections that ought to have answered.
+            options = waits | {"health_check_interval": lease} | connection.transport_options
+            if isinstance(options.get("sentinel_kwargs"), dict):
+                # Without any, Sentinel is asked with the options of the server.
+                options["sentinel_kwargs"] = waits | options["sentinel_kwargs"]
+            connection.transport_options = options
 
     def update_strategies(self) -> None:
         """Have all tasks make requests of ours, whenever they were registered.
@@ -146,6 +172,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Keep the requests: their messages are still recorded as this worker's."""
         self._connection_lost = True
         super().on_connection_error_after_connected(exc)
+        self.producers.begin_anew()
         if isinstance(exc, Refused):
             # Nothing else holds the next try up: the server answers.
             sleep(RECONNECT)

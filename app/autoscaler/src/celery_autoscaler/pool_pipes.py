@@ -66,6 +66,11 @@ class PoolPipes:
                 self._hub.add_writer(fd, transfer)
 
 
+def is_prefork(pool: Any) -> bool:
+    """Whether tasks run in child processes."""
+    return any(base.__module__ == "celery.concurrency.prefork" for base in type(pool).__mro__)
+
+
 def _transfers(watched: dict[int, Any], processes: dict[int, Any]) -> Transfers:
     """Return what is under way on the pipes to these processes."""
     return {
