@@ -49,7 +49,7 @@ class Publisher:
         now = (decision.want, decision.limit, decision.emergency, kind, here)
         first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.context.host
         before, state.published = state.published, now
-        if now == before:
+        if now == before and not here:
             return
         began = decision.emergency and not (before and before[2])
         if began:
