@@ -158,7 +158,7 @@ class Faults:
     def hang_up(self, step: Step) -> None:
         """Have a worker start itself anew."""
         # Before a worker has begun, the signal ends it, as it does any process.
-        if ready := [worker for worker in self.stage.workers if worker.ready]:
+        if ready := [worker for worker in self.stage.workers if worker.ready and worker.asked is None]:
             worker = ready[step.target % len(ready)]
             with self.stage.fault(FaultKind.HUP, worker.pid):
                 worker.tell(signal.SIGHUP)

@@ -61,6 +61,7 @@ def play(servers: Servers, script: Script, folder: Path) -> Played:
         perform(stage, sender, script)
         clock.lap("play")
         heal(stage)
+        wait_until_ready(stage)
         wait_until_quiet(stage)
         clock.lap("wait for quiet")
         left, _ = servers.left()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,3 +290,25 @@ def test_failing_script_shrinks_to_the_steps_that_matter(guilty: set[int]) -> No
     shrunken = shrink(script, lambda made: guilty <= {int(step.at) for step in made.steps}, runs=1000)
 
     assert {int(step.at) for step in shrunken.steps} == guilty
+
+
+def test_random_tasks_and_faults_break_no_promise(docker_client: object, tmp_path: Path) -> None:
+    """Whatever fails is kept in the folder of the test, with the seed that plays it again."""
+    assert docker_client
+    paths = os.pathsep.join([str(SOURCES), str(SOURCES / "plugins"), os.environ.get("PYTHONPATH", "")])
+    bounds = {"minutes": 2, "seconds": 20, "tasks": 60, "faults": 0.7, "shrink": 0}
+    options = [f"--{name}={value}" for name, value in bounds.items()]
+    seed = [f"--seed={os.environ['SEED']}"] if "SEED" in os.environ else []
+
+    played = subprocess.run(
+        [sys.executable, "-m", "histories", *options, *seed, "--keep", str(tmp_path / "histories")],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+    print(played.stdout)  # noqa: T201  pytest shows it with a failure only
+    assert played.returncode == 0, played.stdout[-3000:]

@@ -168,12 +168,14 @@ class Request(CeleryRequest):  # type: ignore[misc]
     def cancel(self, pool: Any, *arguments: Any, **options: Any) -> None:
         """Stop the running task at the end of a worker that may wait for it no longer.
 
-        Pools of one process cannot. A thread's task runs until the process ends, and the message goes back
-        with it. The solo pool's is the one that the signal has interrupted.
+        Its message is to go back. Pools of one process cannot stop a task, but for gevent, which calls one
+        that it has stopped a success; see `counting_successes`. A thread's task runs until the process ends.
+        The solo pool's is the one that the signal has interrupted.
 
         Raises:
             WorkerTerminate: Ends the worker out of the task of a solo pool.
         """
+        self._already_cancelled = True
         try:
             super().cancel(pool, *arguments, **options)
         except NotImplementedError:
@@ -295,6 +297,8 @@ def counting_successes(succeed: Any) -> Any:
     @functools.wraps(succeed)
     def on_success(self: Request, result: tuple[bool, Any, float], **options: Any) -> Any:
         failed, _, runtime = result
+        if runtime is None and self._already_cancelled:
+            return None
         # A handler may call that of its base class.
         if self.fleet_runtime is None:
             self.fleet_runtime = runtime
