@@ -295,7 +295,8 @@ class Faults:
         with self.stage.fault(FaultKind.RELOAD, supervisor.pid):
             self.stage.maximum = step.number
             self.stage.write_settings(supervisor.name.rpartition(".")[0])
-            supervisor.tell(signal.SIGHUP)
+            if supervisor.ready:
+                supervisor.tell(signal.SIGHUP)
 
     def scale(self, step: Step) -> None:
         """Set other bounds for the group, or take them back."""

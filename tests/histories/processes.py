@@ -121,6 +121,11 @@ class Worker(Process):
 class Supervisor(Process):
     """A supervisor with its workers."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it has ever said that it supervises."""
+        return "Supervising" in self.log.read_text(errors="replace")
+
     def workers(self) -> list[psutil.Process]:
         """Return the main processes of its workers."""
         found = []

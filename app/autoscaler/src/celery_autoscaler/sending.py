@@ -38,11 +38,12 @@ def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that sends as another one does, and waits while a task runs that asked for it."""
 
     @wraps(send)
-    def send_and_wait(*arguments: Any, retry: bool | None = None, **options: Any) -> Any:
+    def send_and_wait(producer: Any, *arguments: Any, retry: bool | None = None, **options: Any) -> Any:
         tries = 0
+        connection = producer.connection
         while True:
             try:
-                return send(*arguments, retry=retry, **options)
+                return send(producer, *arguments, retry=retry, **options)
             except (OperationalError, *LOST, redis_errors.ResponseError) as error:
                 # The event loop never waits: no task runs in it.
                 if retry is False or app.current_worker_task is None or not passes(error):
@@ -51,6 +52,9 @@ def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
                     logger.warning("The broker takes nothing (%s): what the task sends waits", error)
                 tries += 1
                 time.sleep(RETRY_SECONDS)
+                # Its channel may be closed.
+                connection.collect()
+                producer.revive(connection)
 
     return send_and_wait
 
