@@ -173,11 +173,27 @@ class Check:
         } & before
 
     def sources(self, sent: Sent, attempt: int) -> int:
-        """Return how often the message of an attempt may have been sent."""
+        """Return how often the message of an attempt may have been sent: once by each run that sends it.
+
+        And once more where the broker did not answer: whoever sends tries again what it may have heard.
+        """
         if attempt:
-            return sum(begun.attempt == attempt - 1 for begun in self.begins[sent.id])
-        # Each run of a task that sends another one may have sent it.
-        return 1 + sum(max(0, len(self.begins[name]) - 1) for name in sent.after)
+            senders = [begun for begun in self.begins[sent.id] if begun.attempt == attempt - 1]
+            return len(senders) + sum(map(self.unanswered, senders))
+        senders = [begun for name in sent.after for begun in self.begins[name]]
+        extra = max(0, len(senders) - len(sent.after)) + sum(map(self.unanswered, senders))
+        if KINDS[sent.kind].canvas and not sent.after:
+            extra += self.is_away(sent.at - ORDER, sent.at + SETTLED)
+        return 1 + extra
+
+    def unanswered(self, begun: Begun) -> bool:
+        """Whether the broker was away when a run sent something at its end."""
+        ends = [ended.at for ended in self.ends[begun.id] if ended.pid == begun.pid and ended.at >= begun.at]
+        return self.is_away(begun.at - ORDER, min(ends, default=begun.at) + SETTLED)
+
+    def is_away(self, since: float, until: float) -> bool:
+        """Whether the broker was away meanwhile, or lost a connection."""
+        return any(one.meets(since, until) for one in self.away)
 
     def requeues(self, sent: Sent, attempt: int) -> int:
         """Return how often the task itself asked to run again."""

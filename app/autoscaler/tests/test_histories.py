@@ -150,6 +150,13 @@ def test_retry_is_an_attempt_of_its_own() -> None:
     assert broken(sent("retry"), *first, *run(13, 14, attempt=1), *run(15, 16, attempt=1)) == [Broken.DOUBLED]
 
 
+def test_retry_that_the_broker_may_have_heard_may_be_sent_again() -> None:
+    runs = [event for at in (13, 15) for event in run(at, at + 1, attempt=1)]
+    dropped = Fault(FaultKind.DROP, 12.0, 12.1)
+    assert broken(sent("retry"), *run(11, 12, outcome=Outcome.RETRIED), *runs, dropped) == []
+    assert broken(sent("retry"), *run(11, 12, outcome=Outcome.RETRIED), *runs) == [Broken.DOUBLED]
+
+
 def test_broadcast_runs_once_in_each_worker() -> None:
     news = [*run(11, 12), *run(11, 12, pid=21, main=20)]
     assert broken(sent("broadcast"), *news) == []
