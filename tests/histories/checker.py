@@ -39,6 +39,8 @@ REDELIVERIES = 3
 # Seconds that a worker may take to end with nothing in its way: its tasks, then itself, on a busy machine.
 STOP = 30.0
 FENCED = 75
+# Tasks that a worker of a pool runs at a time, where it is not two.
+SLOTS = {"gevent": 20, "solo": 1}
 NO_CHILDREN = "Could not start worker processes"
 # Seconds around a broadcast in which a worker must consume, and nothing be wrong, to be sure to hear it.
 HEARS = 6.0
@@ -99,12 +101,14 @@ class Check:
         for ended in history.ended:
             self.ends[ended.id].append(ended)
         self.letters: dict[str, Letter] = {letter.id: letter for letter in history.letters}
+        self.unseen: list[Sent] = []
         self._silences: dict[int, list[Interval]] = {}
 
     def violations(self) -> Iterator[Violation]:
         """Yield every broken promise."""
         for sent in self.history.sent:
             yield from self.of_task(sent, KINDS[sent.kind])
+        yield from self.of_unseen()
         kinds = {sent.id: KINDS[sent.kind] for sent in self.history.sent}
         for letter in self.history.letters:
             yield from self.of_letter(letter, kinds.get(letter.id))
@@ -150,6 +154,20 @@ class Check:
     def task(broken: Broken, sent: Sent, why: str) -> Violation:
         """Return a violation of a promise about a task."""
         return Violation(broken, f"{sent.kind} {sent.id} sent at {sent.at:.2f}", why)
+
+    def of_unseen(self) -> Iterator[Violation]:
+        """Early acknowledged tasks may be settled and killed before they have recorded that they began.
+
+        No kill does that to more of them than a worker runs at a time.
+        """
+        deaths = [fault.since for fault in self.history.faults if fault.kind in KILLS | SILENCES]
+        room = [at for at in deaths for _ in range(SLOTS.get(self.history.pool, 2))]
+        for sent in sorted(self.unseen, key=lambda sent: sent.at, reverse=True):
+            # The last kill that may have done it.
+            if room and max(room) >= sent.at - ORDER:
+                room.remove(max(room))
+            else:
+                yield self.task(Broken.LOST, sent, "never began")
 
     def of_broadcast(self, sent: Sent) -> Iterator[Violation]:
         """Each worker runs a broadcast once at most, and all do that consume while nothing is wrong."""
@@ -271,6 +289,9 @@ class Check:
         if any(ended.outcome in kind.ends for ended in ends):
             return ""
         if kind.early and any(self.cut_short(begun) for begun in begins):
+            return ""
+        if kind.early and not begins:
+            self.unseen.append(sent)
             return ""
         found = ", ".join(f"{ended.outcome} (attempt {ended.attempt}) at {ended.at:.2f}" for ended in ends)
         began = ", ".join(f"{begun.at:.2f} in {begun.pid} of {begun.main}" for begun in begins)

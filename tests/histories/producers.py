@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -254,7 +253,7 @@ class Sender:
             else:
                 canvas = chord(tasks[:-1], tasks[-1], app=self.app)
                 after[-1] = tuple(names[:-1])
-            accepted = self._quietly(partial(canvas.apply_async, retry=False))
+            accepted = self._quietly(canvas.apply_async)
             self.sent += [
                 Sent(at, name, step.what, accepted, of) for name, of in zip(names, after, strict=True)
             ]

@@ -14,6 +14,7 @@ from celery_autoscaler.keys import Keys
 from redis.exceptions import RedisError
 
 from histories.app import QUEUES
+from histories.checker import SLOTS
 from histories.events import Death, Fault, FaultKind, Overdue
 from histories.processes import Process, Supervisor, Worker, supervisor_settings, worker_command
 from histories.script import LEASE, Script
@@ -74,7 +75,7 @@ class Stage:
         more = [f"--prefetch-multiplier={script.prefetch}"]
         if script.tasks_per_child:
             more.append(f"--max-tasks-per-child={script.tasks_per_child}")
-        concurrency = {"solo": 1, "gevent": 20}.get(script.pool, 2)
+        concurrency = SLOTS.get(script.pool, 2)
         command = worker_command(name, script.pool, concurrency, (*QUEUES, "news"), more)
         return Worker(*self._called(name), command, self.environment())
 

@@ -129,7 +129,13 @@ def test_broker_that_was_away_excuses_nothing_alone_but_adds_to_the_silence_of_a
 def test_early_acknowledged_task_is_lost_only_by_a_kill_while_it_runs() -> None:
     assert broken(sent("early"), *run(11), killed(11.5)) == []
     assert broken(sent("early"), *run(11)) == [Broken.LOST]
-    assert broken(sent("early"), killed(11.5)) == [Broken.LOST]
+    assert broken(sent("early"), killed(9.0)) == [Broken.LOST]
+
+
+def test_kill_takes_no_more_early_acknowledged_tasks_unseen_than_a_worker_runs() -> None:
+    tasks = [sent("early", id=f"task-{number}") for number in range(3)]
+    assert broken(*tasks[:2], killed(11.5)) == []
+    assert broken(*tasks, killed(11.5)) == [Broken.LOST]
 
 
 def test_early_acknowledged_task_never_runs_twice() -> None:
