@@ -279,9 +279,7 @@ class Check:
 
     def lost(self, sent: Sent, kind: Kind) -> str:
         """Return why a task counts as lost, or nothing if it does not."""
-        if not sent.accepted or kind.silent or self.was_never_due(sent):
-            return ""
-        if sent.id in self.letters:
+        if not sent.accepted or kind.silent or self.was_never_due(sent) or sent.id in self.letters:
             return ""
         begins, ends = self.begins[sent.id], self.ends[sent.id]
         if kind.dies:

@@ -158,9 +158,10 @@ class Faults:
     def hang_up(self, step: Step) -> None:
         """Have a worker start itself anew."""
         # Before a worker has begun, the signal ends it, as it does any process.
-        if ready := [worker for worker in self.stage.workers if worker.ready and worker.asked is None]:
+        if ready := [one for one in self.stage.workers if one.consumes and one.asked is None]:
             worker = ready[step.target % len(ready)]
             with self.stage.fault(FaultKind.HUP, worker.pid):
+                worker.restarts += 1
                 worker.tell(signal.SIGHUP)
 
     def change_clock(self, step: Step) -> None:

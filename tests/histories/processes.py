@@ -38,6 +38,8 @@ class Process:
         self.asked: float | None = None
         """When it was asked to end, by the recorder's clock."""
         self.frozen = False
+        self.restarts = 0
+        """How often it was asked to start itself anew."""
         self.since = time.monotonic()
         self.family: set[psutil.Process] = set()
         paths = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -112,6 +114,11 @@ class Process:
 
 class Worker(Process):
     """A worker that nobody supervises but this program."""
+
+    @property
+    def consumes(self) -> bool:
+        """Whether it has said that it consumes since it was last started anew."""
+        return self.log.read_text(errors="replace").count("ready.") > self.restarts
 
     def mains(self) -> list[int]:
         """Return the process ids of the workers that it is, or has."""
