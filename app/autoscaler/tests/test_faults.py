@@ -32,6 +32,7 @@ class Refusing:
     """A launcher whose service manager refuses some units, as systemd does for want of a right."""
 
     outlived = True
+    gives_settings = False
 
     def __init__(self, states: dict[str, State], refused: str) -> None:
         self.states = states
@@ -211,6 +212,10 @@ def test_other_errors_are_shown_until_the_part_is_done_again(error: Exception) -
 
 def test_memory_that_is_short_takes_no_worker_of_an_operators_minimum(supervisor: Supervisor) -> None:
     context, now = supervisor.context, time.monotonic()
+    context.launcher = Refusing({}, refused="none")
+    supervisor.tick()
+    seen = supervisor.seen
+    assert seen is not None
     for number in (1, 2):
         name = f"web-{number}"
         context.local[name] = LocalWorker(name, "web", now, ready_at=now)
@@ -220,14 +225,17 @@ def test_memory_that_is_short_takes_no_worker_of_an_operators_minimum(supervisor
 
     def relieve() -> int:
         for second in (0.0, SETTLE + 1):
-            supervisor.scaling.relieve(now + second)
+            supervisor.scaling.relieve(now + second, seen)
         return sum(worker.state == "draining" for worker in context.local.values())
 
     context.overrides = {"web": Override(minimum=2)}
     assert relieve() == 0
     context.overrides = {}
+    assert not context.broker.client.exists("fleet:decisions")
     context.brakes._last, context.brakes._short_since = -math.inf, None
     assert relieve() == 1
+    [(_, record)] = context.broker.client.xrange("fleet:decisions")
+    assert (record[b"here"], record[b"limit"]) == (b"-1", b"memory")
 
 
 def test_a_clock_that_is_off_is_told_once(

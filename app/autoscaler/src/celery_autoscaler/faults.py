@@ -9,6 +9,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, Respon
 from redis.exceptions import TimeoutError as NoAnswer
 
 from celery_autoscaler.launchers import LaunchError
+from celery_autoscaler.masking import mask
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ SERVER_STATES = (
 REMEMBERED = 100
 # Ticks after which a part that was not tried again is there no more.
 LASTING = 60
+# Characters of an error that are shown.
+LONGEST = 500
 
 
 class Faults:
@@ -50,7 +53,7 @@ class Faults:
                 raise
             self._take(part, str(error), None)
         except Exception as error:  # noqa: BLE001  whatever it is, the other parts go on
-            self._take(part, f"{type(error).__name__}: {error}", error)
+            self._take(part, described(error), error)
         else:
             self._now.pop(part, None)
 
@@ -71,6 +74,12 @@ class Faults:
     def status(self) -> dict[str, str]:
         """Return what goes wrong now, by part."""
         return dict(list(self._now.items())[:REMEMBERED])
+
+
+def described(error: BaseException) -> str:
+    """Return an exception in one line that shows no secret; the status shows it to whoever reads that."""
+    lines = str(error).splitlines() or [""]
+    return mask(f"{type(error).__name__}: {lines[0]}"[:LONGEST])
 
 
 def concerns_the_server(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from celery_autoscaler.broker import Broker
 from celery_autoscaler.clock import ClockOffset
 from celery_autoscaler.eta_sample import BUDGET, HEAD, PEEK, SAMPLE, TAIL, EtaSample, read_sample
 from celery_autoscaler.heartbeat import WorkerSeen, read_worker, read_worker_id, read_worker_name
-from celery_autoscaler.keys import worker_name
+from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.overrides import ALL, read_override
 from celery_autoscaler.overrides import KIND as OVERRIDE
 from celery_autoscaler.peers import KIND as SUPERVISOR
@@ -95,6 +95,8 @@ class _Look:
     wrong: list[str] = field(default_factory=list)
     """Keys of the fleet that hold another type."""
     void_claims: list[tuple[str, bytes]] = field(default_factory=list)
+    nameless: list[str] = field(default_factory=list)
+    """Ids that are no worker's, whose lease has run out: messages may be recorded under them all the same."""
 
     def refuse(self, kind: str, name: Any, why: object) -> None:
         """Take in that something could not be read."""
@@ -203,6 +205,10 @@ class Observer:
         offers = {host: next(replies) for host in self._hosts}
         memory, clients = next(replies), next(replies)
         ids = dict(look.leases(heartbeat.KIND, leases, read_worker_id))
+        known = {name.encode() for name in ids}
+        look.nameless = [
+            as_name(member) for member, end in leases if member not in known and end / 1000 < look.now
+        ]
         hosts = [host for host, alive in look.leases(SUPERVISOR, peers, read_text) if alive]
         self._look_at_new(heartbeats, ids, offers, hosts)
         self._workers, self._hosts = list(ids), hosts
@@ -212,7 +218,7 @@ class Observer:
             lists=self._lists_seen(look, lengths[: len(self._keys)]),
             dead_letters=self._dead_letters(look, lengths[len(self._keys) :]),
             workers=[self._worker(look, name, alive, heartbeats[name]) for name, alive in ids.items()],
-            expired=[name for name, alive in ids.items() if not alive],
+            expired=[*(name for name, alive in ids.items() if not alive), *look.nameless],
             draining=frozenset(look.texts("worker to drain", draining)),
             replaced=frozenset(look.texts("worker to replace", replaced)),
             leaving={

@@ -66,17 +66,32 @@ class Publisher:
             )
         if not (here or held or (first and (decision.want != have or not before or began))):
             return
+        self.write(state, here, decision.reason, kind, seen, held_back=held)
+
+    def write(
+        self, state: GroupState, here: int, reason: str, limit: str, seen: Seen, *, held_back: str = ""
+    ) -> None:
+        """Write down what this host did for a group, and why.
+
+        Args:
+            state: The group.
+            here: Workers that were started, or began to stop (negative).
+            reason: Why, in words.
+            limit: What kept the number from being another one, in a word.
+            seen: What the broker showed.
+            held_back: What kept this host from doing all, in words.
+        """
         entry = {
             "at": f"{seen.time:.3f}",
             "host": self.context.host,
-            "group": group.name,
-            "have": have,
-            "want": decision.want,
+            "group": state.group.name,
+            "have": state.seen.ready + state.seen.starting,
+            "want": state.decision.want,
             "here": here,
-            "reason": decision.reason,
-            "limit": kind,
-            "emergency": int(decision.emergency),
-            "held_back": held,
+            "reason": reason,
+            "limit": limit,
+            "emergency": int(state.decision.emergency),
+            "held_back": held_back,
             "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
         }
         try:

@@ -206,9 +206,13 @@ class Scaling:
         )
         why = f"{seen.leaving[self.context.host]} wants no workers on {self.context.host}"
         if ready >= state.decision.want:
-            self._shrink(now, state, mine, why, busy=mine, may_return=False)
+            here = self._shrink(now, state, mine, why, busy=mine, may_return=False)
         elif ready == sum(others.values()) and now - max(state.quiet_since, state.leaving_since) > LEASE:
-            self._shrink(now, state, 1, why, busy=1, may_return=False)
+            here = self._shrink(now, state, 1, why, busy=1, may_return=False)
+        else:
+            here = 0
+        if here:
+            self.publisher.write(state, -here, why, "leaving", seen)
 
     def _replace(self, now: float, state: GroupState, seen: Seen) -> tuple[int, Shortage]:
         """Replace the outdated workers of a group on this host, one after the other.
@@ -242,7 +246,7 @@ class Scaling:
             return 0, Shortage()
         return 1, Shortage()
 
-    def relieve(self, now: float) -> None:
+    def relieve(self, now: float, seen: Seen) -> None:
         """Give up one worker while the host is short of memory, or of CPUs to no avail."""
         context = self.context
         why = context.brakes.for_a_stop(now, context.host_seen, slowing=context.pace.is_slowing)
@@ -255,7 +259,10 @@ class Scaling:
         ]
         if why and spare:
             most = max(spare, key=lambda state: context.count(state.group.name, "ready"))
-            self._shrink(now, most, 1, why, busy=1, may_return=False)
+            here = self._shrink(now, most, 1, why, busy=1, may_return=False)
+            if here:
+                kind = "CPU" if why.startswith("CPU") else "memory"
+                self.publisher.write(most, -here, why, kind, seen)
 
     def _calm(self) -> limits.HostSeen:
         """Return what is seen of the host as if its CPUs had time."""
@@ -353,7 +360,8 @@ class Scaling:
             logger.error("%s", state.last_failure)  # noqa: TRY400  one line says it all
             return ""
         context.local[name] = self.workers.new(now, name, group.name, group.drain_timeout)
-        context.local[name].launched = group
+        if context.launcher.gives_settings:
+            context.local[name].launched = group
         context.counts.started[group.name] = context.counts.started.get(group.name, 0) + 1
         if self._room is not None:
             self._room -= 1

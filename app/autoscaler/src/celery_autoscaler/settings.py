@@ -174,7 +174,10 @@ def read_toml(path: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError as error:
+        raise SettingsError(f"{path}: it is nested too deep") from error
+    except (OSError, ValueError) as error:
+        # Among these: no UTF-8, no TOML, a number of thousands of digits.
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(f"{path}: {reason}") from error
 

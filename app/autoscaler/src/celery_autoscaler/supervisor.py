@@ -18,6 +18,7 @@ from celery_autoscaler import limits, overrides, policy
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.context import LEASE, Context, Counts
+from celery_autoscaler.faults import described
 from celery_autoscaler.group_state import GroupState, see_group
 from celery_autoscaler.heartbeat import read_worker_id
 from celery_autoscaler.host import Host
@@ -204,7 +205,7 @@ class Supervisor:
         if now >= self._acts_from:
             self.scaling.act(now, decided, seen)
             with contained("relieving the host"):
-                self.scaling.relieve(now)
+                self.scaling.relieve(now, seen)
             with contained("stalled workers"):
                 self.workers.recycle(now)
         if now - self._counted >= COUNT_EVERY:
@@ -285,7 +286,7 @@ class Supervisor:
 
     def _fail(self, now: float, error: Exception) -> None:
         """Hold because of a mistake of this program, and say where it is."""
-        what = f"internal error, {type(error).__name__}: {error}"
+        what = f"internal error, {described(error)}"
         if self._said != what:
             logger.error("%s", what, exc_info=error)
         self._said = what
@@ -367,7 +368,8 @@ class Supervisor:
             for worker in self.local.values():
                 if not worker.pushed:
                     worker.stop(now, "all are stopped", worker.drain_timeout)
-                    worker.push(now, Push.TERM, self.launcher.push)
+                    with self.context.faults.contained(f"stopping {worker.name}"):
+                        worker.push(now, Push.TERM, self.launcher.push)
         while self.local:
             time.sleep(CLOSING)
             with self._lock:
@@ -381,7 +383,9 @@ class Supervisor:
         states = self.launcher.workers()
         try:
             self.workers.see(time.monotonic(), states, self._look(), self._sees_since)
-        except RedisError:
+        except Exception as error:
+            if not isinstance(error, RedisError):
+                logger.exception("The end of workers cannot be seen in the broker")
             living = {name for name, state in states.items() if state is not State.FAILED}
             self.context.local = {name: worker for name, worker in self.local.items() if name in living}
 

@@ -30,6 +30,9 @@ class Launcher(Protocol):
     outlived: bool
     """Whether the workers go on when the supervisor ends."""
 
+    gives_settings: bool
+    """Whether workers are started with the settings of their group; else their units have their own."""
+
     def start(self, group: Group, worker: str) -> None:
         """Start a worker, ``<group>-<n>``."""
 

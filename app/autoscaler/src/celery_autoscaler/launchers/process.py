@@ -46,6 +46,7 @@ class ProcessLauncher:
     """Starts workers with ``python -m celery_autoscaler.launch``."""
 
     outlived = False
+    gives_settings = True
 
     def __init__(self, app: str, host: str) -> None:
         """Launch workers of the app that stands behind ``-A``, named after a host."""

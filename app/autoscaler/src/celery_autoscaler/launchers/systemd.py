@@ -32,6 +32,7 @@ class SystemdLauncher:
     """Starts and stops units that somebody else has defined."""
 
     outlived = True
+    gives_settings = False
 
     def __init__(self) -> None:
         self._connection: DBusConnection | None = None
