@@ -39,7 +39,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """Return a server of that application."""
-    made = Server(listen("127.0.0.1:0"), application, lambda: None)
+    made = Server(listen("127.0.0.1:0"), application)
     made.start()
     yield made
     made.shutdown()
@@ -241,7 +241,7 @@ import resource, sys
 from celery_autoscaler.http_server import Server, listen
 from test_http_limits import application
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-server = Server(listen("unix:" + sys.argv[1]), application, lambda: None)
+server = Server(listen("unix:" + sys.argv[1]), application)
 server.most_waiting = 1000
 print("ready", flush=True)
 server.serve_forever()
@@ -287,7 +287,7 @@ def test_only_so_many_requests_are_answered_at_a_time(server: Server) -> None:
 
 
 def test_clients_are_fewer_than_files() -> None:
-    server = Server(listen("127.0.0.1:0"), application, lambda: None)
+    server = Server(listen("127.0.0.1:0"), application)
 
     assert server.most_waiting + http_server.MOST_ANSWERED < http_server.open_files()
     server.server_close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from io import StringIO
 from typing import Any
@@ -151,6 +152,21 @@ def test_decisions_and_dead_letters_are_shown_as_text(broker: Broker, redis_url:
 
     assert_harmless(invoke(redis_url, "explain"))
     assert_harmless(invoke(redis_url, "dead-letter", "list"))
+
+
+def test_the_status_is_shown_as_text(broker: Broker, redis_url: str) -> None:
+    text = HOSTILE
+    group = {"reason": text, "held_back": text, "age": 99, "promise": 1, "queues": {text: {"messages": 1}}}
+    worker = {"name": text, "state": text, "why": text, "running": [{"task": text, "seconds": 1}]}
+    status = {"host": text, "at": time.time(), "state": text, "why": text, "groups": {text: group}}
+    status |= {"workers": [worker], "failures": {text: 3}}
+    broker.client.hset(broker.keys.supervisor("there"), mapping={"status": json.dumps(status)})
+    broker.client.zadd(broker.keys.supervisors, {"there": (time.time() + 60) * 1000})
+
+    shown = invoke(redis_url, "status")
+
+    assert_harmless(shown)
+    assert "[/x][bold]:smile:" in shown.replace("\n", "")
 
 
 def test_a_forged_name_is_quoted_as_text_in_a_refusal(redis_url: str) -> None:

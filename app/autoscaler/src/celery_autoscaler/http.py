@@ -138,8 +138,7 @@ def serve(supervisor: Supervisor, settings: Settings) -> Server | None:
         listener = listen(settings.http)
     except (OSError, OverflowError) as error:
         raise SettingsError(f"http={settings.http!r} cannot be served: {error}") from error
-    application = Application(supervisor, who)
-    server = Server(listener, application, application.health.look)
+    server = Server(listener, Application(supervisor, who))
     server.start()
     return server
 

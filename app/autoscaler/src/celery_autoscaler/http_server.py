@@ -59,11 +59,8 @@ class Client:
 class Server:
     """Reads requests in one thread, and answers each in a thread of its own."""
 
-    def __init__(
-        self, listener: socket.socket, application: Application, each_second: Callable[[], None]
-    ) -> None:
+    def __init__(self, listener: socket.socket, application: Application) -> None:
         self.application = application
-        self.each_second = each_second
         self.most_waiting = min(MOST_WAITING, max(16, open_files() // 4))
         self._listener = listener
         listener.setblocking(False)
@@ -85,9 +82,9 @@ class Server:
         """Serve until :meth:`shutdown` is called."""
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        swept = second = time.monotonic()
+        swept = time.monotonic()
         while not self._stopping.is_set():
-            for key, _ in self._selector.select(SWEEP if self._clients else 1.0):
+            for key, _ in self._selector.select(SWEEP if self._clients else None):
                 if key.data is not None:
                     self._read(key.data)
                 elif key.fileobj is self._listener:
@@ -95,9 +92,6 @@ class Server:
             if time.monotonic() - swept >= SWEEP:
                 swept = time.monotonic()
                 self._sweep(swept)
-            if swept - second >= 1.0:
-                second = swept
-                self.each_second()
         for client in list(self._clients.values()):
             self._forget(client)
         self._ended.set()

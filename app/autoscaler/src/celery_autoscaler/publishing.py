@@ -182,6 +182,8 @@ class Publisher:
             "faults": self.context.faults.status(),
             # Tasks by name: how many have failed in the last hour on this host.
             "failures": self.context.task_counts.failures(),
+            # Of those tasks: how many executions have ended.
+            "ended": self.context.task_counts.ended(),
         }
 
     def tick_status(self) -> dict[str, float]:

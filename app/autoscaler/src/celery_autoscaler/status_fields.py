@@ -48,6 +48,10 @@ GROUP = table(
         "waiting": whole(),
         "future": whole(),
         "age": number(),
+        "overdue": whole(),
+        "overdue_age": number(),
+        "unserved": number(),
+        "not_served": flag,
         "arrivals": number(),
         "service_time": number(None),
         "startup": number(),
@@ -98,6 +102,7 @@ HOST = table(
         "workers": many(WORKER),
         "failures": named(whole()),
         "ended": named(whole()),
+        "unreadable": named(table({"count": whole(), "names": many(words())})),
     }
 )
 

@@ -186,6 +186,7 @@ class HostCounts:
         self.tallies = Tallies()
         self._known: dict[str, Tallies] | None = None
         self._failures: dict[int, Counter[str]] = {}
+        self._ended: dict[int, Counter[str]] = {}
 
     def update(self, now: float, told: dict[str, Tallies]) -> None:
         """Take in what the workers of this host have told, by their id, at a time in seconds of the epoch.
@@ -194,14 +195,16 @@ class HostCounts:
         """
         if self._known is not None:
             minute = self._failures.setdefault(int(now // MINUTE), Counter())
+            ended = self._ended.setdefault(int(now // MINUTE), Counter())
             for worker_id, tallies in told.items():
                 former = self._known.get(worker_id, Tallies())
                 for kind, tally in tallies.items():
                     before = former.get(kind) or Tally()
                     self.tallies.of(kind).add(tally, before)
                     minute[kind[0]] += tally.outcomes["failed"] - before.outcomes["failed"]
+                    ended[kind[0]] += tally.outcomes.total() - before.outcomes.total()
             for old in [key for key in self._failures if key <= now // MINUTE - MINUTES]:
-                del self._failures[old]
+                del self._failures[old], self._ended[old]
         self._known = (self._known or {}) | told
 
     def forget(self, worker_ids: Iterable[str]) -> None:
@@ -217,7 +220,16 @@ class HostCounts:
 
     def failures(self) -> dict[str, int]:
         """Return how many tasks of each name have failed in the last hour, the most frequent first."""
-        found: Counter[str] = Counter()
-        for minute in self._failures.values():
-            found.update(minute)
-        return {name: count for name, count in found.most_common() if count}
+        return {name: count for name, count in _sum(self._failures).most_common() if count}
+
+    def ended(self) -> dict[str, int]:
+        """Return how many executions of those tasks have ended in the last hour, in whatever way."""
+        ended = _sum(self._ended)
+        return {name: ended[name] for name in self.failures()}
+
+
+def _sum(minutes: dict[int, Counter[str]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for minute in minutes.values():
+        found.update(minute)
+    return found

@@ -12,6 +12,17 @@ FEW, PART = 5, 0.05
 # Failures of a task in an hour that are many whatever their part.
 MANY = 1000
 
+# What a group that is held back is called, by its limit.
+LIMITS = {
+    "CPU": "limited by CPU",
+    "memory": "limited by memory",
+    "Redis": "limited by Redis",
+    "maximum": "at its maximum",
+    "back-off": "starts fail",
+    "failure": "starts fail",
+    "start slots": "starting",
+}
+
 Groups = Mapping[str, Mapping[str, Any]]
 Hosts = Mapping[str, Mapping[str, Any]]
 
@@ -71,8 +82,9 @@ def findings(
         *paused(groups),
         *dead_letters(groups),
     ]
-    if unreadable:
-        found.append(Finding("unreadable", f"passed over in Redis: {listed(unreadable)}"))
+    passed_over = [*unreadable, *unreadable_by_supervisors(hosts)]
+    if passed_over:
+        found.append(Finding("unreadable", f"passed over in Redis: {listed(passed_over)}"))
     leaving = [host for host, status in hosts.items() if status.get("state") == "leaving"]
     if leaving:
         found.append(Finding("leaving", f"{listed(leaving)} shall run no workers"))
@@ -99,12 +111,13 @@ def without_workers(hosts: Hosts, groups: Groups) -> Iterator[Finding]:
             continue
         if all_leave:
             why = f"{listed(sorted(hosts))} shall run none"
-        elif group["last_failure"] and group["failed_starts"]:
+        elif group["failed_starts"]:
             why = f"{group['failed_starts']} starts failed: {group['last_failure']}"
         else:
             why = group["held_back"] or group["reason"]
-        tasks = f"; {group['waiting']} tasks waiting" if group["waiting"] else ""
-        yield Finding("no workers", f"{name} has none of at least {group['minimum']}{tasks}; {why}")
+        since = f" for {group['unserved']:.0f} s" if group["unserved"] >= 1 else ""
+        tasks = f", {group['waiting']} tasks waiting" if group["waiting"] else ""
+        yield Finding("no workers", f"{name}: none of at least {group['minimum']}{since}{tasks}; {why}")
 
 
 def falling_behind(groups: Groups) -> Iterator[Finding]:
@@ -114,10 +127,12 @@ def falling_behind(groups: Groups) -> Iterator[Finding]:
         group = groups[name]
         if ratio > 1:
             held = f"; held back: {group['held_back']}" if group["held_back"] else ""
+            late = group["overdue"]
+            eta = f"; {late} tasks whose ETA has come wait in workers" if late else ""
             yield Finding(
                 "falling behind",
                 f"the oldest task of {name} waits for {group['age']:.0f} s, promised are "
-                f"{group['promise']:g} s; {group['reason']}{held}",
+                f"{group['promise']:g} s; {group['reason']}{eta}{held}",
             )
 
 
@@ -152,6 +167,15 @@ def dead_letters(groups: Groups) -> Iterator[Finding]:
         yield Finding("dead letters", f"{messages} put aside: queue {listed(sorted(counts))}")
 
 
+def unreadable_by_supervisors(hosts: Hosts) -> list[str]:
+    """Return the names of what supervisors cannot read now."""
+    names: dict[str, None] = {}
+    for status in hosts.values():
+        for kind, found in status.get("unreadable", {}).items():
+            names |= dict.fromkeys(f"{kind} {name}" for name in found["names"])
+    return list(names)
+
+
 def paused(groups: Groups) -> Iterator[Finding]:
     """Find groups whose workers are neither started nor stopped."""
     names = [name for name, group in groups.items() if group["limit"] == "paused"]
@@ -169,11 +193,8 @@ def waiting(groups: Groups) -> str:
 def limit_words(group: Mapping[str, Any]) -> str:
     """Return in a few words what keeps a group from the workers that it wants; nothing if nothing does."""
     have = group["ready"] + group["starting"]
-    if have < group["want"] and (held := group["held_back"].lower()):
-        for mark, name in (("cpu", "CPU"), ("memory", "memory"), ("redis", "Redis")):
-            if mark in held:
-                return f"limited by {name}"
-        return "starts fail" if "start" in held or "died" in held else "held back"
     if group["limit"] == "maximum" and have >= group["maximum"]:
         return "at its maximum"
+    if have < group["want"] and group["held_back"]:
+        return LIMITS.get(group["limit"], "held back")
     return ""
