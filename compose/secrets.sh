@@ -4,7 +4,7 @@ set -eu
 umask 077
 volumes=/volumes
 
-for name in app operator owner database token; do
+for name in app operator owner database token read-token; do
     file=$volumes/all/$name
     if [ ! -s "$file" ]; then
         tr -dc 'A-Za-z0-9' </dev/urandom | head -c 32 >"$file.new"
@@ -29,7 +29,8 @@ password operator | give redis $volumes/redis/operator
 password owner | give postgres $volumes/postgres/owner
 password database | give postgres $volumes/postgres/app
 password token | give $app_user $volumes/app/token
-password token | give nobody $volumes/prometheus/token
+password read-token | give $app_user $volumes/app/read-token
+password read-token | give nobody $volumes/prometheus/read-token
 
 # environment PASSWORD-OF-THE-DATABASE: what is not set otherwise.
 environment() {

@@ -60,7 +60,7 @@ def test_no_password_can_be_seen_from_outside(stack: Stack) -> None:
 
 def test_a_service_cannot_read_what_is_not_its_own(stack: Stack) -> None:
     assert stack.run("redis", "sh", "-c", "ls /secrets").split() == ["operator", "users.acl"]
-    assert stack.run("worker", "sh", "-c", "ls /secrets").split() == ["environment", "token"]
+    assert stack.run("worker", "sh", "-c", "ls /secrets").split() == ["environment", "read-token", "token"]
 
 
 def test_the_page_wants_its_token(stack: Stack) -> None:

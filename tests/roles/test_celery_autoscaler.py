@@ -118,6 +118,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"celery_autoscaler_http": "127.example:9541", "celery_autoscaler_http_token": "short"},
         "16 characters or more",
     ),
+    (
+        {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_read_token": "short"},
+        "16 characters or more",
+    ),
+    (
+        {
+            "celery_autoscaler_http": "0.0.0.0:9541",
+            "celery_autoscaler_http_token": "short",
+            "celery_autoscaler_http_read_token": "x" * 16,
+        },
+        "16 characters or more",
+    ),
+    (
+        {"celery_autoscaler_http_token": "x" * 16, "celery_autoscaler_http_read_token": "x" * 16},
+        "celery_autoscaler_http_read_token is celery_autoscaler_http_token",
+    ),
     ({"celery_autoscaler_enabled": False}, "is false, but celery_app_supervised is true"),
     (
         {"celery_app_supervised": False, "celery_autoscaler_enabled": True},
@@ -131,6 +147,7 @@ RIGHT: list[dict[str, Any]] = [
     {"celery_autoscaler_http": ""},
     {"celery_autoscaler_http": "unix:/run/celery-autoscaler/http"},
     {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_token": "x" * 16},
+    {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_read_token": "x" * 16},
 ]
 
 
@@ -161,7 +178,9 @@ def test_the_unit_exposes_at_most_2_5(files: dict[str, str], tmp_path: Path) -> 
 
 
 def test_a_token_is_read_from_a_file_that_others_cannot_read() -> None:
-    rendered = render("celery_autoscaler", [TOML, UNIT], {**APP, "celery_autoscaler_http_token": "t" * 16})
+    tokens = {"celery_autoscaler_http_token": "t" * 16, "celery_autoscaler_http_read_token": "r" * 16}
+    rendered = render("celery_autoscaler", [TOML, UNIT], {**APP, **tokens})
 
     assert 'token_file = "/etc/celery/autoscaler.token"' in rendered[TOML].splitlines()
-    assert "t" * 16 not in rendered[TOML] + rendered[UNIT]
+    assert 'read_token_file = "/etc/celery/autoscaler.read-token"' in rendered[TOML].splitlines()
+    assert not any(token in rendered[TOML] + rendered[UNIT] for token in tokens.values())

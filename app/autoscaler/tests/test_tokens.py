@@ -171,8 +171,9 @@ def test_a_file_holds_one_token(tmp_path: Path, content: bytes | None, words: st
         path.write_bytes(content)
 
     for setting in ("token_file", "read_token_file"):
+        named: dict[str, Any] = {setting: str(path)}
         with pytest.raises(SettingsError) as refused:
-            access(replace(Settings(groups={}), **{setting: str(path)}))
+            access(replace(Settings(groups={}), **named))
         assert refused.value.message == f"{setting}='{path}' {words}"
 
 

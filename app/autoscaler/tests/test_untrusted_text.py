@@ -14,12 +14,17 @@ from celery import Celery
 from celery_autoscaler import cli, fleet_status
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.logs import JsonFormatter, PlainFormatter
+from celery_autoscaler.metrics import registry
+from celery_autoscaler.settings import Settings
+from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.terminal import new_console, record_view
 from celery_autoscaler.text import as_lines, as_text, in_json, masked, missing
 from click.testing import CliRunner
 from counted_tasks import Fleet
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 # Each kind once: markup of the terminal library, emoji, the title and a link by OSC, colours, C1, a line that
 # looks like a record, marks that turn the order of reading, one that is not seen, half a pair of UTF-16.
@@ -111,6 +116,20 @@ def test_a_worker_forges_no_record(fleet: Fleet) -> None:
     assert worker.stop() == 0
 
     assert_harmless(worker.output())
+
+
+def test_names_of_tasks_are_labels_that_prometheus_takes(redis_url: str) -> None:
+    with Celery("proj", broker=redis_url, set_as_current=False) as app:
+        supervisor = Supervisor(app, "proj", Settings(groups={}, hostname="here"))
+        for name in (HOSTILE, "x" * 1000, "x" * 1001, "fine"):
+            supervisor.task_counts.tallies.of((name, HOSTILE)).outcomes["failed"] += 1
+        text = generate_latest(registry(supervisor)).decode()
+        supervisor.launcher.close()
+
+    assert_harmless(text.replace("# ", ""))
+    [family] = [one for one in text_string_to_metric_families(text) if one.name == "celery_tasks"]
+    assert len(family.samples) == 3
+    assert {"fine", as_text(HOSTILE, 200)} <= {sample.labels["task"] for sample in family.samples}
 
 
 # --- What is in Redis ----------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ options:
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = "CELERY_APP_RELEASE"
 SUPERVISOR = "celery-autoscaler.service"
+# What the command says of a worker that it does not know.
+UNKNOWN = "no worker named"
 # Exit status of the command that has it replace workers, where it is not there for that.
 UNSUPERVISED = 3
 # Looks until no worker is left that was there before.
@@ -274,7 +276,8 @@ def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) 
         code, _output, error = module.run_command([*module.params["replace"], *names])
         if code == UNSUPERVISED:
             break
-        if code:
+        # Those that have ended, or are on another broker, have no lease there.
+        if code and UNKNOWN not in error:
             reason = error.strip().splitlines()[-1:] or ["no reason given"]
             module.fail_json(msg=reason[0].removeprefix("Error: "))
         # Those that were starting had no lease yet.

@@ -1,5 +1,6 @@
 """Metrics of a supervisor for Prometheus, made from its status when they are asked for."""
 
+import time
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -14,8 +15,13 @@ from prometheus_client.core import (
 
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.task_counts import BUCKETS, Histogram
+from celery_autoscaler.text import as_text
 
 PREFIX = "celery_autoscaler_"
+# Seconds by which a tick is late before what it saw is no figure of now.
+LATE = 10.0
+# Characters of a label's value.
+MOST_LABEL = 200
 # Metric, its help, the field of a group's status.
 GROUP_GAUGES = (
     ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
@@ -54,7 +60,10 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         supervisor, status = self.supervisor, self.supervisor.status
-        groups: dict[str, dict[str, Any]] = status.get("groups", {})
+        late = time.monotonic() - supervisor.last_tick - supervisor.settings.tick > LATE
+        blind = late or status.get("state") == "blind"
+        # What was seen before is no figure of now: none is better than a wrong one.
+        groups: dict[str, dict[str, Any]] = {} if blind else status.get("groups", {})
         for name, text, field in GROUP_GAUGES:
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group"])
             for group, found in groups.items():
@@ -70,14 +79,15 @@ class Collector:
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group", "queue"])
             for group, found in groups.items():
                 for queue, figures in found["queues"].items():
-                    gauge.add_metric([group, queue], figures[field])
+                    gauge.add_metric([group, label(queue)], figures[field])
             yield gauge
         yield from self._counters()
         yield from self._tasks()
-        yield from self._host(status)
+        yield from self._host({} if late else status)
         yield from self._reading(status)
-        blind = float(status.get("state") == "blind")
-        yield GaugeMetricFamily(PREFIX + "blind", "Whether the broker does not answer.", value=blind)
+        yield GaugeMetricFamily(
+            PREFIX + "blind", "Whether the broker does not answer, or the tick hangs.", value=float(blind)
+        )
         yield GaugeMetricFamily(
             PREFIX + "tick_seconds", "Seconds that the last tick took.", value=supervisor.tick_seconds
         )
@@ -110,12 +120,18 @@ class Collector:
             "Seconds from a task's publication, or its ETA, to its start on this host.",
             labels=labels,
         )
+        told: set[tuple[str, ...]] = set()
         # In one step: the supervisor's thread may add one meanwhile.
         for kind, tally in list(self.supervisor.task_counts.tallies.items()):
+            shown = [label(name) for name in kind]
+            # Two names that look the same would make Prometheus refuse all metrics.
+            if tuple(shown) in told:
+                continue
+            told.add(tuple(shown))
             for outcome, count in list(tally.outcomes.items()):
-                total.add_metric([*kind, outcome], count)
+                total.add_metric([*shown, label(outcome)], count)
             for family, histogram in ((runtime, tally.runtime), (wait, tally.wait)):
-                family.add_metric(kind, cumulative(histogram), histogram.total)
+                family.add_metric(shown, cumulative(histogram), histogram.total)
         yield from (total, runtime, wait)
 
     def _reading(self, status: dict[str, Any]) -> Iterator[Metric]:
@@ -142,6 +158,11 @@ class Collector:
         ):
             if field in status:
                 yield GaugeMetricFamily(PREFIX + name, text, value=status[field] / 100)
+
+
+def label(value: str) -> str:
+    """Return a name from outside as the value of a label."""
+    return as_text(value, MOST_LABEL)
 
 
 def cumulative(histogram: Histogram) -> list[tuple[str, float]]:
