@@ -1,7 +1,8 @@
-"""A discrete-event simulation of a worker group that follows the real control law, without a process.
+"""A discrete-event simulation of worker groups and hosts that follow the real control law, without a process.
 
-Arrivals, sizes of tasks and the time that a start takes are given; Age, Meter and GroupPolicy are the real
-ones and see no more than a supervisor sees: lengths, counters, workers. Drains are ideal.
+Arrivals, sizes of tasks and the time that a start takes are given. The estimates, the law, the shares of the
+hosts and their brakes are the real ones and see no more than a supervisor sees: lengths, counters, workers.
+Drains are ideal.
 """
 
 from __future__ import annotations
@@ -9,22 +10,63 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Protocol
 
-from celery_autoscaler.estimates import Age, Meter, WorkerCounters
-from celery_autoscaler.policy import Decision, GroupPolicy, Seen
+from celery_autoscaler.estimates import Age, Meter, WorkerCounters, merged
+from celery_autoscaler.limits import Brakes, HostSeen, StartNeed, start_turns, starting_load
+from celery_autoscaler.policy import Decision, Seen
+from celery_autoscaler.runtimes import Ended, RunTimes
 from celery_autoscaler.settings import Group
+from celery_autoscaler.shares import Offer, moves
+from celery_autoscaler.throughput import Throughput
 
 QUEUE = "celery"
+HOST = "host"
+# Messages of the queue whose kind a supervisor sees.
+PEEK = 100
+# Seconds ahead for which a supervisor is told how many tasks come due, at most.
+HORIZON = 120.0
+
+
+class Law(Protocol):
+    """Anything that wants a number of workers once a tick."""
+
+    def decide(self, group: Group, seen: Seen) -> Decision:
+        """Return what is wanted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: when it can run, how long it takes alone, what it is called, when an ETA task was sent."""
+
+    at: float
+    size: float
+    kind: str = "task"
+    sent: float | None = None
+
+
+@dataclass(frozen=True)
+class SimulatedHost:
+    """A host and what starting workers and tasks use of its CPUs, in CPUs each."""
+
+    name: str = HOST
+    cpus: float = 2.0
+    start_cpu: float = 0.5
+    task_cpu: float = 0.0
 
 
 @dataclass
 class SimulatedWorker:
-    """A worker: when it consumes, what it has done, whether it takes more."""
+    """A worker: where it runs, since when, when it consumes, what it has done, whether it takes more."""
 
+    host: str
+    since: float
     ready_at: float
     draining: bool = False
     running: int = 0
@@ -58,17 +100,27 @@ class Tick:
 
 @dataclass
 class Trace:
-    """What happened."""
+    """What happened to the tasks of a group, and to its workers."""
 
     waits: list[float] = field(default_factory=list)
     """Of each task that has begun, in seconds."""
+    unfinished: int = 0
+    """Tasks that had not begun at the end."""
     ticks: list[Tick] = field(default_factory=list)
     worker_seconds: float = 0.0
 
+    @property
+    def hours(self) -> float:
+        """Hours of workers."""
+        return self.worker_seconds / 3600
+
     def wait(self, part: float) -> float:
-        """Return the wait that so great a part of the tasks stays below."""
+        """Return the wait that so great a part of the tasks stays below; infinite if so many never began."""
         ordered = sorted(self.waits)
-        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+        place = int(part * (len(ordered) + self.unfinished))
+        if place >= len(ordered):
+            return math.inf if self.unfinished else ordered[-1]
+        return ordered[place]
 
     def turns(self, after: float) -> int:
         """Return how often the number of workers changed its direction."""
@@ -87,142 +139,315 @@ class Trace:
         return shortest
 
 
-class Simulation:
-    """One group of workers and one queue, from the first arrival on."""
+def full_speed(_running: int) -> float:
+    """Let tasks not disturb each other."""
+    return 1.0
+
+
+class SimulatedGroup:
+    """One group of workers, its queue, and what a supervisor knows of both."""
 
     def __init__(
         self,
         group: Group,
-        law: GroupPolicy,
-        arrivals: Sequence[float],
-        sizes: Sequence[float],
+        law: Law,
+        tasks: Sequence[Task],
         *,
         startup: float = 3.0,
-        tick: float = 1.0,
         workers: int | None = None,
+        speed: Callable[[int], float] = full_speed,
+        starts: int | None = None,
     ) -> None:
-        """Prepare; `workers` are there at the beginning, the group's minimum if not given."""
-        self.group = group
-        self.law = law
-        self.startup = startup
-        self.tick = tick
+        """Prepare.
+
+        Args:
+            group: Its settings.
+            law: What decides.
+            tasks: In the order of time.
+            startup: Seconds of a start.
+            workers: Those that are there at the beginning; the group's minimum if not given.
+            speed: The part of its full speed at which each task goes on while so many run.
+            starts: Workers that the hosts start at a time.
+        """
+        self.group, self.law, self.startup, self.speed, self.starts = group, law, startup, speed, starts
         self.trace = Trace()
-        self._tasks = deque(zip(arrivals, sizes, strict=True))
-        self._waiting: deque[tuple[float, float]] = deque()
-        self._ends: list[tuple[float, int]] = []
-        self._workers: dict[int, SimulatedWorker] = {}
+        self.workers: dict[int, SimulatedWorker] = {}
+        self.initial = group.min_workers if workers is None else workers
+        self.decision = Decision(self.initial, "")
+        self.seen = Seen(now=0.0)
+        self._tasks = deque(sorted(tasks, key=lambda task: task.at))
+        self._etas = sorted(task.at for task in tasks if task.sent is not None)
+        self._sent = {task.at: task.sent for task in tasks if task.sent is not None}
+        self._waiting: deque[Task] = deque()
+        # Ends in seconds of undisturbed work, of which `_progress` are done.
+        self._ends: list[tuple[float, int, int]] = []
+        self._begun: dict[int, tuple[float, Task]] = {}
+        self._progress = 0.0
+        self._clock = 0.0
         self._free: list[int] = []
         """Number of a worker for each of its free slots; those that have ended since among them."""
         self._taken = 0
         self._number = 0
+        self._ended: dict[str, Ended] = {}
         self._age, self._meter = Age(), Meter()
-        for _ in range(group.min_workers if workers is None else workers):
-            self._start(0.0)
+        self._run_times, self._throughput = RunTimes(), Throughput()
 
-    def run(self, until: float) -> Trace:
-        """Run for so many seconds; return what happened."""
-        for number in range(round(until / self.tick)):
-            now = number * self.tick
-            self._act(now, self._look(now))
-            self._pass(now, now + self.tick)
-        return self.trace
+    # --- What a supervisor sees --------------------------------------------------------------------
 
-    def _look(self, now: float) -> Decision:
-        workers = self._workers
+    def look(self, now: float) -> None:
+        """See what there is and decide."""
+        self.seen = self._observe(now)
+        self.decision = self.law.decide(self.group, self.seen)
+        age = now - self._waiting[0].at if self._waiting else 0.0
+        self.trace.ticks.append(Tick(self.seen, self.decision, age))
+
+    def _observe(self, now: float) -> Seen:
+        workers, slots = self.workers, self.group.concurrency
         consuming = {n: w for n, w in workers.items() if w.ready_at <= now}
-        age = self._age.update(now, len(self._waiting), self._taken)
-        counters = {
-            str(number): worker.counters(now, self.group.concurrency) for number, worker in consuming.items()
-        }
-        self._meter.update(now, len(self._waiting), counters)
-        seen = Seen(
+        backlog, busy = len(self._waiting), len(self._begun)
+        age = self._age.update(now, backlog, self._taken)
+        self._meter.update(now, backlog, {str(n): w.counters(now, slots) for n, w in consuming.items()})
+        self._run_times.update(now, {"fleet": self._ended})
+        service = self._run_times.mean(now, self._next_kinds(backlog)) or self._meter.service_time
+        ready = sum(not worker.draining for worker in consuming.values())
+        limit = self._throughput.update(
+            now, self._run_times.totals, busy=busy, waiting=backlog, lateness=age / self.group.promise
+        )
+        return Seen(
             now=now,
-            backlog=len(self._waiting),
-            busy=sum(worker.running for worker in workers.values()),
+            backlog=backlog,
+            busy=busy,
+            long=sum(now - begun > self.group.promise for begun, _ in self._begun.values()),
+            next_eta=self._next_eta(now),
+            due=self._due(now),
             age=age,
-            longest=len(self._waiting),
+            parts=merged(self._age.parts(now)),
+            longest=backlog,
             longest_queue=QUEUE,
-            ready=sum(not worker.draining for worker in consuming.values()),
+            ready=ready,
+            busy_workers=sum(worker.running > 0 for worker in consuming.values()),
             starting=len(workers) - len(consuming),
+            start_left=tuple(sorted(w.ready_at - now for w in workers.values() if w.ready_at > now)),
+            starts_at_once=self.starts,
             arrival_fast=self._meter.fast.value,
             arrival_slow=self._meter.slow.value,
-            service_time=self._meter.service_time,
+            service_time=service,
             startup=self.startup,
+            useful_slots=limit.slots,
+            tried_slots=limit.tried,
         )
-        decision = self.law.decide(self.group, seen)
-        self.trace.ticks.append(Tick(seen, decision, now - self._waiting[0][0] if self._waiting else 0.0))
-        return decision
 
-    def _act(self, now: float, decision: Decision) -> None:
-        counted = [n for n, worker in self._workers.items() if not worker.draining]
-        missing = decision.want - len(counted)
-        for number, worker in self._workers.items():
-            if missing > 0 and worker.draining:
+    def _next_kinds(self, backlog: int) -> Mapping[str, float]:
+        """Return how many tasks of each kind wait, going by those that are taken next."""
+        peeked = Counter(task.kind for task in islice(self._waiting, PEEK))
+        return {kind: count * backlog / sum(peeked.values()) for kind, count in peeked.items()}
+
+    def _next_eta(self, now: float) -> float | None:
+        place = bisect_right(self._etas, now)
+        while place < len(self._etas):
+            if self._sent[self._etas[place]] <= now:
+                return self._etas[place] - now
+            place += 1
+        return None
+
+    def _due(self, now: float) -> int:
+        horizon = min(HORIZON, self.startup + 2.0)
+        begin, end = bisect_right(self._etas, now), bisect_right(self._etas, now + horizon)
+        return sum(self._sent[eta] <= now for eta in self._etas[begin:end])
+
+    # --- Workers -----------------------------------------------------------------------------------
+
+    def start(self, at: float, host: str) -> None:
+        """Start a worker."""
+        self._number += 1
+        self.workers[self._number] = SimulatedWorker(host, at, at + self.startup)
+
+    def keep(self, count: int) -> int:
+        """Let draining workers go on; return how many of so many are still missing."""
+        for number, worker in self.workers.items():
+            if count > 0 and worker.draining:
                 worker.draining = False
                 self._offer(number, self.group.concurrency - worker.running)
-                missing -= 1
-        for _ in range(missing):
-            self._start(now)
-        for number in sorted(counted, key=lambda n: self._workers[n].running)[: max(0, -missing)]:
-            self._workers[number].draining = True
+                count -= 1
+        return count
+
+    def drain(self, count: int) -> None:
+        """Let so many workers take nothing more, those that run least first."""
+        counted = [n for n, worker in self.workers.items() if not worker.draining]
+        for number in sorted(counted, key=lambda n: self.workers[n].running)[: max(0, count)]:
+            self.workers[number].draining = True
             self._end_if_drained(number)
 
-    def _start(self, at: float) -> None:
-        self._number += 1
-        self._workers[self._number] = SimulatedWorker(ready_at=at + self.startup)
+    def counted(self) -> list[SimulatedWorker]:
+        """Return the workers that consume or start."""
+        return [worker for worker in self.workers.values() if not worker.draining]
 
     def _offer(self, number: int, slots: int) -> None:
         for _ in range(slots):
             heapq.heappush(self._free, number)
 
     def _end_if_drained(self, number: int) -> None:
-        if self._workers[number].draining and not self._workers[number].running:
-            del self._workers[number]
+        if self.workers[number].draining and not self.workers[number].running:
+            del self.workers[number]
 
-    def _pass(self, begin: float, end: float) -> None:
+    # --- Time --------------------------------------------------------------------------------------
+
+    def advance(self, begin: float, end: float) -> None:
         """Let the time of one tick pass."""
         for now in self._events(begin, end):
             while self._waiting and self._free:
                 number = heapq.heappop(self._free)
-                worker = self._workers.get(number)
-                if worker is None or worker.draining:
+                worker = self.workers.get(number)
+                if worker is None or worker.draining or worker.running >= self.group.concurrency:
                     continue
-                sent, size = self._waiting.popleft()
-                self.trace.waits.append(now - sent)
+                task = self._waiting.popleft()
+                self.trace.waits.append(now - task.at)
                 self._taken += 1
                 worker.running += 1
                 worker.processed += 1
                 worker.worked -= now
-                heapq.heappush(self._ends, (now + size, number))
-        self.trace.worker_seconds += len(self._workers) * (end - begin)
+                self._begun[self._taken] = (now, task)
+                heapq.heappush(self._ends, (self._progress + task.size, number, self._taken))
+        self.trace.worker_seconds += len(self.workers) * (end - begin)
 
     def _events(self, begin: float, end: float) -> Iterator[float]:
         """Let what happens in a span happen; yield the time of each event."""
-        starts = sorted((w.ready_at, n) for n, w in self._workers.items() if begin <= w.ready_at < end)
+        starts = sorted((w.ready_at, n) for n, w in self.workers.items() if begin <= w.ready_at < end)
         yield begin
         while True:
-            times = [
-                self._tasks[0][0] if self._tasks else end,
-                self._ends[0][0] if self._ends else end,
-                starts[0][0] if starts else end,
-            ]
-            now = min(times)
+            speed = self.speed(len(self._begun)) if self._begun else 1.0
+            next_end = self._clock + (self._ends[0][0] - self._progress) / speed if self._ends else end
+            now: float = min(
+                self._tasks[0].at if self._tasks else end, next_end, starts[0][0] if starts else end, end
+            )
+            now = max(now, self._clock)
+            self._progress += (now - self._clock) * speed
+            self._clock = now
             if now >= end:
                 return
-            if times[2] == now:
+            if starts and starts[0][0] <= now:
                 self._offer(starts.pop(0)[1], self.group.concurrency)
-            elif times[1] == now:
-                _, number = heapq.heappop(self._ends)
-                worker = self._workers[number]
-                worker.running -= 1
-                worker.worked += now
-                if worker.draining:
-                    self._end_if_drained(number)
-                else:
-                    self._offer(number, 1)
-            else:
+            elif self._tasks and self._tasks[0].at <= now:
                 self._waiting.append(self._tasks.popleft())
+            else:
+                self._end_task(now)
             yield now
+
+    def _end_task(self, now: float) -> None:
+        _, number, key = heapq.heappop(self._ends)
+        begun, task = self._begun.pop(key)
+        took = now - begun
+        self._ended[task.kind] = self._ended.get(task.kind, Ended()).plus(Ended(1, took, took**2))
+        worker = self.workers[number]
+        worker.running -= 1
+        worker.worked += now
+        if worker.draining:
+            self._end_if_drained(number)
+        else:
+            self._offer(number, 1)
+
+    def close(self) -> Trace:
+        """Return what happened."""
+        self.trace.unfinished = len(self._waiting)
+        return self.trace
+
+
+class Simulation:
+    """Groups of workers on some hosts, from the first arrival on."""
+
+    def __init__(
+        self, groups: Sequence[SimulatedGroup], hosts: Sequence[SimulatedHost] = (), *, tick: float = 1.0
+    ) -> None:
+        """Prepare; without hosts, any number of workers may start at a time."""
+        self.groups, self.hosts, self.tick = groups, hosts, tick
+        self._brakes = Brakes(cpu_threshold=90.0, memory_threshold=85.0)
+        starts = sum(Brakes.starts_at_once(HostSeen(cpus=host.cpus)) for host in hosts) or None
+        for group in groups:
+            group.starts = starts
+            for number in range(group.initial):
+                group.start(0.0, hosts[number % len(hosts)].name if hosts else HOST)
+
+    def run(self, until: float) -> list[Trace]:
+        """Run for so many seconds; return what happened to each group."""
+        for number in range(round(until / self.tick)):
+            now = number * self.tick
+            for group in self.groups:
+                group.look(now)
+            self._act(now)
+            for group in self.groups:
+                group.advance(now, now + self.tick)
+        return [group.close() for group in self.groups]
+
+    def _act(self, now: float) -> None:
+        missing: dict[SimulatedGroup, Mapping[str, int]] = {}
+        for group in self.groups:
+            delta = group.decision.want - len(group.counted())
+            if delta < 0:
+                group.drain(-delta)
+            wanted = group.keep(delta) if delta > 0 else 0
+            if not self.hosts:
+                for _ in range(wanted):
+                    group.start(now, HOST)
+            missing[group] = self._by_host(group, wanted)
+        for host in self.hosts:
+            self._start_on(host, now, {group: found.get(host.name, 0) for group, found in missing.items()})
+
+    def _by_host(self, group: SimulatedGroup, wanted: int) -> Mapping[str, int]:
+        if not self.hosts or wanted <= 0:
+            return {}
+        have = Counter(worker.host for worker in group.counted())
+        offers = [Offer(host.name, host.cpus) for host in self.hosts]
+        total = sum(have.values()) + wanted
+        return moves(total, max(total, group.group.max_workers), have, offers, rebalance=False)
+
+    def _start_on(self, host: SimulatedHost, now: float, missing: Mapping[SimulatedGroup, int]) -> None:
+        """Start what the host bears at a time."""
+        workers = [w for group in self.groups for w in group.workers.values() if w.host == host.name]
+        starting = [w for w in workers if w.ready_at > now]
+        used = len(starting) * host.start_cpu + sum(w.running for w in workers) * host.task_cpu
+        seen = HostSeen(cpus=host.cpus, cpu=min(100.0, 100 * used / host.cpus))
+        if self._brakes.against_starts(seen, slowing=False, worker_memory=0, starting=len(starting)):
+            # A busy CPU keeps no group below its minimum, or its tasks waiting for nobody.
+            missing = {
+                group: min(count, max(group.group.min_workers, 1) - len(group.counted()))
+                for group, count in missing.items()
+            }
+        needs = [
+            StartNeed(
+                group=group.group.name,
+                missing=count,
+                starting=sum(w in starting for w in group.workers.values()),
+                below_minimum=len(group.counted()) < group.group.min_workers,
+                overdue=group.seen.age / group.group.promise,
+            )
+            for group, count in missing.items()
+        ]
+        free = Brakes.starts_at_once(seen)
+        waiting = len(starting) - starting_load(now, [w.since for w in starting], seen)
+        turns = start_turns(needs, free + waiting)
+        for group in missing:
+            for _ in range(turns[group.group.name]):
+                group.start(now, host.name)
+
+
+def simulate(
+    group: Group,
+    law: Law,
+    tasks: Sequence[Task],
+    until: float,
+    *,
+    startup: float = 3.0,
+    tick: float = 1.0,
+    workers: int | None = None,
+    speed: Callable[[int], float] = full_speed,
+    hosts: Sequence[SimulatedHost] = (),
+) -> Trace:
+    """Simulate one group; see :class:`SimulatedGroup`."""
+    run = SimulatedGroup(group, law, tasks, startup=startup, workers=workers, speed=speed)
+    return Simulation([run], hosts, tick=tick).run(until)[0]
+
+
+# --- Chance and times --------------------------------------------------------------------------------
 
 
 def repeatable(seed: int) -> random.Random:
@@ -241,3 +466,8 @@ def poisson(rate: float, seconds: float, chance: random.Random, begin: float = 0
     while (now := now + chance.expovariate(rate)) < begin + seconds:
         times.append(now)
     return times
+
+
+def as_tasks(arrivals: Sequence[float], sizes: Sequence[float], kind: str = "task") -> list[Task]:
+    """Return tasks of one kind."""
+    return [Task(at, size, kind) for at, size in zip(arrivals, sizes, strict=True)]

@@ -303,7 +303,7 @@ def test_decisions_are_explained_in_words(
     assert "20 tasks wait" in shown
     assert "held back on here: memory is used to" in shown
     assert shown.startswith(run("explain", "default"))
-    assert run("explain", "slow").endswith("slow keeps 0: nothing waits, nothing runs")
+    assert run("explain", "slow").endswith("slow keeps 0: No tasks waiting, none running")
 
 
 def test_as_many_decisions_are_explained_as_are_asked_for(app: Celery, run: Run, refuse: Run) -> None:

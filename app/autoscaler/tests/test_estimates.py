@@ -10,7 +10,7 @@ import pytest
 from celery_autoscaler.estimates import FIRST_START, Age, Average, Meter, Pace, StartUp, WorkerCounters
 from celery_autoscaler.policy import GroupPolicy
 from celery_autoscaler.settings import Group
-from simulated_fleet import Simulation, poisson, repeatable
+from simulated_fleet import as_tasks, poisson, repeatable, simulate
 
 # --- Age -----------------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ def test_arrival_rate_and_service_time_converge_on_a_known_load(rate: float, mea
     arrivals = poisson(rate, 600, chance)
     sizes = [chance.uniform(0.5 * mean, 1.5 * mean) for _ in arrivals]
     group = Group(name="default", queues=("celery",), max_workers=60)
-    seen = [tick.seen for tick in Simulation(group, GroupPolicy(), arrivals, sizes).run(600).ticks[300:]]
+    seen = [tick.seen for tick in simulate(group, GroupPolicy(), as_tasks(arrivals, sizes), 600).ticks[300:]]
 
     rates = [one.arrival_slow for one in seen]
     assert sum(rates) / len(rates) == pytest.approx(rate, rel=0.15)

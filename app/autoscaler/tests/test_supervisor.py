@@ -79,8 +79,10 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert outcome.exactly_once, outcome
     assert len(fleet.by_host()) == 1
     reasons = [entry["reason"] for entry in fleet.decisions()]
-    assert any("tasks wait" in reason and "the maximum is 3" in reason for reason in reasons), reasons
-    assert any("would have sufficed" in reason for reason in reasons), reasons
+    assert any("tasks waiting" in reason and "Limited by max_workers = 3" in reason for reason in reasons), (
+        reasons
+    )
+    assert any("been enough for" in reason for reason in reasons), reasons
     assert supervisor.stop() == 0
     assert fleet.living() == []
     assert "The supervisor has ended" in supervisor.output()

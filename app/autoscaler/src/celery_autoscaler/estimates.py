@@ -4,8 +4,9 @@ Pure: no I/O, no clock of its own. Times are seconds of any steady clock.
 """
 
 import math
+from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ HISTORY = 10
 SLOWER = 1.25
 # Start-up times that are remembered.
 STARTS = 10
+# Parts of a list whose ages are told apart, and of all lists of a group.
+PARTS, GROUP_PARTS = 4, 8
 # Seconds that a start is taken to last before one was measured.
 FIRST_START = 3.0
 
@@ -89,12 +92,38 @@ class Age:
             self._arrivals.popleft()
         return now - self._arrival_of(self._departed + 1)
 
+    def parts(self, now: float, count: int = PARTS) -> list[tuple[float, int]]:
+        """Return the list in parts, the oldest first: age of the oldest message, number of messages."""
+        arrived = self._arrivals[-1][1] if self._arrivals else 0
+        first, parts = self._departed, []
+        for place in range(1, count + 1):
+            end = self._departed + (arrived - self._departed) * place // count
+            if end > first:
+                parts.append((now - self._arrival_of(first + 1), end - first))
+            first = end
+        return parts
+
     def _arrival_of(self, number: int) -> float:
-        begin, before = self._arrivals[0]
-        if len(self._arrivals) == 1:
-            return begin
-        end, after = self._arrivals[1]
-        return begin + (end - begin) * (number - before) / (after - before)
+        """Return when a message came, counted from the first look."""
+        known = self._arrivals
+        place = bisect_left(known, number, key=lambda look: look[1])
+        if place == 0 or len(known) == 1:
+            return known[0][0]
+        (begin, before), (end, after) = known[place - 1], known[min(place, len(known) - 1)]
+        return begin + (end - begin) * (number - before) / max(1, after - before)
+
+
+def merged(parts: Iterable[tuple[float, int]], most: int = GROUP_PARTS) -> tuple[tuple[float, int], ...]:
+    """Return the parts of several lists, ages and numbers, as a few parts; each has the age of its oldest."""
+    ordered = sorted(parts, reverse=True)
+    size = max(1, math.ceil(sum(count for _, count in ordered) / most))
+    found: list[tuple[float, int]] = []
+    for age, count in ordered:
+        if found and found[-1][1] + count <= size:
+            found[-1] = found[-1][0], found[-1][1] + count
+        else:
+            found.append((round(age, 2), count))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

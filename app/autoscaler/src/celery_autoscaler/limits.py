@@ -27,6 +27,9 @@ MEMORY_PRESSURE = 10.0
 CPU_PRESSURE = 60.0
 # Workers that may be starting at a time for each CPU.
 STARTS_A_CPU = 2
+# Seconds after which a start that needs a CPU would show in its use, and the use below which it needs none.
+START_SHOWS = 5.0
+CPU_ROOM = 70.0
 # Seconds between two workers given up because the host is short of something, and before any is started.
 SETTLE = 10.0
 
@@ -85,6 +88,22 @@ class Brakes:
             return ""
         self._last = now
         return why
+
+
+def starting_load(now: float, begun: Sequence[float], host: HostSeen) -> int:
+    """Return how many starting workers take the place of others that could start.
+
+    One that has been starting for long while the CPUs are not busy waits for something else, such as a
+    database: it does not slow the start of others.
+
+    Args:
+        now: When the host was looked at.
+        begun: When each of the host's starting workers was started.
+        host: What is seen of the host.
+    """
+    if host.cpu > CPU_ROOM or host.cpu_pressure > CPU_PRESSURE:
+        return len(begun)
+    return sum(now - since < START_SHOWS for since in begun)
 
 
 @dataclass(frozen=True)

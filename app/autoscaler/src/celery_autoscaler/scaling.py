@@ -183,7 +183,9 @@ class Scaling:
             done = self._grow(now, plan, slots, seen)
         elif plan.delta < 0 and not state.seen.starting:
             _, high = self.context.bounds(state.group)
-            over = state.seen.ready - high
+            # Workers beyond the maximum, or beyond what is of use, run something and end after it.
+            most = state.decision.want if state.decision.limit == "throughput" else high
+            over = state.seen.ready - most
             done = Done(-self._shrink(now, state, -plan.delta, state.decision.reason, busy=over))
         elif plan.shortage and state.decision.want > state.seen.ready + state.seen.starting:
             done = Done(0, plan.shortage.kind, plan.shortage.words)
