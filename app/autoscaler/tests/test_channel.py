@@ -123,6 +123,33 @@ def test_who_has_no_right_to_takes_nothing(redis_url: str, client: Redis, situat
     assert client.hlen(f"fleet:unacked:{WORKER}") == 0
 
 
+def test_queues_and_priority_steps_may_be_many(redis_url: str, client: Redis) -> None:
+    steps = {"priority_steps": list(range(10)), "global_keyprefix": "[app]:"}
+    queues = [f"queue{number}" for number in range(900)]
+    for step in (9, 0):
+        for queue in (queues[0], queues[450], queues[899]):
+            publish(redis_url, queue, f"{queue} {step}", priority=step, **steps)
+    taker = Taker(redis_url, queues, 100, **steps)
+    client.set("[app]:queue7", "no list")
+    begin = time.monotonic()
+    taken = taker.take(6)
+
+    print(f"{len(taken)} messages in {time.monotonic() - begin:.2f} s")  # noqa: T201
+    assert [body.split()[1] for body in taken] == ["0"] * 3 + ["9"] * 3
+    assert client.hlen(f"[app]:fleet:unacked:{WORKER}") == 6
+
+
+def test_a_list_with_a_line_feed_in_its_name_gets_its_messages_back(redis_url: str, client: Redis) -> None:
+    publish(redis_url, "one\nmore", "message")
+    taker = Taker(redis_url, ["one\nmore"], 1)
+    taker.take(1)
+
+    taker.ledger.close()
+
+    assert client.llen("one\nmore") == 1
+    assert client.keys("fleet:*") == []
+
+
 def test_nothing_waits_behind_running_tasks_where_prefetching_is_disabled(fleet: Fleet) -> None:
     fleet.start(concurrency=2, settings={"worker_disable_prefetch": True, "worker_prefetch_multiplier": 4})
     ids = fleet.tasks.send(10, 0.2)

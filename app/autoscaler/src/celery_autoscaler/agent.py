@@ -20,6 +20,7 @@ from redis.exceptions import RedisError, ResponseError
 from celery_autoscaler import recovery
 from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
+from celery_autoscaler.orphans import Searcher
 from celery_autoscaler.systemd import notify
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Heartbeat(threading.Thread):
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
         self.unknown = False
+        self.searcher = Searcher()
         self.heard = 0.0
         self.heard_since = 0.0
 
@@ -195,6 +197,7 @@ class Heartbeat(threading.Thread):
             return
         others = [worker_id for worker_id in map(as_name, dead) if worker_id != ledger.worker_id]
         recovery.recover_each(client, keys, others, separator=ledger.separator, limit=RESCUE)
+        self.searcher.search(client, keys)
 
     def reconcile(self, recorded: int) -> None:
         """Put back what is recorded and unknown to the process, if two beats in a row see such messages."""

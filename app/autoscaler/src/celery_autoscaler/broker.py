@@ -10,6 +10,7 @@ from redis import Redis
 
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import Client
+from celery_autoscaler.server_state import UNLIMITED, with_address
 
 # Seconds after which a server that does not answer is given up, unless the app says otherwise.
 ANSWER = {"socket_timeout": 3.0, "socket_connect_timeout": 3.0}
@@ -47,8 +48,13 @@ def connect(app: Celery) -> Broker:
         raise NotRedis(f"the broker of {app.main or 'the app'} is not Redis")
     # Asking the transport itself: kombu's connection would try again for minutes.
     channel: Any = connection.transport.create_channel(connection.transport)
+    pool = channel.pool
+    pool.connection_class = with_address(pool.connection_class)
+    # Threads share the client, whatever number of connections the app allows; names may be any bytes.
+    pool.max_connections = UNLIMITED
+    pool.connection_kwargs["encoding_errors"] = "surrogateescape"
     return Broker(
-        client=Redis(connection_pool=channel.pool),
+        client=Redis(connection_pool=pool),
         keys=Keys(channel.global_keyprefix),
         separator=channel.sep,
         priority_steps=channel.priority_steps,

@@ -11,7 +11,9 @@ from celery_autoscaler.app_settings import overruled
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.fleet_status import fleet_status
+from celery_autoscaler.orphans import orphans
 from celery_autoscaler.settings import Group, Settings
+from celery_autoscaler.text import as_text
 
 # Clients of the server that a worker takes, where no supervisor has measured it.
 CONNECTIONS = 10
@@ -158,6 +160,12 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
         yield Finding(True, f"Redis has maxmemory-policy {policy}: when it is full it drops tasks")
     if not info.get("aof_enabled"):
         yield Finding(False, "Redis has no append-only file: when it is killed, tasks are lost")
+    for worker_id, messages in orphans(broker.client, broker.keys):
+        yield Finding(
+            True,
+            f"{messages} messages are recorded for {as_text(worker_id)}, which is no worker: they are given "
+            "back within minutes, or at once by `celery-autoscaler recover`",
+        )
     most = int(info.get("maxclients", 0))
     measured = []
     for status in fleet_status(broker).supervisors.values():

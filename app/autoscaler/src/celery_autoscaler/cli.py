@@ -16,7 +16,7 @@ from typing import Any
 import click
 from celery import Celery
 from celery.app.utils import find_app
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rich.live import Live
 
 from celery_autoscaler import broker as brokers
@@ -29,12 +29,13 @@ from celery_autoscaler import (
     known,
     logs,
     operate,
+    orphans,
     recovery,
     rollout,
     settings,
     terminal,
 )
-from celery_autoscaler.keys import worker_name
+from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.lenient import listed
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.systemd import notify
@@ -349,7 +350,9 @@ def tally(context: Context) -> None:
 def recover(context: Context, worker: str | None) -> None:
     """Give back the messages of WORKER, if it is dead; of all dead workers if none is named."""
     broker = context.broker
-    ids = operate.workers(broker)
+    # Not the names that others show: whatever bytes an id has, its messages are given back.
+    ids = [as_name(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+    ids += orphans.forsaken(broker.client, broker.keys)
     if worker is not None:
         names = {worker_name(worker_id) for worker_id in ids}
         ids = known.named(ids, worker)
@@ -357,7 +360,11 @@ def recover(context: Context, worker: str | None) -> None:
             raise operate.Refused(missing("worker", worker, names))
     dead = 0
     for worker_id in ids:
-        moved = recovery.recover(broker.client, broker.keys, worker_id, separator=broker.separator)
+        try:
+            moved = recovery.recover(broker.client, broker.keys, worker_id, separator=broker.separator)
+        except ResponseError as error:
+            say(f"{worker_name(worker_id)}: its messages cannot be given back: {error}")
+            continue
         if moved is not None:
             dead += 1
             say(f"{worker_name(worker_id)}: {moved} messages given back")

@@ -30,6 +30,8 @@ class Counts:
     stopped: dict[str, int] = field(default_factory=dict)
     died: dict[str, int] = field(default_factory=dict)
     recovered: int = 0
+    orphans: int = 0
+    """Records that the fleet found to belong to no worker."""
 
 
 class Context:

@@ -10,6 +10,7 @@ from celery_autoscaler.launchers import SHOWN_WORDS, Push, State
 from celery_autoscaler.local import RETRY, SHORT_LIFE, START_TIMEOUT, LocalWorker
 from celery_autoscaler.masking import exception_type, mask
 from celery_autoscaler.observation import Seen
+from celery_autoscaler.orphans import Searcher
 from celery_autoscaler.parent import SOFT_SHUTDOWN
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class HostWorkers:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self._searcher = Searcher()
 
     def see(self, now: float, states: dict[str, State], seen: Seen, sees_since: float) -> None:
         """Bring what is known of this host's workers up to date.
@@ -219,6 +221,9 @@ class HostWorkers:
         """Give back what workers held whose lease has run out, wherever they were."""
         for worker_id in seen.expired:
             self._give_back(worker_id, certain=False)
+        broker = self.context.broker
+        self._searcher.search(broker.client, broker.keys)
+        self.context.counts.orphans = self._searcher.found
 
     def _give_back(self, worker_id: str, *, certain: bool) -> None:
         with self.context.faults.contained(f"rescue of {worker_id}"):

@@ -30,6 +30,21 @@ class Keys:
         return f"{self.prefix}fleet:rescued:{worker_id}"
 
     @property
+    def search_turn(self) -> str:
+        """String that lives as long as it is nobody's turn to look for records that belong to no worker."""
+        return f"{self.prefix}fleet:search:turn"
+
+    @property
+    def search_position(self) -> str:
+        """String: where the next step of that search begins, as Redis counts (``SCAN``)."""
+        return f"{self.prefix}fleet:search:position"
+
+    @property
+    def orphans(self) -> str:
+        """Number of the records that were found to belong to no worker."""
+        return f"{self.prefix}fleet:orphans"
+
+    @property
     def drain(self) -> str:
         """Set of the names of workers that shall take nothing new."""
         return f"{self.prefix}fleet:drain"

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from celery_autoscaler import recovery
 from celery_autoscaler.keys import Keys, as_name, worker_name
 from celery_autoscaler.outcomes import Outcomes
-from celery_autoscaler.server_state import is_refusal
+from celery_autoscaler.server_state import UNLIMITED, is_refusal
 from celery_autoscaler.task_counts import TaskCounts
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ return left
 
 # What a worker may meet on the way to the server; whatever was to be sent is kept and sent later.
 UNHEARD = (RedisError, OSError)
-# Connections of a pool that its users limit themselves.
-UNLIMITED = 2**31
 # Begins the token of a delivery that has no record: a broadcast.
 UNRECORDED = "unrecorded."
 

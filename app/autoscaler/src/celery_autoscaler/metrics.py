@@ -106,6 +106,9 @@ class Collector:
         yield CounterMetricFamily(
             PREFIX + "messages_recovered", "Messages of dead workers given back.", value=counts.recovered
         )
+        yield CounterMetricFamily(
+            PREFIX + "orphaned_records", "Records found that belonged to no worker.", value=counts.orphans
+        )
 
     def _tasks(self) -> Iterator[Metric]:
         labels = ["task", "queue"]

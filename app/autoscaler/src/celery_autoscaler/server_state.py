@@ -10,9 +10,11 @@ import re
 from functools import cache
 from typing import Any
 
-from redis import Connection
+from redis import Connection, UnixDomainSocketConnection
 from redis import exceptions as redis_errors
 
+# Connections of a pool that its users limit themselves.
+UNLIMITED = 2**31
 # What such an answer begins with.
 REFUSALS = (
     "BUSY",
@@ -105,4 +107,15 @@ def refusing(connection_class: type[Connection]) -> type[Connection]:
     """Return a class of connections, over whatever they lead, that raise :class:`Refused`."""
     if issubclass(connection_class, _Refusing):
         return connection_class
-    return type(connection_class.__name__, (_Refusing, connection_class), {})
+    return with_address(type(connection_class.__name__, (_Refusing, connection_class), {}))
+
+
+@cache
+def with_address(connection_class: type[Connection]) -> type[Connection]:
+    """Return a class of connections that has what redis-py names when it loses one.
+
+    Over a Unix socket there is none of it, and redis-py ends with another error instead.
+    """
+    if not issubclass(connection_class, UnixDomainSocketConnection):
+        return connection_class
+    return type(connection_class.__name__, (connection_class,), {"host": "", "port": 0})
