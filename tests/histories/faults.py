@@ -158,7 +158,7 @@ class Faults:
     def hang_up(self, step: Step) -> None:
         """Have a worker start itself anew."""
         # Before a worker has begun, the signal ends it, as it does any process.
-        if ready := [one for one in self.stage.workers if one.consumes and one.asked is None]:
+        if ready := [one for one in self.stage.workers if one.ready and one.asked is None]:
             worker = ready[step.target % len(ready)]
             with self.stage.fault(FaultKind.HUP, worker.pid):
                 worker.restarts += 1

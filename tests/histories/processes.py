@@ -116,7 +116,7 @@ class Worker(Process):
     """A worker that nobody supervises but this program."""
 
     @property
-    def consumes(self) -> bool:
+    def ready(self) -> bool:
         """Whether it has said that it consumes since it was last started anew."""
         return self.log.read_text(errors="replace").count("ready.") > self.restarts
 
