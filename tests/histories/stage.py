@@ -149,6 +149,10 @@ class Stage:
                 self._look_at_processes()
             if now - looked > 1.0:
                 looked = now
+                # Their workers are ended with them at last, also when they have died meanwhile.
+                with self.lock:
+                    for supervisor in self.supervisors:
+                        supervisor.descendants()
                 self._look_at_records(now)
             before = time.monotonic()
 
@@ -161,7 +165,6 @@ class Stage:
             for number, process in enumerate(list(seats)):
                 if process.asked is not None and time.time() - process.asked > STOP_WITHIN:
                     process.tell_group(signal.SIGKILL)
-                process.descendants()
                 if process.status is not None:
                     self._note_death(process)
                     if not self.closing:
