@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery_autoscaler.bounded_hash import MOST_FIELDS
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.history import read as read_history
 from celery_autoscaler.observation import Observer
@@ -81,13 +82,21 @@ def test_whatever_stands_under_its_keys_a_supervisor_goes_on(fleet: SupervisedFl
         # The next decision is carried out: more workers come, the load is done, they go again.
         ids = fleet.tasks.send(40, 0.2)
         fleet.tasks.wait_until_ended(ids)
-        found = wait_for(lambda: fleet.status("here").get("unreadable"), "nothing is named")
+
+        def named() -> dict[str, Any] | None:
+            found: dict[str, Any] = fleet.status("here").get("unreadable", {})
+            return (
+                found
+                if {"worker", "supervisor", "claim", "override", "task counts"} <= found.keys()
+                else None
+            )
+
+        found = wait_for(named, "some kinds are not named")
 
     assert {"name": worker, "state": "ready"}.items() <= fleet.status("here")["workers"][0].items()
     assert supervisor.process.poll() is None
     assert found["override"]["count"] >= len(STRANGE)
     assert any(name.startswith(f"{GROUP}: minimum: ") for name in found["override"]["names"])
-    assert {"worker", "supervisor", "claim", "override", "task counts"} <= found.keys()
     output = supervisor.output()
     assert output.count(f"Unreadable override, ignored: {GROUP}: ") == 1
     assert not [line for line in output.splitlines() if line.startswith("Traceback")]
@@ -177,6 +186,25 @@ def test_an_override_that_cannot_be_read_is_replaced_by_the_next(broker: Broker)
     change(broker, "web", "ann", paused=True)
 
     assert paused(broker) == {"web"}
+
+
+def test_huge_values_are_not_fetched(broker: Broker) -> None:
+    keys, client = broker.keys, broker.client
+    observer = Observer(broker, [Group(name="web", queues=("celery",))])
+    client.hset(keys.overrides, mapping={"web": '{"paused": true}', "huge": "x" * 20_000_000})
+    client.hset(keys.leaving, mapping={"there": "x" * 20_000_000, "here": "ann"})
+    observer.look()
+    before = int(client.info("stats")["total_net_output_bytes"])
+
+    seen = observer.look()
+
+    assert int(client.info("stats")["total_net_output_bytes"]) - before < 500_000
+    assert (list(seen.overrides), seen.leaving) == (["web"], {"here": "ann"})
+    assert {(refusal.kind, refusal.name) for refusal in seen.refusals} == {
+        ("override", "'huge'"), ("leaving host", "'there'")
+    }  # fmt: skip
+    client.hset(keys.leaving, mapping={str(number): "ann" for number in range(MOST_FIELDS)})
+    assert observer.look().leaving == {}
 
 
 def test_large_messages_are_not_fetched_to_learn_their_eta(broker: Broker, redis_url: str) -> None:

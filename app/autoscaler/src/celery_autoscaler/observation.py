@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from celery_autoscaler import heartbeat
+from celery_autoscaler.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.clock import ClockOffset
 from celery_autoscaler.eta_sample import BUDGET, HEAD, PEEK, SAMPLE, TAIL, EtaSample, read_sample
@@ -109,6 +110,12 @@ class _Look:
         self.wrong.append(key)
         return default
 
+    def hash_of(self, kind: str, key: str, reply: Any) -> dict[bytes, bytes]:
+        """Return a hash, without what is too large."""
+        found, refused = bounded_hash(kind, key, reply)
+        self.refusals += refused
+        return found
+
     def texts(self, kind: str, members: Iterable[bytes]) -> Iterable[str]:
         """Yield the members that can be read."""
         for member in members:
@@ -170,8 +177,8 @@ class Observer:
             keys.supervisors: (),
             keys.drain: (),
             keys.replace: (),
-            keys.leaving: {},
-            keys.overrides: {},
+            keys.leaving: (),
+            keys.overrides: (),
         }
         with self.broker.client.pipeline(transaction=False) as pipe:
             pipe.time()
@@ -181,8 +188,8 @@ class Observer:
             pipe.zrange(keys.supervisors, 0, -1, withscores=True)
             pipe.smembers(keys.drain)
             pipe.smembers(keys.replace)
-            pipe.hgetall(keys.leaving)
-            pipe.hgetall(keys.overrides)
+            read_bounded(pipe, keys.leaving)
+            read_bounded(pipe, keys.overrides)
             for group in self._groups:
                 pipe.zrange(keys.claims(group), 0, -1, withscores=True)
             for worker_id in self._workers:
@@ -200,6 +207,8 @@ class Observer:
         leases, peers, draining, replaced, leaving, overrides = (
             look.reply(key, next(replies), default) for key, default in whole.items()
         )
+        leaving = look.hash_of("leaving host", keys.leaving, leaving)
+        overrides = look.hash_of(OVERRIDE, keys.overrides, overrides)
         claims = {group: look.reply(keys.claims(group), next(replies), ()) for group in self._groups}
         heartbeats = {worker_id: next(replies) for worker_id in self._workers}
         offers = {host: next(replies) for host in self._hosts}

@@ -15,6 +15,7 @@ from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from celery_autoscaler import limits, overrides, policy
+from celery_autoscaler.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.broker import Broker
 from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.context import LEASE, Context, Counts
@@ -296,12 +297,13 @@ class Supervisor:
         """Take in what the workers of this host have counted, and forget those that are gone."""
         key = self.broker.keys.task_counts(self.host)
         found: dict[str, Tallies] = {}
-        self._uncounted = []
         with self.broker.client.pipeline(transaction=False) as pipe:
-            [told] = replies_of(pipe.hgetall(key))
-        if isinstance(told, Exception):
+            read_bounded(pipe, key)
+            [reply] = replies_of(pipe)
+        if isinstance(reply, Exception):
             self.context.unreadable.keep(set_aside(self.broker.client, self.broker.keys, key))
-            told = {}
+            reply = ()
+        told, self._uncounted = bounded_hash("task counts", key, reply)
         for member, text in told.items():
             try:
                 found[read_worker_id(member)] = Tallies.load(text)
