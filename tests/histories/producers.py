@@ -262,6 +262,7 @@ class Sender:
         """Send as any producer does; return whether the server has surely got it."""
         try:
             send()
-        except (RedisError, OperationalError, OSError):
+        except (RedisError, OperationalError, OSError, AttributeError):
+            # The last is kombu's way to say that its channel is closed.
             return False
         return True

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import chain
+from celery_autoscaler.sending import waiting
 from counted_tasks import Fleet, NewFleet
 from redis import Redis
 from services import RedisServer, RedisServerFactory
@@ -62,3 +65,20 @@ def test_retry_and_next_link_of_a_chain_wait_for_the_broker(
 
     assert not outcome.lost
     assert not outcome.ended_again
+
+
+def test_publication_on_a_channel_that_kombu_has_closed_is_tried_again() -> None:
+    app: Any = SimpleNamespace(current_worker_task=object())
+    connection = SimpleNamespace(collect=lambda: None)
+    producer = SimpleNamespace(connection=connection, _channel=SimpleNamespace(connection=None))
+    producer.revive = lambda of: setattr(producer, "_channel", SimpleNamespace(connection=of))
+
+    def send(producer: Any, *, retry: bool | None) -> Any:
+        assert retry is None
+        return producer._channel.connection.collect
+
+    assert waiting(app, send)(producer) is connection.collect
+
+    producer._channel = SimpleNamespace(connection=object())
+    with pytest.raises(AttributeError):
+        waiting(app, send)(producer)

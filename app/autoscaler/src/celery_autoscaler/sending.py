@@ -44,9 +44,10 @@ def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
         while True:
             try:
                 return send(producer, *arguments, retry=retry, **options)
-            except (OperationalError, *LOST, redis_errors.ResponseError) as error:
+            except (OperationalError, *LOST, redis_errors.ResponseError, AttributeError) as error:
                 # The event loop never waits: no task runs in it.
-                if retry is False or app.current_worker_task is None or not passes(error):
+                waits = retry is not False and app.current_worker_task is not None
+                if not waits or not (passes(error) or is_closed(producer)):
                     raise
                 if not tries:
                     logger.warning("The broker takes nothing (%s): what the task sends waits", error)
@@ -57,6 +58,14 @@ def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
                 producer.revive(connection)
 
     return send_and_wait
+
+
+def is_closed(producer: Any) -> bool:
+    """Return whether kombu has sent on a channel that it had closed.
+
+    It connects again while it declares the queue, and goes on with the channel of the lost connection.
+    """
+    return getattr(producer._channel, "connection", producer) is None
 
 
 def passes(error: Exception) -> bool:
