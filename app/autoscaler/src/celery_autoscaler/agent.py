@@ -18,6 +18,7 @@ from celery.worker.consumer.tasks import Tasks
 from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
+from celery_autoscaler.due_tasks import due_times, overdue
 from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
 from celery_autoscaler.orphans import Searcher
@@ -102,7 +103,8 @@ class Heartbeat(threading.Thread):
             self.measured = now
             self.memory = memory_used(self.consumer.pool.info.get("processes", []))
         name, _, host = worker_name(self.ledger.worker_id).partition("@")
-        etas = [request.eta.timestamp() for request in scheduled if request.eta is not None]
+        waiting = {*scheduled, *snapshot(state.reserved_requests)} - {*active}
+        number_overdue, oldest_due = overdue(waiting)
         return {
             "host": host,
             "group": name.rpartition("-")[0] or name,
@@ -114,7 +116,10 @@ class Heartbeat(threading.Thread):
             "scheduled": len(scheduled),
             # Whatever it does with them: run, wait for a slot, an ETA or a rate.
             "held": len(self.ledger.held()),
-            "next_eta": min(etas, default=""),
+            "next_eta": min(due_times(scheduled), default=""),
+            # Held tasks that are due and have not begun, and since when the first of them is.
+            "overdue": number_overdue,
+            "oldest_due": oldest_due,
             "processed": state.all_total_count[0],
             "failed": self.ledger.failed,
             "busy_seconds": f"{self.busy_seconds:.3f}",

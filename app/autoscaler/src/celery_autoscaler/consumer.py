@@ -15,6 +15,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.delivery import described, forget_request
+from celery_autoscaler.due_tasks import DueTasks
 from celery_autoscaler.event_loop import EventLoop
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.outcomes import Outcome, guarded, nothing
@@ -38,6 +39,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
+        self.due_tasks = DueTasks(self, self.ledger)
         super().__init__(*args, **kwargs)
         self.event_loop = EventLoop(self, self.ledger.lease)
         self.producers = Producers(self.app, self.bound_waits, forks=is_prefork(self.pool))
@@ -159,6 +161,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for due in self.hub._pop_ready() if self.hub is not None else ():
             guarded(due)
         self.perform_pending_operations()
+
+    def apply_eta_task(self, task: Any) -> None:
+        """Begin a task whose ETA has come here, or offer it to all workers."""
+        self.due_tasks.add(task)
+
+    def begin_due(self, request: Any) -> None:
+        """Begin a task whose ETA has come, as Celery does."""
+        super().apply_eta_task(request)
 
     def send_events_of_held_tasks(self) -> None:
         """Have tasks that wait for their ETA or a rate limit send their events on the new connection."""

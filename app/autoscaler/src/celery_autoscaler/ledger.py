@@ -286,6 +286,34 @@ class Ledger:
         if not self.silent:
             self.flush()
 
+    def offer(self, tokens: Iterable[str]) -> set[str]:
+        """Put messages that nobody began back, the next to be taken; return those that stay.
+
+        They stay if the server takes no writes. If it is not heard whether it took them, that is tried again.
+        """
+        tokens = set(tokens)
+        kept: set[str] = set()
+        try:
+            self.give_back(tokens)
+        except UNHEARD as error:
+            if is_refusal(error) or isinstance(error, ResponseError):
+                kept = self._recorded_of(tokens)
+            else:
+                self.returning.update(dict.fromkeys(tokens, Return(end="next")))
+        for token in tokens - kept:
+            self.release(token)
+        return kept
+
+    def _recorded_of(self, tokens: set[str]) -> set[str]:
+        """Return which messages the record still holds: all of them, if that cannot be asked."""
+        ordered = list(tokens)
+        try:
+            records = self.client.hmget(self.keys.unacked(self.worker_id), ordered)
+        except UNHEARD:
+            self.returning.update(dict.fromkeys(tokens, Return(end="next")))
+            return set()
+        return {token for token, record in zip(ordered, records, strict=True) if record is not None}
+
     def unrecorded_token(self) -> str:
         """Return a token for a message that is in no list and in no record."""
         self._unrecorded += 1

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from time import sleep, time
 from typing import Any
 
@@ -63,6 +64,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
     fleet_runtime: float | None = None
     """Seconds that the task took, as its process measured them."""
 
+    fleet_was_due = False
+    """Whether the ETA of the task had passed when its message came."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Count successes: Celery makes a class for each task, whose `on_success` calls no other."""
         super().__init_subclass__(**options)
@@ -76,6 +80,25 @@ class Request(CeleryRequest):  # type: ignore[misc]
         check_id(self.id)
         check_name(self.name)
         check_limits(self.time_limits)
+        if self._eta is not None:
+            due = self.fleet_due
+            self.fleet_was_due = due is not None and due <= time()
+
+    @property
+    def eta(self) -> datetime | None:
+        """The ETA; none if it had passed when the message came, so that the task is one like any other.
+
+        Celery would make room in the prefetch count for it, and so take all that is due.
+        """
+        return None if self.fleet_was_due else self._eta
+
+    @property
+    def fleet_due(self) -> float | None:
+        """The ETA in seconds of the epoch, if there is one within it."""
+        with suppress(AttributeError, OverflowError, ValueError):
+            due = float(self._eta.timestamp())
+            return due if due > 0 else None
+        return None
 
     def revoked(self) -> bool:
         """Whether the task must not begin now: revoked by somebody, or not surely this worker's.
@@ -216,10 +239,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         """Count how long the task has waited since it was published, or since its ETA."""
         published = published_at(self._message.headers)
         if self.fleet_ledger is not None and published is not None and self.time_start is not None:
-            due = published
-            if self.eta is not None:
-                with suppress(OverflowError, ValueError):
-                    due = max(published, self.eta.timestamp())
+            due = max(published, self.fleet_due or 0.0)
             self.fleet_ledger.task_counts.began(self.fleet_kind, max(0.0, self.time_start - due))
 
     @counting
