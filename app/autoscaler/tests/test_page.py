@@ -162,11 +162,19 @@ class Supervise:
         self.stack = stack
         self.supervisor: Supervisor
 
-    def __call__(self, app: Celery | None = None, http: str = LOCAL, token_file: str = "") -> str:
+    def __call__(
+        self, app: Celery | None = None, http: str = LOCAL, token_file: str = "", read_token_file: str = ""
+    ) -> str:
         """Start one; return the address of its page."""
         # There is always more memory in use than that.
         settings = Settings(
-            groups=GROUPS, hostname="here", memory_threshold=1, tick=0.5, http=http, token_file=token_file
+            groups=GROUPS,
+            hostname="here",
+            memory_threshold=1,
+            tick=0.5,
+            http=http,
+            token_file=token_file,
+            read_token_file=read_token_file,
         )
         self.supervisor = Supervisor(app or self.app, "proj", settings)
         self.supervisor.start_monitoring()
@@ -329,9 +337,69 @@ def test_that_nothing_is_seen_is_said_and_the_charts_come_when_it_is_over(
         server.kill()
         opened.verdict("Blind")
         expect(opened.page.locator("#why")).to_contain_text("here starts and stops nothing")
+        expect(opened.page.locator("#as-of")).to_contain_text("Shown below: as of ")
+        expect(opened.page.locator("body")).to_have_class("stale")
+        late = open_page(base)
+        late.verdict("Blind")
+        expect(late.page.locator("#as-of")).to_contain_text("Shown below: as of ")
+        assert late.row("queues", "mails")[1] == "default"
+        # The history cannot be read.
+        late.complaints.clear()
         server.start()
-        opened.verdict("Keeping up")
-        expect(opened.page.locator("canvas")).to_have_count(2 * len(GROUPS))
+        for one in (opened, late):
+            one.verdict("Keeping up")
+            expect(one.page.locator("#as-of")).to_have_text("")
+            expect(one.page.locator("canvas")).to_have_count(2 * len(GROUPS))
+            one.complaints.clear()
+
+
+def test_what_is_wrong_is_said_besides_the_worst_and_as_text(
+    supervise: Supervise, redis: Redis, open_page: Any
+) -> None:
+    redis.lpush("dead_letter:mails", letter("t"))
+    task = "t\x1b]0;x\x07\u202eevil"
+    group = {
+        "limit": "CPU",
+        "held_back": "CPU is used to 99 %",
+        "want": 3,
+        "ready": 1,
+        "maximum": 4,
+        "minimum": 1,
+    }
+    neighbour(redis, {}, groups={"other": group}, failures={task: 14}, ended={task: 100})
+
+    opened = open_page(supervise())
+    opened.verdict("Failing")
+
+    shown = "t\\x1b]0;x\\x07\\u202eevil"
+    expect(opened.page.locator("#why")).to_have_text(
+        f"14 of 100 executions of {shown} failed in the last hour (14 %)"
+    )
+    expect(opened.page.locator("#also")).to_have_text("dead letters: 1 message was put aside: queue mails")
+    assert opened.row("failures", shown) == [shown, "14 of 100"]
+    expect(opened.page.locator("article", has_text="other").locator(".chip")).to_have_text("limited by CPU")
+
+
+def test_the_token_that_reads_shows_the_page_and_asks_for_the_other_one_to_act(
+    supervise: Supervise, tmp_path: Path, redis: Redis, open_page: Any
+) -> None:
+    (tmp_path / "act").write_text("acts")
+    (tmp_path / "read").write_text("reads")
+    base = supervise(token_file=str(tmp_path / "act"), read_token_file=str(tmp_path / "read"))
+    opened = open_page(base)
+
+    opened.page.get_by_role("textbox", name="Token").fill("reads")
+    opened.page.get_by_role("button", name="Open").click()
+    opened.verdict("Keeping up")
+    opened.page.get_by_role("button", name="Pause slow").click()
+    expect(opened.page.locator("#login-title")).to_contain_text("This token may only read.")
+    assert redis.hlen("fleet:overrides") == 0
+    opened.page.get_by_role("textbox", name="Token").fill("acts")
+    opened.page.get_by_role("button", name="Open").click()
+
+    expect(opened.page.locator("#said")).to_have_text("slow: paused")
+    assert all("401" in complaint or "403" in complaint for complaint in opened.complaints)
+    opened.complaints.clear()
 
 
 # --- What operators want -------------------------------------------------------------------------------

@@ -178,7 +178,10 @@ class Feed:
         if "groups" not in own:
             return {}
         status, _ = checked_status(self.supervisor.host, own)
-        return self._contents(FleetStatus({self.supervisor.host: status})) | {"decisions": []}
+        found = self._contents(FleetStatus({self.supervisor.host: status}))
+        # That one does not know it: a page that was open before does.
+        del found["last_change"]
+        return found
 
     def _contents(self, status: FleetStatus) -> dict[str, Any]:
         """Return what the page shows below its verdict."""

@@ -73,11 +73,11 @@ function show(found) {
   // The history could not be read either.
   if (picture?.verdict === "blind" && found.verdict !== "blind" && charts.size) load();
   // What was shown before stays, dimmed, with the time that it is of.
-  if (!found.groups && picture) found = { ...picture, ...found, as_of: found.as_of ?? picture.as_of };
+  if (found.verdict === "blind" && picture) found = { ...picture, ...found, as_of: found.as_of ?? picture.as_of };
   picture = found;
   showLine();
   if (!found.groups) return;
-  remember(found.decisions);
+  remember(found.decisions ?? []);
   showGroups();
   showQueues();
   showFailures();
@@ -102,7 +102,7 @@ function showLine() {
   const old = verdict === "blind";
   document.body.classList.toggle("stale", old);
   const of = picture?.groups && old ? picture.as_of : null;
-  say(find("as-of"), of ? `below: as of ${clock(of)}, ${seconds(Math.max(0, picture.at - of) + silent)} ago` : "");
+  say(find("as-of"), of ? `Shown below: as of ${clock(of)}, ${seconds(Math.max(0, picture.at - of) + silent)} ago` : "");
   sync(find("also"), old ? [] : picture?.also ?? [], (one) => one.why, () => make("li"), (node, one) => {
     node.dataset.verdict = one.word;
     say(node, `${one.word}: ${one.why}`);
@@ -120,7 +120,7 @@ function showLine() {
   find("slowest").className = slow && slow.age > slow.promise ? "late" : "";
   const last = picture.last_change;
   say(find("change-term"), last ? `Last change, ${seconds(Math.max(0, picture.at - last.at))} ago` : "Last change");
-  say(find("change"), last ? sentence(last) : "no worker was started or stopped yet");
+  say(find("change"), last ? sentence(last) : last === null ? "no worker was started or stopped yet" : "–");
 }
 
 const stepName = ({ queue, step }) => (step ? `${queue}, priority step ${step}` : queue);
@@ -189,7 +189,8 @@ function showGroup(node, [name, group]) {
   say(pause, own ? "Resume" : "Pause");
   pause.setAttribute("aria-label", `${own ? "Resume" : "Pause"} ${name}`);
   say(reason, group.reason + (group.held_back ? `; held back: ${group.held_back}` : ""));
-  charts.get(name).add(picture.at, group);
+  // What was seen before is no point of now.
+  if (picture.verdict !== "blind") charts.get(name).add(picture.at, group);
 }
 
 function showQueues() {
