@@ -222,7 +222,8 @@ class HostWorkers:
         for worker_id in seen.expired:
             self._give_back(worker_id, certain=False)
         broker = self.context.broker
-        self._searcher.search(broker.client, broker.keys)
+        with self.context.faults.contained("search for records of nobody"):
+            self._searcher.search(broker.client, broker.keys)
         self.context.counts.orphans = self._searcher.found
 
     def _give_back(self, worker_id: str, *, certain: bool) -> None:

@@ -159,6 +159,7 @@ class Observer:
         self._dead = {queue: broker.keys.dead_letter(queue) for queue in queues}
         self._workers: list[str] = []
         self._hosts: list[str] = []
+        self._read: dict[str, tuple[Any, WorkerSeen, list[Refusal]]] = {}
         self._peeked: dict[str, tuple[int, EtaSample]] = {}
         self._peeked_at: dict[str, int] = {}
         self._looks = 0
@@ -221,6 +222,7 @@ class Observer:
         hosts = [host for host, alive in look.leases(SUPERVISOR, peers, read_text) if alive]
         self._look_at_new(heartbeats, ids, offers, hosts)
         self._workers, self._hosts = list(ids), hosts
+        self._read = {name: read for name, read in self._read.items() if name in ids}
         offered = self._peers(look, hosts, offers)
         return Seen(
             time=look.now,
@@ -263,14 +265,17 @@ class Observer:
         heartbeats |= dict(zip(new_ids, replies, strict=False))
         offers |= dict(zip(new_hosts, replies[len(new_ids) :], strict=True))
 
-    @staticmethod
-    def _worker(look: _Look, worker_id: str, alive: bool, found: Any) -> WorkerSeen:
+    def _worker(self, look: _Look, worker_id: str, alive: bool, found: Any) -> WorkerSeen:
         if isinstance(found, ResponseError):
             look.refuse(heartbeat.KIND, worker_id, found)
             name, _, host = worker_name(worker_id).partition("@")
             group = name.rpartition("-")[0] or name
             return WorkerSeen(worker_id, alive, host=host, group=group, state=heartbeat.UNKNOWN)
-        seen, refused = read_worker(worker_id, alive, found)
+        # An idle worker tells the same again and again.
+        before = self._read.get(worker_id)
+        if before is None or before[0] != found or before[1].alive != alive:
+            before = self._read[worker_id] = (found, *read_worker(worker_id, alive, found))
+        _, seen, refused = before
         look.refusals += refused
         return seen
 

@@ -11,6 +11,8 @@ from typing import Any
 # Bytes of JSON, and of a name, beyond which none is read.
 MOST_JSON = 2**20
 MOST_NAME = 512
+# Characters of a whole number's digits.
+LONGEST_DIGITS = 32
 # Characters of a value that an error shows.
 SHOWN = 60
 
@@ -55,7 +57,8 @@ def read_whole(value: Any, low: int, high: int) -> int:
         UnreadableError: It is none.
     """
     if isinstance(value, bytes | str):
-        text = read_text(value, 32)
+        # Most are a few digits.
+        text = value if len(value) < LONGEST_DIGITS and value.isdigit() else read_text(value, LONGEST_DIGITS)
         try:
             value = int(text)
         except ValueError as error:
@@ -98,7 +101,7 @@ def read_json(value: Any, most: int = MOST_JSON) -> Any:
     if len(value) > most:
         raise UnreadableError(f"{len(value)} bytes are too long; at most {most} are read")
     try:
-        return json.loads(value, parse_constant=_refuse_constant)
+        return DECODER.decode(value.decode() if isinstance(value, bytes) else value)
     except RecursionError as error:
         raise UnreadableError("it is nested too deep") from error
     except UnreadableError:
@@ -149,3 +152,6 @@ def shown(value: Any) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise UnreadableError(f"{name} is no number of JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
