@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery_autoscaler import app_settings
-from celery_autoscaler.parent import SOFT_SHUTDOWN
+from celery_autoscaler.check import check_app
+from celery_autoscaler.parent import DRAIN_VARIABLE, SOFT_SHUTDOWN, SUPERVISOR_VARIABLE
 from celery_autoscaler.task_counts import PUBLISHED
 from celery_processes import clean_environment
 from counted_tasks import SHORT_LEASE, Fleet
@@ -108,24 +109,43 @@ def end(pidfile: Path) -> None:
         wait_for(lambda: not pidfile.exists(), "the detached worker has not ended")
 
 
+def begin(fleet: Fleet, *options: str, **variables: str) -> LaunchedProcess:
+    """Start a worker with more in its environment than a fleet's have; wait until it consumes."""
+    command = ("celery_autoscaler.launch", "-A", "single", "worker", "-c", "1", "-l", "INFO", *options)
+    worker = LaunchedProcess(
+        fleet.folder, fleet.broker_url, *command, environment=environment(fleet, **variables)
+    )
+    try:
+        worker.wait_for_output(r"ready\.", 60.0)
+    except Exception:
+        worker.kill()
+        raise
+    return worker
+
+
 @pytest.mark.parametrize("log_format", ["plain", "json"])
-def test_sighup_starts_the_worker_again_with_the_launcher(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, log_format: str
-) -> None:
-    monkeypatch.setenv("LOG_FORMAT", log_format)
-    worker = fleet.start()
-    (first,) = wait_for(lambda: ours(fleet), "no lease")
+def test_sighup_starts_the_worker_again_with_the_launcher(fleet: Fleet, log_format: str) -> None:
+    # As under a supervisor, whose end it would notice.
+    supervisor = {SUPERVISOR_VARIABLE: str(os.getpid()), DRAIN_VARIABLE: "20"}
+    worker = begin(fleet, LOG_FORMAT=log_format, **supervisor)
+    try:
+        (first,) = wait_for(lambda: ours(fleet), "no lease")
 
-    worker.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: worker.output().count("ready.") == 2, worker.tail)
-    fleet.tasks.wait_until_ended(fleet.tasks.send(3))
+        worker.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: worker.output().count("ready.") == 2, worker.tail)
+        fleet.tasks.wait_until_ended(fleet.tasks.send(3))
 
-    command = Path(f"/proc/{worker.process.pid}/cmdline").read_text().split("\0")
-    assert command[1:3] == ["-m", "celery_autoscaler.launch"]
-    assert command.count("--quiet") == 0
-    (second,) = wait_for(lambda: ours(fleet), "no lease")
-    assert second != first
-    assert worker.stop() == 0
+        proc = Path(f"/proc/{worker.process.pid}")
+        command = (proc / "cmdline").read_text().split("\0")
+        assert command[1:3] == ["-m", "celery_autoscaler.launch"]
+        assert command.count("--quiet") == 0
+        variables = (proc / "environ").read_text().split("\0")
+        assert {f"{name}={value}" for name, value in supervisor.items()} <= set(variables)
+        (second,) = wait_for(lambda: ours(fleet), "no lease")
+        assert second != first
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
 
 
 def test_a_detached_worker_loses_nothing_either(fleet: Fleet) -> None:
@@ -293,8 +313,10 @@ def test_what_the_app_sets_stays() -> None:
         result_backend_always_retry=False,
         worker_enable_prefetch_count_reduction=True,
     )
+    found = [finding.text for finding in check_app(app)]
     lines = app_settings.prepare(app.conf)
 
+    assert set(lines) <= set(found)
     assert app.conf.worker_soft_shutdown_timeout == 0
     assert app.conf.broker_connection_max_retries == 3
     assert app.conf.result_backend_always_retry is False
