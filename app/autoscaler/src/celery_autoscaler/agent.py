@@ -5,10 +5,8 @@ import logging
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
 from celery_autoscaler.due_tasks import due_times, overdue
+from celery_autoscaler.heartbeat import due_within
 from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
 from celery_autoscaler.orphans import Searcher
@@ -33,9 +32,8 @@ LEASE = 5.0
 MEASURE = 10.0
 # Seconds between two tellings of the counts of tasks.
 TELL = 5.0
-# Running tasks, and names of tasks, that the heartbeat shows at most.
+# Running tasks that the heartbeat shows at most.
 RUNNING_SHOWN = 20
-TASKS_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
 RESCUE = 5000
 
@@ -66,7 +64,6 @@ class Heartbeat(threading.Thread):
         self.ledger = ledger
         self.stopped = threading.Event()
         self.busy_seconds = 0.0
-        self.busy_by_task: defaultdict[str, float] = defaultdict(float)
         self.memory = 0
         self.measured = -MEASURE
         self.told = time.monotonic()
@@ -96,8 +93,6 @@ class Heartbeat(threading.Thread):
         now = time.monotonic()
         active, scheduled = snapshot(state.active_requests), snapshot(state.scheduled_requests)
         self.busy_seconds += len(active) * (now - self.last_beat)
-        for request in active:
-            self.busy_by_task[request.name] += now - self.last_beat
         self.last_beat = now
         if now - self.measured >= MEASURE:
             self.measured = now
@@ -105,6 +100,7 @@ class Heartbeat(threading.Thread):
         name, _, host = worker_name(self.ledger.worker_id).partition("@")
         waiting = {*scheduled, *snapshot(state.reserved_requests)} - {*active}
         number_overdue, oldest_due = overdue(waiting)
+        etas = list(due_times(scheduled))
         return {
             "host": host,
             "group": name.rpartition("-")[0] or name,
@@ -116,7 +112,9 @@ class Heartbeat(threading.Thread):
             "scheduled": len(scheduled),
             # Whatever it does with them: run, wait for a slot, an ETA or a rate.
             "held": len(self.ledger.held()),
-            "next_eta": min(due_times(scheduled), default=""),
+            "next_eta": min(etas, default=""),
+            # How many come due within so many seconds, and more, and more.
+            "due": json.dumps(due_within(etas, time.time())),
             # Held tasks that are due and have not begun, and since when the first of them is.
             "overdue": number_overdue,
             "oldest_due": oldest_due,
@@ -126,11 +124,11 @@ class Heartbeat(threading.Thread):
             "queues": json.dumps(self.queues),
             # Lists by name, and how many messages were taken from each.
             "taken": json.dumps(self.ledger.taken),
-            # Tasks by name: how many have begun, and the seconds of work that they took.
-            "tasks": json.dumps(
+            # Tasks by name: how many have run to their end, the sum of their seconds, and of the squares.
+            "run_times": json.dumps(
                 {
-                    name: (state.total_count[name], round(seconds, 3))
-                    for name, seconds in islice(self.busy_by_task.items(), TASKS_SHOWN)
+                    name: [ended.tasks, round(ended.seconds, 4), round(ended.squares, 6)]
+                    for name, ended in self.ledger.task_counts.run_times().items()
                 }
             ),
             # What runs: the task's name, and since when.

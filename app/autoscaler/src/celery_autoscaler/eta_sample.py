@@ -5,8 +5,10 @@ of a large message its beginning and its end suffice. Redis cuts them out; it pa
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +21,8 @@ HEAD, TAIL = 4 * 1024, 16 * 1024
 # Bytes of messages after which a look ends, over all lists. Redis copies each message to cut it.
 BUDGET = 8 * 1024 * 1024
 NO_ETA = (b'"eta": null', b'"eta":null')
+# A task's name in the headers: what it takes is only compared with other names.
+TASK_NAME = re.compile(rb'"task": ?"([^"\\]{1,512})"')
 # Names of which a message of a task has one near one of its ends.
 PARTS = (b'"headers":', b'"properties":', b'"content-type":')
 
@@ -59,11 +63,16 @@ class EtaSample:
     """Messages that are no task's."""
     why: str = ""
     """What is wrong with one of these."""
+    etas: tuple[float, ...] = field(default=(), compare=False)
+    """The ETAs that have not come, in seconds of the epoch."""
+    names: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Names of the tasks whose time has come, and how many of each."""
 
 
 def read_sample(messages: Sequence[Any], now: float) -> EtaSample:
     """Return what messages, or the ends of large ones, show at a time in seconds of the epoch."""
     etas, unreadable, why = [], 0, ""
+    names: Counter[str] = Counter()
     for message in messages:
         try:
             eta = read_eta(message) if isinstance(message, bytes) else read_eta_of_ends(message)
@@ -72,7 +81,17 @@ def read_sample(messages: Sequence[Any], now: float) -> EtaSample:
             continue
         if eta is not None and eta > now:
             etas.append(eta)
-    return EtaSample(len(messages), len(etas), min(etas, default=None), unreadable, why)
+        elif name := read_name(message if isinstance(message, bytes) else message[0]):
+            names[name] += 1
+    return EtaSample(
+        len(messages), len(etas), min(etas, default=None), unreadable, why, tuple(etas), dict(names)
+    )
+
+
+def read_name(message: bytes) -> str:
+    """Return the name of the task of a message, or what looks like it; nothing if none is found."""
+    found = TASK_NAME.search(message)
+    return found[1].decode(errors="replace") if found else ""
 
 
 def read_eta(message: bytes) -> float | None:

@@ -1,16 +1,25 @@
 """What a supervisor remembers of a worker group, and what it sees of it at each look."""
 
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler import policy
 from celery_autoscaler.crashes import Backoff
-from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters
+from celery_autoscaler.estimates import Age, Meter, StartUp, WorkerCounters, merged
+from celery_autoscaler.heartbeat import HORIZONS, WorkerSeen
+from celery_autoscaler.limits import Brakes, HostSeen
 from celery_autoscaler.local import START_TIMEOUT
-from celery_autoscaler.observation import Seen
+from celery_autoscaler.observation import ListSeen, Seen
+from celery_autoscaler.runtimes import RunTimes
 from celery_autoscaler.settings import Group
+from celery_autoscaler.throughput import Throughput
 
+# Seconds beyond a start within which a task that comes due wants a slot.
+SOON = 2.0
+# Times as long as others that a start must take to hang.
+HANGING = 2.0
 # Seconds without a worker, at least, after which a group is not served.
 LEAST_UNSERVED = 30.0
 
@@ -37,6 +46,10 @@ class GroupState:
     meter: Meter = field(default_factory=Meter)
     startup: StartUp = field(default_factory=StartUp)
     backoff: Backoff = field(default_factory=Backoff)
+    run_times: RunTimes = field(default_factory=RunTimes)
+    throughput: Throughput = field(default_factory=Throughput)
+    starting_since: dict[str, float] = field(default_factory=dict)
+    """Since when each of its starting workers was seen to start, on whichever host."""
     ages: dict[str, Age] = field(default_factory=dict)
     seen: policy.Seen = field(default_factory=lambda: policy.Seen(now=0.0))
     decision: policy.Decision = field(default_factory=lambda: policy.Decision(0, "nothing was seen yet"))
@@ -138,12 +151,15 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
         for queue in group.queues
     }
     steps = []
+    parts: list[tuple[float, int]] = []
     for item in lists:
         known = state.ages.setdefault(item.name, Age())
         age = known.update(now, item.length, taken.get(item.name, 0))
         waits = age if item.length > item.future else 0.0
         if item.length or known.departed:
             steps.append(StepSeen(item.queue, item.name, item.length, item.future, waits, known.departed))
+        if item.length > item.future:
+            parts += without_future(known.parts(now), item)
         queue = state.queues[item.queue]
         queue["age"] = max(queue["age"], waits)
         queue["messages"] += item.length
@@ -157,21 +173,72 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
     waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
     longest = max(waiting, key=lambda queue: waiting[queue])
     etas = [eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None]
+    backlog = sum(waiting.values())
+    age = max(state.overdue_age, *(found["age"] for found in state.queues.values()))
+    busy = sum(w.active for w in workers)
+    state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
+    useful = state.throughput.update(
+        now, state.run_times.totals, busy=busy, waiting=backlog, lateness=age / group.promise
+    )
+    starting_since = {name: state.starting_since.get(name, now) for name in starting}
+    state.starting_since = starting_since
+    startup = state.startup.seconds
     return policy.Seen(
         now=now,
-        backlog=sum(waiting.values()),
+        backlog=backlog,
         future=int(sum(found["future"] for found in state.queues.values())),
         held=sum(w.reserved for w in workers),
         busy_workers=sum(w.active > 0 for w in here),
-        busy=sum(w.active for w in workers),
+        busy=busy,
+        long=sum(
+            since is not None and seen.time - since > group.promise for w in workers for _, since in w.running
+        ),
         next_eta=min(etas) - seen.time if etas else None,
-        age=max(state.overdue_age, *(found["age"] for found in state.queues.values())),
+        due=due_soon(seen.time, startup + SOON, lists, workers),
+        age=age,
+        parts=merged(parts),
         longest=waiting[longest],
         longest_queue=longest,
         ready=len(ready),
         starting=len(starting),
+        start_left=tuple(
+            sorted(start_left(now - since, state.startup.seconds) for since in starting_since.values())
+        ),
+        starts_at_once=sum(Brakes.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers) or None,
         arrival_fast=state.meter.fast.value,
         arrival_slow=state.meter.slow.value,
-        service_time=state.meter.service_time,
-        startup=state.startup.seconds,
+        service_time=state.run_times.mean(seen.time, waiting_names(lists)) or state.meter.service_time,
+        startup=startup,
+        useful_slots=useful.slots,
+        tried_slots=useful.tried,
     )
+
+
+def start_left(elapsed: float, startup: float) -> float:
+    """Return the seconds until a worker probably consumes that has been starting for some seconds."""
+    if elapsed > HANGING * startup + SOON:
+        # It hangs: whether and when it comes is not known.
+        return startup
+    return round(max(0.0, startup - elapsed), 2)
+
+
+def without_future(parts: Sequence[tuple[float, int]], item: ListSeen) -> list[tuple[float, int]]:
+    """Return the parts of a list without the messages whose time has not come, wherever in it they are."""
+    share = (item.length - item.future) / item.length
+    return [(age, max(1, round(count * share))) for age, count in parts]
+
+
+def waiting_names(lists: Iterable[ListSeen]) -> dict[str, float]:
+    """Return about how many tasks of each name wait in some lists, going by a sample of each."""
+    names: dict[str, float] = {}
+    for item in lists:
+        for name, count in item.names.items() if item.sample else ():
+            names[name] = names.get(name, 0.0) + count * item.length / item.sample
+    return names
+
+
+def due_soon(now: float, seconds: float, lists: Iterable[ListSeen], workers: Iterable[WorkerSeen]) -> int:
+    """Return how many tasks come due within some seconds, in the lists and in the workers."""
+    horizon = min(bisect_left(HORIZONS, seconds), len(HORIZONS) - 1)
+    in_lists = sum(item.due_by(now + seconds) for item in lists if item.length)
+    return round(in_lists) + sum(w.due[horizon] for w in workers if len(w.due) > horizon)

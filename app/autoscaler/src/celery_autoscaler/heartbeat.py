@@ -14,6 +14,7 @@ from celery_autoscaler.readers import (
     read_text,
     read_whole,
 )
+from celery_autoscaler.runtimes import Ended
 
 KIND = "worker"
 # State of a living worker whose own cannot be read: it counts neither as ready nor as starting.
@@ -24,6 +25,9 @@ MOST_COUNT = 2**53
 MOST_PID = 2**22
 # Seconds: of work since the start of a worker, and of the epoch.
 MOST_SECONDS = 1e12
+MOST_SQUARES = 1e24
+# Seconds ahead of which it is told how many tasks come due.
+HORIZONS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 # Entries of a mapping or an array, and bytes of a task's name.
 MOST_ENTRIES, MOST_TASK = 10_000, 4096
 
@@ -60,8 +64,12 @@ class WorkerSeen:
     """Queues that it consumes now; nothing if it does not say."""
     taken: Mapping[str, int] = field(default_factory=dict)
     """Messages taken from each list."""
+    due: Sequence[int] = ()
+    """Tasks that come due within each of ``HORIZONS``."""
     tasks: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Tasks by name: how many have begun, and the seconds of work that they took."""
+    """Tasks by name, of a worker of an older release: how many have begun, and the seconds that they took."""
+    run_times: Mapping[str, Ended] = field(default_factory=dict)
+    """Tasks by name: how many have run to their end, and how long that took."""
     running: Sequence[tuple[str, float | None]] = ()
     """Tasks that run: name, and since when."""
 
@@ -153,7 +161,9 @@ def read_worker(
         next_eta=value("next_eta", read_seconds, None),
         queues=value("queues", read_queues, None),
         taken=value("taken", read_taken, {}),
+        due=value("due", read_due, ()),
         tasks=value("tasks", read_tasks, {}),
+        run_times=value("run_times", read_run_times, {}),
         running=value("running", read_running, []),
     )
     return seen, refused
@@ -186,6 +196,38 @@ def read_tasks(value: bytes) -> dict[str, tuple[int, float]]:
             (name, pair(entry)) for name, entry in list(read_mapping(value).items())[:MOST_ENTRIES]
         )
     }
+
+
+def read_due(value: bytes) -> tuple[int, ...]:
+    """Return how many tasks come due within each of the horizons."""
+    return tuple(read_whole(count, 0, MOST_MESSAGES) for count in read_list(value)[: len(HORIZONS)])
+
+
+def read_run_times(value: bytes) -> dict[str, Ended]:
+    """Return the run times of tasks by their name."""
+    return {
+        read_text(name, MOST_TASK): read_ended(entry)
+        for name, entry in list(read_mapping(value).items())[:MOST_ENTRIES]
+    }
+
+
+def read_ended(value: Any) -> Ended:
+    """Return tasks that have ended.
+
+    Raises:
+        UnreadableError: There are no three numbers.
+    """
+    if not isinstance(value, list) or len(value) != 3:
+        raise UnreadableError("a run time has not three numbers")
+    tasks, seconds, squares = value
+    return Ended(
+        read_whole(tasks, 0, MOST_COUNT), read_seconds(seconds), read_number(squares, 0.0, MOST_SQUARES)
+    )
+
+
+def due_within(etas: Sequence[float], now: float) -> list[int]:
+    """Return how many of some times come within each of the horizons; some may have passed."""
+    return [sum(now < eta <= now + seconds for eta in etas) for seconds in HORIZONS]
 
 
 def read_running(value: bytes) -> list[tuple[str, float | None]]:

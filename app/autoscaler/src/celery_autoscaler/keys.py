@@ -76,6 +76,10 @@ class Keys:
         """Sorted set: name of a worker that is starting → end of the claim, in milliseconds."""
         return f"{self.prefix}fleet:claims:{group}"
 
+    def run_times(self, group: str) -> str:
+        """Hash that lives for a week: name of a task of the group → its run time, as JSON."""
+        return f"{self.prefix}fleet:run_times:{group}"
+
     @property
     def decisions(self) -> str:
         """Stream of decisions, the oldest of which are dropped."""

@@ -50,6 +50,16 @@ class ListSeen:
     future: int = 0
     """Messages whose ETA has not come."""
     next_eta: float | None = None
+    etas: Sequence[float] = field(default=(), compare=False)
+    """ETAs in a sample of its messages, in seconds of the epoch."""
+    names: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Names of the tasks in that sample that could run now."""
+    sample: int = field(default=0, compare=False)
+    """Messages of the sample."""
+
+    def due_by(self, time: float) -> float:
+        """Return about how many of its messages come due by a time of the epoch."""
+        return sum(eta <= time for eta in self.etas) * self.length / max(1, self.sample)
 
 
 @dataclass(frozen=True)
@@ -346,7 +356,12 @@ class Observer:
                 number = f"{sample.unreadable} of {sample.messages} messages looked at are no tasks"
                 look.refuse("message", name, f"{number}: {sample.why}")
             future = round(sample.future * length / sample.messages) if sample.messages else 0
-            seen.append(ListSeen(queue, name, length, min(future, length), sample.next_eta))
+            future = min(future, length)
+            seen.append(
+                ListSeen(
+                    queue, name, length, future, sample.next_eta, sample.etas, sample.names, sample.messages
+                )
+            )
         return seen
 
     def _peek(self, now: float, lengths: Mapping[str, int]) -> None:

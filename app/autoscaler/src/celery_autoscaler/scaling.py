@@ -103,7 +103,10 @@ class Scaling:
                 if plan is not None:
                     plans[state.group.name] = plan
         needs = [self._need(now, plan) for plan in plans.values()]
-        turns = start_turns(needs, limits.Brakes.starts_at_once(context.host_seen))
+        starting = [worker.since for worker in context.local.values() if worker.state == "starting"]
+        # Those that wait for something else than a CPU take nobody's place.
+        waiting = len(starting) - limits.starting_load(now, starting, context.host_seen)
+        turns = start_turns(needs, limits.Brakes.starts_at_once(context.host_seen) + waiting)
         for need in sorted(needs, key=lambda need: need.order):
             with context.faults.contained(f"group {need.group}, scaling"):
                 plan = plans[need.group]
@@ -431,4 +434,4 @@ class Scaling:
             name: sum(seconds for _, seconds in done) / max(1, sum(begun for begun, _ in done))
             for name, done in work.items()
         }
-        return times | {"": state.meter.service_time or 0.0}
+        return times | state.run_times.by_name() | {"": state.seen.service_time or 0.0}

@@ -31,6 +31,7 @@ from celery_autoscaler.local import LocalWorker
 from celery_autoscaler.observation import Observer, Seen
 from celery_autoscaler.publishing import Publisher
 from celery_autoscaler.readers import Refusal, UnreadableError, shown
+from celery_autoscaler.run_time_store import RunTimeStore
 from celery_autoscaler.scaling import Scaling
 from celery_autoscaler.settings import Settings
 from celery_autoscaler.task_counts import HostCounts, Tallies
@@ -57,6 +58,7 @@ class Supervisor:
         self.scaling = Scaling(self.context, self.workers, self.publisher)
         self.last_tick = time.monotonic()
         self.on_tick: Callable[[], None] = _nothing
+        self._run_times = RunTimeStore(self.context)
         self._host = Host()
         self._observer: Observer | None = None
         self._counted = -COUNT_EVERY
@@ -213,6 +215,8 @@ class Supervisor:
             self._counted = now
             with contained("counts of tasks"):
                 self._count_tasks(seen)
+            with contained("run times"):
+                self._run_times.update(seen)
         context.faults.forget()
         self.publisher.publish(seen)
 

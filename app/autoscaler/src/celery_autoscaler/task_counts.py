@@ -21,12 +21,15 @@ from celery_autoscaler.readers import (
     read_whole,
     shown,
 )
+from celery_autoscaler.runtimes import Ended
 
 # Upper ends of the buckets, in seconds; one more holds what takes longer.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # Pairs of task and queue that are told apart; all others go by one name, so that none can fill Redis.
 MOST = 100
 OTHERS = "(others)"
+# Names of tasks whose run times a worker tells with each heartbeat.
+MOST_RUN_TIMES = 40
 # The header of a message that says when it was published, in seconds of the epoch.
 PUBLISHED = "celery_fleet_published_at"
 # Seconds by which the clocks of two hosts may differ.
@@ -150,6 +153,7 @@ class TaskCounts:
 
     def __init__(self) -> None:
         self._tallies = Tallies()
+        self._run_times: dict[str, Ended] = {}
         self._lock = Lock()
         self._changes = 0
         self._told = 0
@@ -167,7 +171,17 @@ class TaskCounts:
             tally.outcomes[outcome] += 1
             if runtime is not None:
                 tally.runtime.observe(runtime)
+                name = (
+                    kind[0] if kind[0] in self._run_times or len(self._run_times) < MOST_RUN_TIMES else OTHERS
+                )
+                one = Ended(1, runtime, runtime**2)
+                self._run_times[name] = self._run_times.get(name, Ended()).plus(one)
             self._changes += 1
+
+    def run_times(self) -> dict[str, Ended]:
+        """Return, by the name of the task, those that have run to their end and the seconds they took."""
+        with self._lock:
+            return dict(self._run_times)
 
     def tell(self, send: Callable[[str], Any]) -> None:
         """Send the counts, if any has changed since they were last sent without an error."""

@@ -1,0 +1,64 @@
+"""The run times of tasks by name, kept in Redis for a week: a job that comes once an hour is no riddle."""
+
+from celery_autoscaler.context import Context
+from celery_autoscaler.group_state import GroupState
+from celery_autoscaler.observation import Seen
+from celery_autoscaler.runtimes import NAMES, REMEMBERED
+from celery_autoscaler.wrong_types import replies_of, set_aside
+
+# Seconds between two writings.
+EVERY = 30.0
+# Records of a group beyond which the key holds what is not the fleet's.
+MOST_RECORDS = 5 * NAMES
+
+
+class RunTimeStore:
+    """Reads the run times of each group once, and writes what is new now and then."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._read: set[str] = set()
+        self._written = 0.0
+
+    def update(self, seen: Seen) -> None:
+        """Read and write what is due; of several supervisors the first one writes.
+
+        Raises:
+            redis.RedisError: The server does not answer.
+        """
+        for name, state in self.context.groups.items():
+            if name not in self._read:
+                self._load(state, seen.time)
+                self._read.add(name)
+        if seen.time - self._written < EVERY:
+            return
+        since, self._written = self._written, seen.time
+        if seen.peers and min(peer.host for peer in seen.peers) == self.context.host:
+            for state in self.context.groups.values():
+                self._save(state, since)
+
+    def _load(self, state: GroupState, now: float) -> None:
+        client, key = self.context.broker.client, self.context.broker.keys.run_times(state.group.name)
+        with client.pipeline(transaction=False) as pipe:
+            [length] = replies_of(pipe.hlen(key))
+        if isinstance(length, Exception):
+            self.context.unreadable.keep(set_aside(client, self.context.broker.keys, key))
+            return
+        if length > MOST_RECORDS:
+            client.unlink(key)
+            return
+        found = {name.decode(errors="surrogateescape"): text for name, text in client.hgetall(key).items()}
+        useless = state.run_times.load(now, found)
+        if useless:
+            client.hdel(key, *(name.encode(errors="surrogateescape") for name in useless))
+
+    def _save(self, state: GroupState, since: float) -> None:
+        records = state.run_times.dump(state.run_times.changed_since(since))
+        if not records:
+            return
+        client, key = self.context.broker.client, self.context.broker.keys.run_times(state.group.name)
+        fields = {name.encode(errors="surrogateescape"): text for name, text in records.items()}
+        with client.pipeline(transaction=False) as pipe:
+            written, _ = replies_of(pipe.hset(key, mapping=fields).expire(key, int(REMEMBERED)))
+        if isinstance(written, Exception):
+            self.context.unreadable.keep(set_aside(client, self.context.broker.keys, key))
