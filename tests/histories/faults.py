@@ -296,7 +296,8 @@ class Faults:
         with self.stage.fault(FaultKind.RELOAD, supervisor.pid):
             self.stage.maximum = step.number
             self.stage.write_settings(supervisor.name.rpartition(".")[0])
-            if supervisor.ready:
+            # One that begins or ends has no handler for it.
+            if supervisor.ready and supervisor.asked is None:
                 supervisor.tell(signal.SIGHUP)
 
     def scale(self, step: Step) -> None:
