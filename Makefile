@@ -75,7 +75,7 @@ conformance: venv docker ## Run Celery's own integration tests against our worke
 	@PYTHONPATH=tests/plugins python tests/conformance/run.py
 
 .PHONY: bench
-bench: bench-workers bench-scaling bench-plays ## Run all benchmarks
+bench: bench-workers bench-scaling bench-law bench-plays ## Run all benchmarks
 
 .PHONY: bench-workers
 bench-workers: venv docker ## Measure our workers beside plain Celery's
@@ -86,6 +86,10 @@ bench-workers: venv docker ## Measure our workers beside plain Celery's
 bench-scaling: venv docker ## Measure the supervisor beside Celery's own autoscaling; draw docs/burst.svg
 	@scripts/images services:bookworm
 	@PYTHONPATH=tests/plugins python benchmarks/scaling.py
+
+.PHONY: bench-law
+bench-law: venv ## Measure the control law beside those of KEDA and Airflow, in a simulation
+	@PYTHONPATH=tests/plugins python benchmarks/control_law.py
 
 .PHONY: bench-plays
 bench-plays: venv docker ## Measure what a run of the playbooks that changes nothing costs

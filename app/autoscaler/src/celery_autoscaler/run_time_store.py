@@ -1,7 +1,9 @@
 """The run times of tasks by name, kept in Redis for a week: a job that comes once an hour is no riddle."""
 
+from celery_autoscaler.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.context import Context
 from celery_autoscaler.group_state import GroupState
+from celery_autoscaler.keys import as_bytes, as_name
 from celery_autoscaler.observation import Seen
 from celery_autoscaler.runtimes import NAMES, REMEMBERED
 from celery_autoscaler.wrong_types import replies_of, set_aside
@@ -38,26 +40,29 @@ class RunTimeStore:
                 self._save(state, since)
 
     def _load(self, state: GroupState, now: float) -> None:
-        client, key = self.context.broker.client, self.context.broker.keys.run_times(state.group.name)
+        client, keys = self.context.broker.client, self.context.broker.keys
+        key = keys.run_times(state.group.name)
         with client.pipeline(transaction=False) as pipe:
-            [length] = replies_of(pipe.hlen(key))
-        if isinstance(length, Exception):
-            self.context.unreadable.keep(set_aside(client, self.context.broker.keys, key))
+            read_bounded(pipe, key)
+            [reply] = replies_of(pipe)
+        if isinstance(reply, Exception):
+            self.context.unreadable.keep(set_aside(client, keys, key))
             return
-        if length > MOST_RECORDS:
+        found, refused = bounded_hash("run times", key, reply)
+        if len(found) > MOST_RECORDS or refused:
+            # So many or so long ones are not the fleet's.
             client.unlink(key)
             return
-        found = {name.decode(errors="surrogateescape"): text for name, text in client.hgetall(key).items()}
-        useless = state.run_times.load(now, found)
+        useless = state.run_times.load(now, {as_name(name): text for name, text in found.items()})
         if useless:
-            client.hdel(key, *(name.encode(errors="surrogateescape") for name in useless))
+            client.hdel(key, *map(as_bytes, useless))
 
     def _save(self, state: GroupState, since: float) -> None:
         records = state.run_times.dump(state.run_times.changed_since(since))
         if not records:
             return
         client, key = self.context.broker.client, self.context.broker.keys.run_times(state.group.name)
-        fields = {name.encode(errors="surrogateescape"): text for name, text in records.items()}
+        fields = {as_bytes(name): text for name, text in records.items()}
         with client.pipeline(transaction=False) as pipe:
             written, _ = replies_of(pipe.hset(key, mapping=fields).expire(key, int(REMEMBERED)))
         if isinstance(written, Exception):
