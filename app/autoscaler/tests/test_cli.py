@@ -528,3 +528,13 @@ def test_wrong_settings_are_told_in_one_line(app: Celery, tmp_path: Path) -> Non
     result = check(app, "-c", str(path))
 
     assert result.output == (f"Error: {path}: tick=0 is wrong: allowed is a number from 0.1 to 60 seconds\n")
+
+
+@pytest.mark.parametrize("name", ["", "Web", "web ", "*", "\udcff", "a\nb", "--"])
+def test_without_a_supervisor_a_name_that_no_group_can_have_is_refused(
+    app: Celery, refuse: Run, name: str
+) -> None:
+    for command in ("pause", "resume"):
+        assert refuse(command, "--", name).startswith("Error: no group named '")
+    assert refuse("scale", "--max", "3", "--", name).startswith("Error: no group named '")
+    assert overrides(app) == {}

@@ -240,7 +240,7 @@ WHOLE = "a whole number from 1 to 10000"
         (
             "max_worker = 5",
             "max_worker is no setting; there are: capacity, cpu_threshold, hostname, http, launcher, "
-            "memory_threshold, queue_threshold, stabilisation, tick, token_file",
+            "memory_threshold, queue_threshold, read_token_file, stabilisation, tick, token_file",
         ),
         (
             f"{ONE}max_worker = 5",

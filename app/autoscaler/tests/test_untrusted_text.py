@@ -18,7 +18,7 @@ from celery_autoscaler.metrics import registry
 from celery_autoscaler.settings import Settings
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.terminal import new_console, record_view
-from celery_autoscaler.text import as_lines, as_text, in_json, masked, missing
+from celery_autoscaler.text import as_lines, as_text, in_json, missing
 from click.testing import CliRunner
 from counted_tasks import Fleet
 from hypothesis import given
@@ -72,13 +72,6 @@ def test_what_is_printable_stays_as_it_is() -> None:
 
     assert as_text(text) == text
     assert as_text("x" * 50, longest=10) == "x" * 9 + "…"
-
-
-def test_passwords_of_urls_are_masked() -> None:
-    assert (
-        masked("redis://app:s3cret@host:1/0 and amqp://u:p@h")
-        == "redis://app:***@host:1/0 and amqp://u:***@h"
-    )
 
 
 def test_what_there_is_not_is_said_with_what_there_is() -> None:

@@ -3,6 +3,8 @@
 Each wish is checked against what there is, done, and written down among the decisions, with who it was.
 """
 
+import re
+
 import click
 from celery import Celery
 
@@ -11,7 +13,7 @@ from celery_autoscaler.broker import Broker
 from celery_autoscaler.known import Known, group_of, known, queues_with_letters
 from celery_autoscaler.lenient import text
 from celery_autoscaler.readers import Refusal
-from celery_autoscaler.settings import MOST_WORKERS
+from celery_autoscaler.settings import GROUP_NAME, MOST_WORKERS
 from celery_autoscaler.text import as_text, missing
 
 
@@ -185,7 +187,8 @@ def known_group(there: Known, group: str | None) -> str:
     """
     if group is None:
         return overrides.ALL
-    if not group or (there.groups and group not in there.groups):
+    # Without a supervisor and settings nobody knows; a name that no group can have is none.
+    if (there.groups and group not in there.groups) or not re.fullmatch(GROUP_NAME, group):
         raise Refused(missing("group", group, there.groups))
     return group
 

@@ -21,6 +21,8 @@ POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
 LAUNCHERS = ("process", "systemd")
 # Workers that a group may have at most, whoever asks for them.
 MOST_WORKERS = 10_000
+# Lower case letters, digits, '_' and inner '-', a letter first.
+GROUP_NAME = r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*"
 
 
 class SettingsError(click.ClickException):
@@ -188,7 +190,7 @@ def read_group(name: str, table: Mapping[str, Any], path: str) -> Group:
     Raises:
         SettingsError: A setting of it is wrong.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
+    if not re.fullmatch(GROUP_NAME, name):
         raise SettingsError(
             f"{path}: '{name}' cannot be the name of a group; allowed are lower case letters, digits, '_' "
             "and inner '-', a letter first"

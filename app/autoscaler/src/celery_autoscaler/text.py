@@ -5,7 +5,6 @@ screen, set its title, turn text into links, and bidirectional marks rearrange w
 begins a line that looks like another record. Here they become visible escapes, such as ``\x1b``.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -49,11 +48,6 @@ def in_json(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if _is_shown(char) else _json_escape(char) for char in text)
-
-
-def masked(text: str) -> str:
-    """Return a text without the passwords of the URLs in it."""
-    return re.sub(r"(\w+://[^\s/:@]*:)[^\s@]+@", r"\1***@", text)
 
 
 def missing(kind: str, name: str, known: Iterable[str]) -> str:

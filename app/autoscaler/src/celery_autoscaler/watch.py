@@ -90,6 +90,9 @@ class Watch(threading.Thread):
             rollout.replace_workers(broker, ours, logger.info)
         except (RedisError, rollout.RolloutError) as error:
             logger.error("Workers go on with the sources of before: %s", error)  # noqa: TRY400
+        except Exception:
+            # The next change is another try.
+            logger.exception("Workers go on with the sources of before")
 
 
 def told(paths: list[str]) -> str:
