@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from counted_tasks import SHORT_LEASE, Fleet, NewFleet
 from services import RedisServer, RedisServerFactory, wait_for
-from silent_deaths import Wire
+from silent_deaths import Wire, gone_without_a_word
 
+# Seconds that the end of an idle worker takes at most, three times over for a busy machine.
+STOP = 3 * 3.0
 # Seconds of the lease where the loop is to stand still for several of them.
 BRIEF = 1.5
 # So that a stall is not waited for because of the app's own time for a cold shutdown.
@@ -105,4 +108,31 @@ def test_connections_of_remote_control_may_die_without_a_word(
         assert wait_for(lambda: control.ping(timeout=2.0, limit=1), "no answer")
         assert tasks.settle(ids).exactly_once
 
+    wire.cut()
+    began = time.monotonic()
     assert worker.stop() == 0
+    assert time.monotonic() - began < STOP
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_idle_worker_ends_at_once_whatever_is_away(
+    server: RedisServer,
+    redis_server_factory: RedisServerFactory,
+    new_fleet: NewFleet,
+    pool: str,
+) -> None:
+    servers = {"broker": server, "results": redis_server_factory()}
+    fleet = new_fleet(broker_url=server.url)
+    worker = fleet.start("-P", pool, gossip=True, settings={"result_backend": servers["results"].url})
+    assert fleet.tasks.settle(fleet.tasks.send(1)).exactly_once
+
+    with ExitStack() as stack:
+        for away in servers.values():
+            stack.enter_context(gone_without_a_word(away))
+        began = time.monotonic()
+        status = worker.stop()
+        took = time.monotonic() - began
+
+    print(f"{pool}: {took:.1f} s")  # noqa: T201
+    assert status == 0
+    assert took < STOP

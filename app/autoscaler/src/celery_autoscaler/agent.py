@@ -262,8 +262,7 @@ class Agent(bootsteps.StartStopStep):
 
     def shutdown(self, consumer: Any) -> None:
         """Tell what became of tasks, in bounded time, and let the channel give back what is left."""
-        consumer.ledger.outcomes.finish()
-        consumer.run_what_is_due()
+        consumer.finish()
         consumer.ledger.closing = True
         if self.heartbeat is not None:
             self.heartbeat.stopped.set()

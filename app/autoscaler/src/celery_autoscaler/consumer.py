@@ -6,7 +6,7 @@ An app may have a class of consumers of its own (``worker_consumer``); :func:`wi
 import logging
 from collections.abc import Callable
 from functools import partial
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
@@ -16,6 +16,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from celery_autoscaler.channel import TRANSPORTS, transport_for
 from celery_autoscaler.delivery import described, forget_request
 from celery_autoscaler.due_tasks import DueTasks
+from celery_autoscaler.ending import answers, hurry, hurry_pool
 from celery_autoscaler.event_loop import EventLoop
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.outcomes import Outcome, guarded, nothing
@@ -36,6 +37,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     ledger: Ledger
     _connection_lost = False
     _qos: Any = None
+    _ends = False
+    away_since: float | None = None
+    """When the worker began to end, by the process's clock, if its broker was away then."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.ledger = kwargs["controller"].fleet_ledger
@@ -199,8 +203,31 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             if self.pipes is not None:
                 self.pipes.watch_again()
         else:
+            self.end_soon()
             keep_handed_over(self.pool)
             super().on_close()
+
+    def end_soon(self) -> None:
+        """Wait for no farewell to a broker that is away."""
+        if self._ends or not self.ledger.sessions:
+            return
+        self._ends = True
+        if not answers(self.ledger.client.ping):
+            self.away_since = monotonic()
+            hurry((self.connection, getattr(self.event_dispatcher, "connection", None)))
+
+    def shutdown(self) -> None:
+        """End, at last; a worker that was still connecting comes here at once."""
+        self.end_soon()
+        super().shutdown()
+
+    def finish(self) -> None:
+        """Tell what became of tasks, in bounded time, and hear what threads have left to the event loop."""
+        self.ledger.outcomes.finish()
+        self.run_what_is_due()
+        # Until here running tasks needed the lease; a heartbeat may have been heard meanwhile.
+        if self.away_since is not None and self.ledger.renewed < self.away_since:
+            hurry_pool(self.ledger.client.connection_pool)
 
 
 def with_ledger(base: type) -> type:
