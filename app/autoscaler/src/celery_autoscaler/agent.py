@@ -16,6 +16,7 @@ from celery.worker.consumer.tasks import Tasks
 from redis.exceptions import RedisError, ResponseError
 
 from celery_autoscaler import recovery
+from celery_autoscaler.background import leave_signals
 from celery_autoscaler.due_tasks import due_times, overdue
 from celery_autoscaler.heartbeat import due_within
 from celery_autoscaler.keys import as_name, worker_name
@@ -76,6 +77,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until stopped; a server that does not answer is tried again."""
+        leave_signals()
         beat = min(BEAT, self.ledger.lease / 5)
         # The first beat shows that the worker consumes.
         while not self.stopped.wait(beat if self.ledger.sessions else FIRST_BEAT):

@@ -12,6 +12,8 @@ from typing import Any
 
 from celery.utils import threads
 
+from celery_autoscaler.background import leave_signals
+
 # Seconds within which a broker that is there has answered.
 ANSWER = 0.5
 # Seconds to wait for each answer of a broker that is away.
@@ -23,6 +25,7 @@ def answers(ask: Callable[[], Any], within: float = ANSWER) -> bool:
     answered = threading.Event()
 
     def run() -> None:
+        leave_signals()
         with suppress(Exception):
             ask()
             answered.set()

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from celery_autoscaler.background import leave_signals
+
 logger = logging.getLogger(__name__)
 
 # Outcomes that wait at most; what comes on top of that is not told, but settled.
@@ -73,6 +75,7 @@ class Outcomes:
             self._thread.start()
 
     def _run(self) -> None:
+        leave_signals()
         while True:
             with self._changed:
                 while not self._waiting:
