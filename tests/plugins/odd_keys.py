@@ -100,8 +100,11 @@ def fields(document: dict[str, Any]) -> st.SearchStrategy[tuple[tuple[bytes, byt
     return mutated(st.just(document)).map(flat) | mutated(st.just(document)).map(flat) | wild
 
 
-def records() -> st.SearchStrategy[tuple[tuple[bytes, bytes], ...]]:
-    """Return a strategy for the record of a dead worker: tokens, lists and messages that are odd."""
+def records(*sources: bytes) -> st.SearchStrategy[tuple[tuple[bytes, bytes], ...]]:
+    """Return a strategy for the record of a dead worker: tokens, lists and messages that are odd.
+
+    `sources` are names of lists, with what stands behind them in a record, beside the odd ones.
+    """
     counted = mutated(
         st.builds(lambda: envelope("single.absorb", "odd", 2, [])).map(
             lambda found: {**found, "properties": {**found["properties"], "delivery_info": {
@@ -110,7 +113,9 @@ def records() -> st.SearchStrategy[tuple[tuple[bytes, bytes], ...]]:
     ).map(encoded)  # fmt: skip
     message = counted | messages("single.absorb") | odd_bytes
     # Where it came from; nobody takes from these lists.
-    source = st.sampled_from([b"aside\n", b"aside\x06\x163\n", b"", b"\n", b"\xff\n", b"aside", b"aside\n\n"])
+    source = st.sampled_from(
+        [*sources, b"aside\n", b"aside\x06\x163\n", b"", b"\n", b"\xff\n", b"aside", b"aside\n\n"]
+    )
     record = st.tuples(
         st.sampled_from([b"000000000001.000", b"", b"x", b"\xff"]) | odd_bytes,
         st.builds(bytes.__add__, source, message),

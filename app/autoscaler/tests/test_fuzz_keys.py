@@ -8,17 +8,22 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from counted_tasks import NewFleet
 from fuzzing import fuzz, keep
-from odd_keys import Put, puts
+from hypothesis import strategies as st
+from odd_keys import Put, puts, records
 from redis import Redis
 from services import free_port, wait_for
 from supervisors import SupervisedFleet, Supervisor
 
 EXAMPLES = 15
+RESCUES = 8
 TICK = 0.1
 # Ticks that see what was written.
 TICKS = 4
@@ -164,3 +169,56 @@ def test_a_supervisor_survives_whatever_stands_in_its_keys(fuzzed: Fuzzed) -> No
         fuzzed.state,
         PATIENCE,
     )
+
+
+# --- Workers -------------------------------------------------------------------------------------------
+
+
+def is_set_aside(redis: Redis, key: str) -> bool:
+    """Whether a key is kept under another name."""
+    return bool(redis.exists(f"fleet:set_aside:{key.removeprefix('fleet:')}"))
+
+
+def test_a_worker_sets_keys_of_another_type_aside_and_goes_on(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    worker = fleet.start()
+    redis = fleet.tasks.redis
+    members: Any = wait_for(lambda: redis.zrange("fleet:workers", 0, -1) or None, "no worker")
+    [worker_id] = members
+    own = ("fleet:workers", "fleet:drain", f"fleet:worker:{worker_id}", f"fleet:unacked:{worker_id}")
+    for key in own:
+        with redis.pipeline() as pipe:
+            pipe.delete(key)
+            pipe.set(key, "of another type")
+            pipe.execute()
+        wait_for(partial(is_set_aside, redis, key), partial(worker.tail, 20), PATIENCE)
+
+        assert fleet.tasks.settle(fleet.tasks.send(3)).exactly_once, key
+    assert worker.process.poll() is None
+
+
+def test_odd_records_of_dead_workers_keep_no_good_message(new_fleet: NewFleet) -> None:
+    fleet = new_fleet()
+    tasks, redis = fleet.tasks, Redis.from_url(fleet.broker_url)
+    worker = fleet.start()
+
+    def check(examples: list[Any]) -> None:
+        """Put odd records of several dead workers beside good messages; all are rescued."""
+        good = []
+        for number, record in enumerate(examples):
+            ids = tasks.send(3, queue="lost")
+            good += ids
+            messages: Any = redis.lpop("lost", 3)
+            entries: dict[Any, Any] = {
+                f"good{place}".encode(): b"celery\n" + raw for place, raw in enumerate(messages)
+            }
+            worker_id = f"dead-{number}@here:1"
+            redis.hset(f"fleet:unacked:{worker_id}", mapping=entries | dict(record))
+            redis.zadd("fleet:workers", {worker_id: 0})
+        wait_for(lambda: not set(good) - set(tasks.ended()), lambda: worker.tail(40), PATIENCE)
+        wait_for(lambda: not redis.keys("fleet:unacked:dead*"), lambda: worker.tail(40), PATIENCE)
+        assert tasks.outcome(good).exactly_once
+        assert worker.process.poll() is None
+
+    with redis:
+        fuzz(check, st.lists(records(b"celery\n"), min_size=3, max_size=6), RESCUES)

@@ -46,7 +46,8 @@ RESCUE = 5000
 HEARTBEAT = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
 local late = 1 - redis.call('EXISTS', KEYS[1])
-redis.pcall('HSET', KEYS[1], unpack(ARGV, 4))
+local told = redis.pcall('HSET', KEYS[1], unpack(ARGV, 4))
+if type(told) == 'table' and told.err and string.find(told.err, 'WRONGTYPE', 1, true) then return told end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -166,6 +167,7 @@ class Heartbeat(threading.Thread):
                     self.told = time.monotonic()
                     ledger.tell_task_counts()
             except ResponseError as error:
+                ledger.heal(error)
                 ledger.fenced = isinstance(fenced_or(error), Fenced)
                 if not ledger.fenced:
                     raise

@@ -16,6 +16,7 @@ from celery_autoscaler.keys import Keys, as_name, worker_name
 from celery_autoscaler.outcomes import Outcomes
 from celery_autoscaler.server_state import UNLIMITED, is_refusal
 from celery_autoscaler.task_counts import TaskCounts
+from celery_autoscaler.wrong_types import is_wrong_type, set_aside_for
 
 if TYPE_CHECKING:
     from celery_autoscaler.channel import Channel
@@ -204,11 +205,22 @@ class Ledger:
                 args=[worker, self.session, int(self.lease * 1000)],
             )
         except ResponseError as error:
+            self.heal(error)
             raise fenced_or(error) from error
         self.renewed = sent
         self._is_open = True
         self.fetching = {fetch: can_be_read for fetch, can_be_read in self.fetching.items() if can_be_read()}
         self._put_back_unknown(recorded)
+
+    def heal(self, error: ResponseError) -> None:
+        """Set aside what keeps the worker from its keys, if that is what the server answers.
+
+        Raises:
+            redis.RedisError: The server cannot be reached or refuses.
+        """
+        if is_wrong_type(error):
+            for refusal in set_aside_for(self.client, self.keys, self.worker_id):
+                logger.error("Key %s: %s", refusal.name, refusal.why)
 
     def reconcile(self) -> None:
         """Put back what the record holds and nobody in this process knows.

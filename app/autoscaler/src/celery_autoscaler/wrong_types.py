@@ -4,7 +4,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from celery_autoscaler.keys import Keys
+from celery_autoscaler.keys import Keys, worker_name
 from celery_autoscaler.readers import Refusal
 from celery_autoscaler.recovery import Client
 
@@ -46,3 +46,23 @@ def set_aside(client: Client, keys: Keys, key: str) -> Refusal:
         if "no such key" not in str(error):
             raise
     return Refusal(KIND, name, f"it held another type, and was renamed to {keys.without_prefix(aside)}")
+
+
+def set_aside_for(client: Client, keys: Keys, worker_id: str) -> list[Refusal]:
+    """Set aside what a worker could not go on with: of its own keys, and of those that all workers share.
+
+    Raises:
+        redis.RedisError: The server does not answer.
+    """
+    kinds = {
+        keys.worker(worker_id): b"hash",
+        keys.unacked(worker_id): b"hash",
+        keys.task_counts(worker_name(worker_id).partition("@")[2]): b"hash",
+        keys.workers: b"zset",
+        keys.drain: b"set",
+    }
+    with client.pipeline(transaction=False) as pipe:
+        for key in kinds:
+            pipe.type(key)
+        found = zip(kinds.items(), pipe.execute(), strict=True)
+    return [set_aside(client, keys, key) for (key, kind), is_kind in found if is_kind not in (kind, b"none")]
