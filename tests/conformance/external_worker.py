@@ -21,16 +21,60 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery._state import _set_task_join_will_block  # type: ignore[attr-defined]
 from celery.contrib.testing import worker as testing
 from celery.utils.nodenames import anon_nodename
 
-READY_WITHIN = 60.0  # seconds
+READY_WITHIN = 300.0  # seconds; a busy machine imports slowly
 STOP_WITHIN = 30.0  # seconds
+# What stands among the outcomes if the suite's worker has ended.
+ENDED = "no message ends the worker"
 # From the best to the worst: a test is as good as the worst of its phases and its subtests.
 SEVERITY = ("passed", "xfailed", "skipped", "xpassed", "failed")
 
 _embedded_worker = testing.start_worker
 _outcomes: dict[str, str] = {}
+_workers: list[ExternalWorker] = []
+
+
+class ExternalWorker:
+    """The worker of the suite; one that a test's message ends is started again before the next test."""
+
+    def __init__(self) -> None:
+        self.log = Path(os.environ["CONFORMANCE_LOG"])
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "celery", "-A", "conformance_app", "worker"]
+        command += ["-P", os.environ["CONFORMANCE_POOL"], "-c", "1", "-n", anon_nodename(), "-l", "INFO"]
+        command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+        begin = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + READY_WITHIN
+        while b"ready." not in self.log.read_bytes()[begin:]:
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                pytest.exit(f"the worker does not start: see {self.log}", returncode=3)
+            time.sleep(0.1)
+        return process
+
+    def revive(self) -> None:
+        """Start the worker again if it has ended, and note that it has."""
+        if self.process.poll() is not None:
+            _note(ENDED, "failed")
+            self.process = self._start()
+
+    def stop(self) -> None:
+        """End the worker."""
+        if self.process.poll() is not None:
+            _note(ENDED, "failed")
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 @contextmanager
@@ -43,32 +87,13 @@ def start_worker(app: Celery, pool: str = "solo", **options: Any) -> Iterator[An
         with _embedded_worker(app, pool=pool, **options) as embedded:
             yield embedded
         return
-    command = [sys.executable, "-m", "celery", "-A", "conformance_app", "worker"]
-    command += ["-P", os.environ["CONFORMANCE_POOL"], "-c", "1", "-n", anon_nodename(), "-l", "INFO"]
-    command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-    with Path(os.environ["CONFORMANCE_LOG"]).open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    worker = ExternalWorker()
+    _workers.append(worker)
     try:
-        _await_ready(process)
         yield None
-        # A worker that has ended explains every failure after its end.
-        if process.poll() is not None:
-            _note("the suite's worker lives until its end", "failed")
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _await_ready(process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while "ready." not in Path(os.environ["CONFORMANCE_LOG"]).read_text(errors="replace"):
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.exit("the worker does not start: see " + os.environ["CONFORMANCE_LOG"], returncode=3)
-        time.sleep(0.1)
+        _workers.remove(worker)
+        worker.stop()
 
 
 def pytest_configure() -> None:
@@ -93,6 +118,13 @@ def _python_that_starts(module: str) -> str:
         script.chmod(0o755)
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
     return str(python)
+
+
+def pytest_runtest_setup() -> None:
+    """Give each test a worker that lives, and let it wait for results, whatever another test has done."""
+    for worker in _workers:
+        worker.revive()
+    _set_task_join_will_block(False)
 
 
 def _note(test: str, outcome: str) -> None:

@@ -21,6 +21,7 @@ import tarfile
 import time
 import venv
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,22 @@ CACHE = TOP / ".cache/conformance"
 MODULES = {"plain": "celery", "ours": "celery_autoscaler.launch"}
 # Tests that differ run so many times more.
 RERUNS = 2
+# Files of tests that run beside all others.
+LONGEST = ("test_canvas", "test_tasks")
+
+
+class Servers(dict[tuple[str, int], RedisServer]):
+    """The servers by kind of worker and part of the tests, each started when it is asked for."""
+
+    def __init__(self, client: docker.DockerClient, stack: ExitStack) -> None:
+        super().__init__()
+        self._client = client
+        self.stack = stack
+
+    def __missing__(self, key: tuple[str, int]) -> RedisServer:
+        self[key] = RedisServer(self._client)
+        self.stack.callback(self[key].kill)
+        return self[key]
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,13 @@ def fetch_suite() -> Path:
     return suite
 
 
+def parts_of(suite: Path) -> list[list[str]]:
+    """Return the files of the tests in parts that take about as long."""
+    files = sorted(f"t/integration/{file.name}" for file in (suite / "t/integration").glob("test_*.py"))
+    longest = [[file] for file in files if Path(file).stem in LONGEST]
+    return [*longest, [file for file in files if [file] not in longest]]
+
+
 def make_environment() -> None:
     """Create or refresh the environment of Celery's tests from the pinned requirements."""
     requirements = HERE / "requirements.txt"
@@ -186,35 +210,40 @@ def make_environment() -> None:
 
 
 def run_both(
-    comparison: Comparison, suite: Path, servers: dict[str, RedisServer], name: str, arguments: list[str]
+    comparison: Comparison, suite: Path, servers: Servers, name: str, parts: Sequence[list[str]]
 ) -> None:
-    """Run tests with both kinds of workers side by side, and note what became of them."""
-    legs = [Leg(kind, comparison.pool) for kind in MODULES]
+    """Run parts of the tests with both kinds of workers, all side by side, and note what became of them."""
     began = time.monotonic()
-    running = [leg.run(suite, servers[leg.kind], name, arguments) for leg in legs]
-    for leg, process in zip(legs, running, strict=True):
+    running = []
+    for number, arguments in enumerate(parts):
+        for kind in MODULES:
+            leg, part = Leg(kind, comparison.pool), f"{name}-{number}"
+            process = leg.run(suite, servers[kind, number], part, arguments)
+            servers.stack.callback(process.terminate)
+            running.append((leg, part, process))
+    for leg, part, process in running:
         # 0: all passed, 1: some did not. Else pytest itself failed, and what it says is no comparison.
         if process.wait() not in (0, 1):
-            log = leg.file(name, "pytest.log").read_text(errors="replace")
+            log = leg.file(part, "pytest.log").read_text(errors="replace")
             sys.exit(f"{leg}: pytest ended with {process.returncode}:\n{log[-2000:]}")
-    for leg in legs:
-        found = leg.outcomes(name)
-        comparison.outcomes.setdefault(leg.kind, {}).update(found)
-        counts = Counter(found.values())
-        said = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
-        say(f"{leg} ({name}): {len(found)} tests: {said}; {time.monotonic() - began:.0f} s")
+        comparison.outcomes.setdefault(leg.kind, {}).update(leg.outcomes(part))
+    for kind in MODULES:
+        ended = [leg.outcomes(part) for leg, part, _ in running if leg.kind == kind]
+        found = [outcome for outcomes in ended for outcome in outcomes.values()]
+        said = ", ".join(f"{number} {outcome}" for outcome, number in Counter(found).most_common())
+        say(f"{comparison.pool}, {kind} ({name}): {len(found)}: {said}; {time.monotonic() - began:.0f} s")
 
 
-def compare(pool: str, suite: Path, servers: dict[str, RedisServer], arguments: list[str]) -> Comparison:
+def compare(pool: str, suite: Path, servers: Servers, parts: Sequence[list[str]]) -> Comparison:
     """Run the suite with one pool; run again what differs."""
     comparison = Comparison(pool)
-    run_both(comparison, suite, servers, "first", arguments)
+    run_both(comparison, suite, servers, "first", parts)
     for number in range(1, RERUNS + 1):
         differing = [test for test in comparison.differences() if "::" in test]
         if not differing:
             break
         say(f"{pool}: {len(differing)} tests differ; they run again ({number} of {RERUNS})")
-        run_both(comparison, suite, servers, f"again-{number}", differing)
+        run_both(comparison, suite, servers, f"again-{number}", [differing])
         comparison.flaky += sorted(set(differing) - set(comparison.differences()))
     return comparison
 
@@ -249,11 +278,9 @@ def main() -> int:
     client = docker.from_env()
     remove_orphans(client)
     with ExitStack() as stack:
-        servers = {kind: RedisServer(client) for kind in MODULES}
-        for server in servers.values():
-            stack.callback(server.kill)
-        arguments = arguments or ["t/integration"]
-        comparisons = [compare(pool, suite, servers, arguments) for pool in options.pools.split(",")]
+        servers = Servers(client, stack)
+        parts = [arguments] if arguments else parts_of(suite)
+        comparisons = [compare(pool, suite, servers, parts) for pool in options.pools.split(",")]
     report(comparisons)
     faults = [f"{comparison.pool}: {test}" for comparison in comparisons for test in comparison.faults()]
     say(f"\n{len(faults)} tests pass with a plain worker and do not with ours")
