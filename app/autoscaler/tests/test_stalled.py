@@ -94,6 +94,23 @@ def test_settings_that_change_replace_workers_without_interrupting_a_task(fleet:
     assert "SIGQUIT" not in supervisor.output()
 
 
+def test_a_group_that_is_renamed_gets_its_workers_and_lets_the_former_finish(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1})
+    fleet.wait_for_workers(1)
+    [long] = fleet.tasks.send(1, 6.0)
+    fleet.tasks.wait_until_started([long])
+
+    config = supervisor.config.read_text()
+    supervisor.config.write_text(config.replace(f"[groups.{GROUP}]", "[groups.renamed]"))
+    supervisor.signal(signal.SIGHUP)
+
+    supervisor.wait_for_output("default-1 drains: its group is gone")
+    wait_for(lambda: "renamed-1@here" in fleet.consuming(), "the renamed group has no worker", 60.0)
+    fleet.tasks.wait_until_ended([long, *fleet.tasks.send(3)])
+    assert fleet.wait_for_workers(1) == ["renamed-1@here"]
+    assert fleet.tasks.started()[long] == 1
+
+
 def test_no_worker_that_runs_something_is_given_up_for_want_of_work(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(
         group={"concurrency": 4, "max_workers": 3, "drain_timeout": 1.0}, stabilisation=1.0
