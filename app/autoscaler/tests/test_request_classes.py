@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,16 @@ class Batch(Task):
     def Strategy(self, task, app, consumer):
         from celery.worker.request import create_request_cls
 
-        self.waiting = []
+        self.waiting, self.timer = [], None
+
+        def flush():
+            batch, self.waiting, self.timer = self.waiting, [], None
+            if batch:
+                consumer.pool.apply_async(
+                    run_batch, ([request.id for request in batch],),
+                    callback=lambda _: [request.acknowledge() for request in batch],
+                )
+
         request_class = create_request_cls(
             symbol_by_name(task.Request), task, consumer.pool, consumer.hostname,
             consumer.event_dispatcher, app=app,
@@ -151,12 +161,11 @@ class Batch(Task):
             )
             self.waiting.append(request)
             signals.task_received.send(sender=consumer, request=request)
+            if self.timer is None:
+                seconds = json.loads(os.environ["SETTINGS"]).get("flush", 0.5)
+                self.timer = consumer.timer.call_after(seconds, flush)
             if len(self.waiting) == 3:
-                batch, self.waiting = self.waiting, []
-                consumer.pool.apply_async(
-                    run_batch, ([request.id for request in batch],),
-                    callback=lambda _: [request.acknowledge() for request in batch],
-                )
+                flush()
 
         return handle
 
@@ -231,3 +240,19 @@ def test_every_kind_of_task_becomes_a_dead_letter(defined: Fleet) -> None:
     letters = [json.loads(letter) for letter in wait_for(put_aside, "some never become dead letters", 90.0)]
     assert {json.loads(letter["message"])["headers"]["id"] for letter in letters} == set(poison.values())
     assert {letter["redeliveries"] for letter in letters} == {3}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_batch_of_a_worker_woken_after_its_lease_does_not_run(defined: Fleet, pool: str) -> None:
+    defined.settings["flush"] = 2 * SHORT_LEASE
+    frozen = defined.start("-P", pool, name="frozen")
+    ids = defined.tasks.send(2, name="batch")
+    wait_for(lambda: sorted(defined.tasks.held("frozen")) == ids, "the messages are not taken")
+    frozen.freeze()
+    defined.start("-P", pool, name="other")
+    defined.tasks.wait_until_ended(ids, within=60.0)
+
+    frozen.wake()
+
+    assert frozen.wait() == os.EX_TEMPFAIL
+    assert defined.tasks.ended() == dict.fromkeys(ids, 1)

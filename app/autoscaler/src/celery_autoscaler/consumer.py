@@ -20,6 +20,7 @@ from celery_autoscaler.ending import answers, hurry, hurry_pool
 from celery_autoscaler.event_loop import EventLoop
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.outcomes import Outcome, guarded, nothing
+from celery_autoscaler.pool_guard import guard
 from celery_autoscaler.pool_pipes import PoolPipes, is_prefork
 from celery_autoscaler.producers import Producers
 from celery_autoscaler.request import UNCERTAIN, adopt
@@ -45,6 +46,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self.ledger = kwargs["controller"].fleet_ledger
         self.due_tasks = DueTasks(self, self.ledger)
         super().__init__(*args, **kwargs)
+        guard(self.pool, self.ledger, self.hub)
         self.event_loop = EventLoop(self, self.ledger.lease)
         self.producers = Producers(self.app, self.bound_waits, forks=is_prefork(self.pool))
         self.pipes: PoolPipes | None = None
