@@ -88,6 +88,28 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert "The supervisor has ended" in supervisor.output()
 
 
+def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"max_workers": 1})
+    [worker] = fleet.wait_for_workers(1)
+
+    assert fleet.tasks.settle(fleet.tasks.send(60, 0.05)).exactly_once
+    found: Any = fleet.tasks.redis.zrange("fleet:workers", 0, -1)
+    [worker_id] = [name for name in found if name.startswith(f"{worker}:")]
+
+    def mean() -> float | None:
+        told: Any = fleet.tasks.redis.hget(f"fleet:worker:{worker_id}", "run_times")
+        [(tasks, seconds, _)] = json.loads(told).values() or [(0, 0.0, 0.0)]
+        return float(seconds) / tasks if tasks == 60 else None
+
+    exact = wait_for(mean, "the worker does not tell the run time of all tasks")
+    # A task sleeps for that long; looking once a second would find less as often as more.
+    assert exact >= 0.05
+    wait_for(
+        lambda: fleet.status("here")["groups"][GROUP]["service_time"] == pytest.approx(exact, rel=0.02),
+        "the supervisor goes by another run time",
+    )
+
+
 def test_an_emergency_is_told_also_where_no_worker_may_join(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"max_workers": 1}, queue_threshold=5)
     fleet.wait_for_workers(1)

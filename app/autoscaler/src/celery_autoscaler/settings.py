@@ -119,11 +119,11 @@ class Settings:
     tick: float = setting(1.0, number(0.1, 60, "seconds"))
     """Seconds between two looks."""
     stabilisation: float = setting(60.0, number(0, 86_400, "seconds"))
-    """Seconds for which fewer workers must have sufficed before one is stopped."""
+    """Seconds for which fewer workers must have been enough before one is stopped."""
     cpu_threshold: float = setting(90.0, PERCENT, "CPU_THRESHOLD")
     memory_threshold: float = setting(85.0, PERCENT, "MEMORY_THRESHOLD")
     queue_threshold: int = setting(1000, whole(1, 1_000_000_000), "QUEUE_THRESHOLD")
-    """Messages in one queue over which its group grows whatever its promise; twice that is an emergency."""
+    """Messages in one queue over which its group grows if they are much work; twice that is an emergency."""
     hostname: str = setting("", text(r"[A-Za-z0-9_.-]*", "letters, digits, '_', '.' and '-'"))
     """Name of this host in the names of its workers; by default the machine's own."""
     capacity: float = setting(0.0, number(0, 100_000))
