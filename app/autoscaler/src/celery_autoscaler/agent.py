@@ -23,6 +23,7 @@ from celery_autoscaler.keys import as_name, worker_name
 from celery_autoscaler.ledger import Fenced, Ledger, fenced_or
 from celery_autoscaler.orphans import Searcher
 from celery_autoscaler.systemd import notify
+from celery_autoscaler.text import as_text
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Heartbeat(threading.Thread):
         self.told = time.monotonic()
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
+        self.spoilt = False
         self.unknown = False
         self.searcher = Searcher()
         self.heard = 0.0
@@ -90,6 +92,16 @@ class Heartbeat(threading.Thread):
             except Exception:  # whatever one beat meets: without the next the worker is given up
                 logger.exception("No heartbeat")
             notify("WATCHDOG=1")
+
+    def fields(self) -> dict[str, Any]:
+        """Return the heartbeat, or what can be read of it: the lease lives on."""
+        try:
+            return self.counters()
+        except Exception:
+            if not self.spoilt:
+                logger.exception("The heartbeat does not say what the worker does")
+            self.spoilt = True
+            return {"state": self.state, "pid": os.getpid()}
 
     def counters(self) -> dict[str, Any]:
         """Return the heartbeat: what the worker is and does."""
@@ -130,12 +142,14 @@ class Heartbeat(threading.Thread):
             # Tasks by name: how many have run to their end, the sum of their seconds, and of the squares.
             "run_times": json.dumps(
                 {
-                    name: [ended.tasks, round(ended.seconds, 4), round(ended.squares, 6)]
+                    as_text(name): [ended.tasks, round(ended.seconds, 4), round(ended.squares, 6)]
                     for name, ended in self.ledger.task_counts.run_times().items()
                 }
             ),
             # What runs: the task's name, and since when.
-            "running": json.dumps([(request.name, request.time_start) for request in active[:RUNNING_SHOWN]]),
+            "running": json.dumps(
+                [(as_text(request.name), request.time_start) for request in active[:RUNNING_SHOWN]]
+            ),
             "memory": self.memory,
             "release": os.environ.get("CELERY_APP_RELEASE", ""),
         }
@@ -179,7 +193,7 @@ class Heartbeat(threading.Thread):
         """Send the heartbeat and obey the answer."""
         ledger, keys, client = self.ledger, self.ledger.keys, self.ledger.client
         ledger.flush()
-        heartbeat = [part for item in self.counters().items() for part in item]
+        heartbeat = [part for item in self.fields().items() for part in item]
         sent = time.monotonic()
         drain, dead, late, recorded = client.register_script(HEARTBEAT)(
             keys=[
