@@ -207,6 +207,20 @@ def drip(connection: socket.socket, text: bytes) -> bytes:
     return connection.recv(100)
 
 
+def test_a_client_that_hangs_up_its_half_too_early_reads_why(server: Server) -> None:
+    for part in (b"GET / HTTP/1.1\r\nHost", request("Content-Length: 3", body="ab")):
+        with closing(connect(server)) as connection:
+            connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            assert all_of(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_client_that_sends_far_too_much_reads_why(server: Server) -> None:
+    answer = exchange(server, request(f"Content-Length: {5 * 2**20}", body="x" * 5 * 2**20))
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_client_that_says_nothing_is_let_go(server: Server) -> None:
     with closing(connect(server)) as connection:

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds that a client has for its head, then for its body, and for taking what it is sent.
 HEAD_SECONDS, BODY_SECONDS, SEND_SECONDS = 5.0, 5.0, 5.0
-# Seconds in which a refused client may read why, and bytes that are thrown away meanwhile.
-LINGER_SECONDS, LINGER_BYTES = 1.0, 2**20
+# Seconds in which a refused client may still send, until it reads why, and bytes that are thrown away.
+LINGER_SECONDS, LINGER_BYTES = 5.0, 2**24
 # Clients that have not said yet what they want; fewer where few files may be open.
 MOST_WAITING = 256
 # Requests that are answered at a time, open pages among them.
@@ -155,6 +155,8 @@ class Server:
             received = b""
         if client.refused:
             client.dropped += len(received)
+        if not received and (client.received or client.head) and not client.refused:
+            send_refusal(client.connection, "400 Bad Request", "the request ends before it is whole")
         if not received or client.dropped > LINGER_BYTES:
             self._forget(client)
         elif not client.refused:
