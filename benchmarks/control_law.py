@@ -2,8 +2,8 @@
 
 ``make bench-law`` runs it; nothing is started, no server is needed. Each load is met with several seeds by
 our law on its hosts, by KEDA's and by Airflow's law whose workers start at once however many they are, and,
-where a service behind the tasks saturates, by the fixed number that it bears. Figures are medians over the
-seeds.
+where a service behind the tasks saturates, by the fixed number that it bears. The p99 is the worst of the seeds, other
+figures are medians.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Figures:
 
     @classmethod
     def of(cls, traces: list[Trace]) -> Figures:
-        """Return the medians of several runs."""
+        """Return the worst p99 of several runs, and the medians of the rest."""
         return cls(
             statistics.median(trace.wait(0.95) for trace in traces),
-            statistics.median(trace.wait(0.99) for trace in traces),
+            max(trace.wait(0.99) for trace in traces),
             statistics.median(trace.hours for trace in traces),
             statistics.median(trace.turns(0.0) for trace in traces),
         )
@@ -87,9 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="loads to measure; all if none is named")
     names = parser.parse_args().names
-    table = Table(
-        title=f"Ours, and others in relation to ours; medians of {len(SEEDS)} seeds, waits in seconds"
-    )
+    table = Table(title=f"Ours, and others in relation to ours; {len(SEEDS)} seeds, waits in seconds")
     for column in ("load", "p95", "p99", "target kept", "hours", "turns"):
         table.add_column(column)
     for name in LAWS:
