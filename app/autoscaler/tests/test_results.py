@@ -22,6 +22,24 @@ def refusing(server: RedisServer) -> Iterator[None]:
 
 
 @contextmanager
+def full(server: RedisServer) -> Iterator[None]:
+    """Have the server be out of memory."""
+    with Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", 1)
+        yield
+        client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def replica(server: RedisServer) -> Iterator[None]:
+    """Have the server be a replica, as a primary is after a failover behind one address."""
+    with Redis.from_url(server.url) as client:
+        client.replicaof("127.0.0.1", "1")
+        yield
+        client.replicaof("no", "one")
+
+
+@contextmanager
 def gone(server: RedisServer) -> Iterator[None]:
     """Have the server die, and come back empty."""
     server.crash()
@@ -29,7 +47,7 @@ def gone(server: RedisServer) -> Iterator[None]:
     server.restart()
 
 
-@pytest.mark.parametrize("away", [refusing, gone])
+@pytest.mark.parametrize("away", [refusing, full, replica, gone])
 def test_a_task_waits_for_the_server_of_results(
     new_fleet: NewFleet,
     redis_server_factory: RedisServerFactory,
