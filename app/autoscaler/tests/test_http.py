@@ -164,6 +164,7 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
         ("celery_autoscaler_workers_stopped", "counter"),
         ("celery_autoscaler_workers_died", "counter"),
         ("celery_autoscaler_messages_recovered", "counter"),
+        ("celery_autoscaler_orphaned_records", "counter"),
         ("celery_autoscaler_unreadable", "counter"),
         ("celery_autoscaler_host_cpu_ratio", "gauge"),
         ("celery_autoscaler_host_memory_ratio", "gauge"),
