@@ -2,8 +2,8 @@
 
 ``make bench-law`` runs it; nothing is started, no server is needed. Each load is met with several seeds by
 our law on its hosts, by KEDA's and by Airflow's law whose workers start at once however many they are, and,
-where a service behind the tasks saturates, by the fixed number that it bears. The p99 is the worst of the seeds, other
-figures are medians.
+where a service behind the tasks saturates, by the fixed number that it bears. The p99 is the worst of the
+seeds, other figures are medians.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from celery_autoscaler.policy import Decision, GroupPolicy, Override, Seen, workers_for
 from celery_autoscaler.settings import Group
 from hypothesis import assume, example, given, settings
@@ -196,6 +197,35 @@ def test_the_sentence_names_the_limit_that_bit(
     assert "\n" not in decision.reason
 
 
+@properties
+@given(histories, seens(), groups())
+def test_a_worker_that_runs_something_is_not_given_up_for_want_of_work(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group
+) -> None:
+    policy, now = after(history, group)
+    seen = replace(seen, now=now, useful_slots=None)
+
+    decision = policy.decide(group, seen)
+
+    have = seen.ready + seen.starting
+    assert decision.want >= min(seen.busy_workers, have, group.max_workers)
+
+
+@properties
+@given(histories, seens(), groups(), st.floats(0, 60))
+def test_workers_that_consume_sooner_never_make_more(
+    history: list[tuple[Seen, float]], seen: Seen, group: Group, sooner: float
+) -> None:
+    policy, now = after(history, group)
+    late = tuple(max(0.0, left) for left in seen.start_left)
+    seen = replace(seen, now=now, start_left=late)
+
+    slow = deepcopy(policy).decide(group, seen)
+    quick = policy.decide(group, replace(seen, start_left=tuple(max(0.0, left - sooner) for left in late)))
+
+    assert quick.want <= slow.want
+
+
 # --- Growing -------------------------------------------------------------------------------------------
 
 
@@ -240,6 +270,72 @@ def test_the_maximum_is_named_when_it_bites() -> None:
 
     assert (decision.want, decision.limit) == (10, "maximum")
     assert decision.reason.endswith(". Limited by max_workers = 10")
+
+
+def test_what_is_starting_is_not_charged_with_a_whole_start_again() -> None:
+    policy, wide = law(), replace(ONE_SLOT, max_workers=60)
+    seen = replace(IDLE, service_time=0.2)
+    first = policy.decide(wide, backlog(100, seen)).want
+    wanted = [first]
+    for now in (1.0, 2.0):
+        # The one that is there runs five tasks a second.
+        left = backlog(100 - round(5 * now), replace(seen, now=now, age=now, busy=1))
+        starting = replace(left, starting=first - 1, start_left=(3.0 - now,) * (first - 1))
+        wanted.append(policy.decide(wide, starting).want)
+
+    assert wanted == [first] * 3
+
+
+def test_what_came_just_now_has_longer_than_what_came_first() -> None:
+    waiting = backlog(40, replace(IDLE, ready=4, age=5.0, service_time=0.5))
+    wide = replace(ONE_SLOT, max_workers=60)
+
+    at_once = law().decide(wide, waiting)
+    in_turn = law().decide(wide, replace(waiting, parts=((5.0, 4), (2.0, 18), (0.5, 18))))
+
+    assert in_turn.want < at_once.want
+
+
+def test_few_starts_at_a_time_make_more_of_them() -> None:
+    waiting = backlog(300, replace(IDLE, service_time=0.2, startup=1.0))
+    wide = replace(ONE_SLOT, max_workers=60)
+
+    wanted = [law().decide(wide, replace(waiting, starts_at_once=starts)).want for starts in (None, 4, 2)]
+
+    assert wanted == sorted(wanted)
+    assert wanted[0] < wanted[-1]
+
+
+@pytest.mark.parametrize("service", [0.02, 300.0])
+def test_a_task_behind_a_long_one_gets_a_slot_in_time(service: float) -> None:
+    behind = backlog(1, replace(IDLE, busy=1, busy_workers=1, service_time=service))
+
+    # Two looks and a start before ten seconds are over.
+    assert law().decide(ONE_SLOT, replace(behind, age=5.5)).want == 2
+    if service < 1:
+        assert law().decide(ONE_SLOT, replace(behind, age=1.0)).want == 1
+
+
+def test_tasks_that_come_due_together_have_their_slots_ready() -> None:
+    wave = replace(IDLE, ready=1, due=130, next_eta=3.0, service_time=0.5, future=500)
+
+    decision = law().decide(replace(ONE_SLOT, max_workers=60), wave)
+
+    # 65 s of work in 6.5 s.
+    assert decision.want == 10
+    assert decision.reason == "130 tasks come due in 3 s; a start takes 3 s"
+
+
+def test_more_workers_than_are_of_use_are_given_up_but_for_long_tasks() -> None:
+    busy = replace(IDLE, ready=12, busy=12, busy_workers=12, service_time=1.3, age=15.0, tried_slots=12)
+    full = backlog(900, replace(busy, useful_slots=8))
+
+    decision = law().decide(replace(ONE_SLOT, max_workers=12), full)
+    long = law().decide(replace(ONE_SLOT, max_workers=12), replace(full, long=10))
+
+    assert (decision.want, decision.limit) == (8, "throughput")
+    assert decision.reason.endswith("More workers finish no more tasks (12 → 8)")
+    assert long.want == 10
 
 
 # --- Shrinking -----------------------------------------------------------------------------------------
@@ -329,6 +425,21 @@ def test_a_minimum_of_zero_is_reached_and_left_with_the_first_message() -> None:
     assert hold(policy, IDLE, 0, STABILISATION, TO_ZERO).want == 1
     assert hold(policy, IDLE, STABILISATION + 1, STABILISATION + 3, TO_ZERO).want == 0
     assert policy.decide(TO_ZERO, backlog(1, replace(IDLE, ready=0, now=70.0))).want == 1
+
+
+@pytest.mark.parametrize(("startup", "kept"), [(30.0, True), (1.0, False)])
+def test_an_idle_worker_is_kept_for_the_next_task_where_a_start_takes_too_long(
+    startup: float, kept: bool
+) -> None:
+    policy, wanted, ready = law(), 0, 1
+    for now in range(520):
+        busy = int(now % 120 == 0 and now < 400)
+        seen = replace(IDLE, now=float(now), ready=ready, busy=busy, startup=startup)
+        ready = wanted = policy.decide(TO_ZERO, seen).want
+        ready = max(ready, busy)
+
+    # 160 s after the last task; they came each 120 s.
+    assert wanted == int(kept)
 
 
 def test_tasks_for_later_wake_nobody_until_a_start_before_their_time() -> None:
