@@ -75,6 +75,7 @@ HEARTBEAT: dict[str, Any] = {
     "active": "1", "reserved": "0", "scheduled": "1", "next_eta": "4102444800.0", "processed": "5",
     "failed": "0",
     "busy_seconds": "1.5", "taken": {"celery": 5}, "tasks": {"single.count": [5, 1.5]},
+    "run_times": {"single.count": [5, 1.5, 0.5]}, "due": [0, 1, 2],
     "running": [["single.count", 1.0]],
     "memory": "1000000", "release": "",
 }  # fmt: skip
@@ -145,6 +146,7 @@ KEYS: Sequence[tuple[bytes, str]] = [
     "set"),
     (b"fleet:leaving", "hash"), (b"fleet:overrides", "hash"), (b"fleet:claims:default", "zset"),
     (b"fleet:decisions", "stream"), (b"fleet:history", "stream"), (b"fleet:task_counts:here", "hash"),
+    (b"fleet:run_times:default", "hash"),
     (b"dead_letter:celery", "list"), (b"aside", "list"), (b"fleet:supervisor:here", "hash"),
 ]  # fmt: skip
 TYPES = ("hash", "zset", "set", "list", "stream", "string")
@@ -173,6 +175,10 @@ def puts(status: dict[str, Any]) -> st.SearchStrategy[list[Put]]:
             lambda worker_id, value: [Put(b"fleet:task_counts:here", "hash", ((worker_id, value),))],
             names,
             cut(st.just(json.dumps(COUNTS).encode())) | mutated(st.just(COUNTS)).map(as_bytes) | odd_bytes,
+        ),
+        st.builds(
+            lambda name, value: [Put(b"fleet:run_times:default", "hash", ((name, value),))],
+            names, mutated(st.just([5, 1.5, 1e9])).map(as_bytes) | odd_bytes,
         ),
         st.builds(lambda key, value: [Put(key, "set", ((value, value),))],
                   st.sampled_from([b"fleet:drain", b"fleet:replace"]), names | odd_bytes),
