@@ -287,7 +287,8 @@ def database(postgres_server: PostgresServer) -> Iterator[Database]:
 
 def remove_orphans(client: docker.DockerClient) -> None:
     """Remove the containers of sessions whose process has ended."""
-    for container in client.containers.list(all=True, filters={"label": OWNER_LABEL}):
+    found = client.containers.list(all=True, filters={"label": OWNER_LABEL}, ignore_removed=True)
+    for container in found:
         with suppress(NotFound):  # another session may be faster
             if not Path(f"/proc/{container.labels[OWNER_LABEL]}").exists():
                 _remove(container)
