@@ -272,6 +272,16 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._wait(self._poll_interval)
             self._poll_interval = min(2 * self._poll_interval, POLL[1])
 
+    def due_in(self) -> float:
+        """Return after how many seconds to look whether to fetch, where no event loop's timer does."""
+        if self._in_poll:
+            # The reply is an event.
+            return LOOK
+        if not self.qos.can_consume():
+            # Room is none.
+            return POLL[0]
+        return max(0.0, self._next_fetch - monotonic())
+
     def _wait(self, seconds: float) -> None:
         self._next_fetch = monotonic() + seconds
         self.connection.cycle.look_again(seconds)
@@ -372,7 +382,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Wait for an event, but not longer than until the next look."""
-        due = [channel._next_fetch - monotonic() for channel in self._channels if channel.active_queues]
+        due = [channel.due_in() for channel in self._channels if channel.active_queues]
         if due:
             timeout = max(0.0, min([*due, LOOK if timeout is None else timeout]))
         super().get(callback, timeout)

@@ -79,7 +79,7 @@ FORGET = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('DEL', KEYS[3])
-redis.call('SREM', KEYS[4], ARGV[2])
+redis.pcall('SREM', KEYS[4], ARGV[2])
 return 1
 """
 
