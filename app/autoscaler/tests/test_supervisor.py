@@ -110,6 +110,21 @@ def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
     )
 
 
+def test_a_task_behind_long_ones_on_the_only_worker_gets_another(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"max_workers": 2, "concurrency": 1, "promise": 5.0})
+    fleet.wait_for_workers(1)
+    # Quick tasks are all that is known of before.
+    assert fleet.tasks.settle(fleet.tasks.send(5, 0.01)).exactly_once
+
+    [long] = fleet.tasks.send(1, 25.0)
+    wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"], "the long task does not run")
+    [quick] = fleet.tasks.send(1, 0.01)
+
+    wait_for(lambda: quick in fleet.tasks.ended(), "the quick task does not run")
+    assert long not in fleet.tasks.ended()
+    assert fleet.tasks.settle([long, quick], patience=60.0).exactly_once
+
+
 def test_an_emergency_is_told_also_where_no_worker_may_join(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"max_workers": 1}, queue_threshold=5)
     fleet.wait_for_workers(1)
