@@ -519,6 +519,7 @@ def test_what_was_measured_is_compared_with_the_settings(
 
     assert "default: its tasks take 900 s in the mean, longer than drain_timeout=600" in shown
     assert "worker_proc_alive_timeout=4.0 is shorter than the 12 s that a start takes" in shown
+    assert "default: a start takes 12 s: with min_workers=0 the target wait of 10 s cannot be met" in shown
 
 
 def test_wrong_settings_are_told_in_one_line(app: Celery, tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
     if group.min_workers == 0 and startup > group.promise:
         yield Finding(
             False,
-            f"{group.name}: a start takes {startup:.0f} s, so that with min_workers=0 the promise of "
-            f"{group.promise:g} s cannot be kept",
+            f"{group.name}: a start takes {startup:.0f} s: with min_workers=0 the target wait of "
+            f"{group.promise:g} s cannot be met",
         )
     if startup > app.conf.worker_proc_alive_timeout:
         yield Finding(
