@@ -507,8 +507,9 @@ def test_a_server_that_drops_tasks_when_it_is_full_is_an_error(
 
 
 def test_what_was_measured_is_compared_with_the_settings(
-    app: Celery, supervise: Callable[..., Supervisor]
+    app: Celery, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MIN_WORKERS", "0")
     supervisor = supervise()
     state = supervisor.groups["default"]
     state.startup.add(12.0)
