@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
+from celery import chord
 from celery.result import AsyncResult
 from counted_tasks import NewFleet
 from redis import Redis
@@ -66,3 +69,30 @@ def test_a_task_waits_for_the_server_of_results(
 
     assert found.exactly_once, found
     assert AsyncResult(ids[-1], app=fleet.tasks.app).get(timeout=10) is None
+
+
+def test_chord_goes_on_whose_last_task_was_killed_while_it_sent_the_body(new_fleet: NewFleet) -> None:
+    fleet = new_fleet({"task_ignore_result": False})
+    tasks = fleet.tasks
+    # Results that are collected when the server is gone shall not look for it.
+    backend: Any = tasks.app.backend
+    backend.remove_pending_result = lambda result: result
+    signatures = [
+        tasks.app.signature("single.count", args=(0.0,), immutable=True, task_id=name)
+        for name in ("first", "last", "body")
+    ]
+    chord(signatures[:2], signatures[2], app=tasks.app).apply_async()
+    messages: Any = tasks.redis.lrange("celery", 0, -1)
+    tasks.redis.delete("celery")
+    for text in messages:
+        message = json.loads(text)
+        # As a rescue marks it.
+        message["properties"]["delivery_info"]["redelivered"] = True
+        tasks.redis.rpush("celery", json.dumps(message))
+    # As the process left it that was killed.
+    tasks.redis.set(f"celery-taskset-meta-{message['headers']['group']}.c", "dead", ex=12)
+
+    fleet.start(concurrency=1)
+    outcome = tasks.settle(["first", "last", "body"])
+
+    assert outcome.exactly_once, outcome
