@@ -13,6 +13,8 @@ from histories.events import (
     KILLS,
     RESULTS_AWAY,
     SILENCES,
+    STOPS,
+    STOPS_OF_SUPERVISORS,
     Begun,
     Death,
     Ended,
@@ -228,7 +230,24 @@ class Check:
         else:
             waits_for = BROKER_AWAY | RESULTS_AWAY if kind.stored else BROKER_AWAY
             until = self.settled(until, SETTLED, waits_for) if ends else until
-        return self.killed(begun, begun.at, until) or self.given_up(begun.main, begun.at, until)
+        if self.killed(begun, begun.at, until) or self.given_up(begun.main, begun.at, until):
+            return True
+        # What ends while the broker is away is settled later, or never if its worker is stopped before that.
+        unheard = any(self.is_away(at - ORDER, at + SETTLED) for at in ends)
+        return unheard and self.stopped(begun.main, begun.at, until)
+
+    def stopped(self, main: int, since: float, until: float) -> bool:
+        """Whether a worker was asked to end or to start anew, so that it may have ended meanwhile."""
+        launched = any(death.pid == main and "@" in death.name for death in self.history.deaths)
+        return any(
+            (
+                (fault.kind in STOPS and fault.concerns(main))
+                or (fault.kind in STOPS_OF_SUPERVISORS and not launched)
+            )
+            and fault.since <= until + ORDER
+            and since <= fault.until + STOP
+            for fault in self.history.faults
+        )
 
     def killed(self, begun: Begun, since: float, until: float) -> bool:
         """Whether its process, or its worker, was killed meanwhile."""

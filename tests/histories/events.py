@@ -60,6 +60,17 @@ class FaultKind(StrEnum):
 
 
 KILLS = frozenset({FaultKind.KILL_WORKER, FaultKind.KILL_CHILD, FaultKind.QUIT, FaultKind.CRASH})
+STOPS = frozenset({FaultKind.TERM, FaultKind.QUIT, FaultKind.HUP, FaultKind.DEPLOY})
+# What may lead a supervisor to stop workers of its own.
+STOPS_OF_SUPERVISORS = frozenset(
+    {
+        FaultKind.KILL_SUPERVISOR,
+        FaultKind.TERM_SUPERVISOR,
+        FaultKind.FREEZE_SUPERVISOR,
+        FaultKind.SCALE,
+        FaultKind.RELOAD,
+    }
+)
 SILENCES = frozenset({FaultKind.FREEZE, FaultKind.CUT_OFF, FaultKind.STALL})
 BROKER_AWAY = frozenset(
     {

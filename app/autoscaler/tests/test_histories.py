@@ -108,6 +108,14 @@ def test_end_that_the_broker_did_not_hear_excuses_a_run_after_a_kill() -> None:
     assert broken(sent(), *run(11, 12), away, *again) == [Broken.DOUBLED]
 
 
+def test_end_that_the_broker_did_not_hear_excuses_a_run_after_a_stop() -> None:
+    away = Fault(FaultKind.BROKER_READ_ONLY, 11.5, 20.0)
+    stop = Fault(FaultKind.HUP, 11.6, 11.6, (10,))
+    again = run(30, 31, pid=21, main=20)
+    assert broken(sent(), *run(11, 12), away, stop, *again) == []
+    assert broken(sent(), *run(11, 12), stop, *again) == [Broken.DOUBLED]
+
+
 def test_each_kill_excuses_one_run() -> None:
     runs = [*run(11), *run(15, 16, pid=21, main=20), *run(17, 18, pid=31, main=30)]
     assert broken(sent(), killed(11.5), *runs) == [Broken.DOUBLED]
