@@ -265,7 +265,7 @@ def report(comparisons: list[Comparison]) -> None:
             say(f"differed once, not again: {test}")
         for test in comparison.tests():
             if comparison.outcome("plain", test) == comparison.outcome("ours", test) == "failed":
-                say(f"fails with both, as it looks into a worker of its own process or log: {test}")
+                say(f"fails with both: {test}")
 
 
 def main() -> int:
