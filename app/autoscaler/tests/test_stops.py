@@ -138,7 +138,7 @@ def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) ->
     assert fleet.tasks.settle(running + waiting).exactly_once
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo", "gevent"])
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_task_that_runs_when_the_time_of_a_stop_is_over_is_given_back(fleet: Fleet, pool: str) -> None:
     worker = fleet.start("-P", pool, concurrency=1, settings={"worker_soft_shutdown_timeout": 1.0})
     ids = fleet.tasks.send(1, 600.0)
@@ -149,3 +149,12 @@ def test_task_that_runs_when_the_time_of_a_stop_is_over_is_given_back(fleet: Fle
 
     assert fleet.tasks.waiting("celery") == ids
     assert fleet.tasks.left() == {"celery": 1}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_early_acknowledged_task_is_settled_while_it_runs(fleet: Fleet, pool: str) -> None:
+    fleet.start("-P", pool, concurrency=1, settings={"task_acks_late": False})
+
+    fleet.tasks.wait_until_started(fleet.tasks.send(1, 600.0))
+
+    wait_for(lambda: not fleet.tasks.left(), lambda: f"{fleet.tasks.left()}")

@@ -61,6 +61,8 @@ class Request(CeleryRequest):  # type: ignore[misc]
     _already_revoked: bool
     _already_cancelled: bool
 
+    fleet_is_solo = False
+    """Whether the task runs in the event loop."""
     fleet_runtime: float | None = None
     """Seconds that the task took, as its process measured them."""
 
@@ -140,6 +142,9 @@ class Request(CeleryRequest):  # type: ignore[misc]
             logger.exception("The start of task %s cannot be told", self.id)
             if not self.task.acks_late:
                 self.acknowledge()
+        if self.fleet_is_solo and not self.task.acks_late and ledger is not None:
+            # The acknowledgement waits for the event loop, and that for the task.
+            ledger.settle(self._message.delivery_tag)
         self.fleet_count_wait()
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
@@ -344,6 +349,7 @@ def refusing_what_fails(execute: Any) -> Any:
 
     @functools.wraps(execute)
     def execute_using_pool(self: Request, pool: Any, **options: Any) -> Any:
+        self.fleet_is_solo = isinstance(pool, SoloPool)
         try:
             return execute(self, pool, **options)
         except TaskRevokedError:
