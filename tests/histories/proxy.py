@@ -84,6 +84,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         """Lead to a port of this machine."""
         self.target = target
+        self._silent = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -99,6 +100,8 @@ class Proxy:
 
         made: Gate = self._do(make())
         self.gates.append(made)
+        if self._silent:
+            self.silence(True, made)
         return made
 
     def lead_to(self, target: int) -> None:
@@ -112,7 +115,8 @@ class Proxy:
             self._do(gate.drop())
 
     def silence(self, silent: bool, *gates: Gate) -> None:
-        """Have some ports, or all, carry nothing any more; or carry on."""
+        """Have some ports, or all with those to come, carry nothing any more; or carry on."""
+        self._silent = self._silent if gates else silent
         for gate in gates or tuple(self.gates):
             self._do(gate.silence(silent))
 
