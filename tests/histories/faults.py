@@ -13,6 +13,7 @@ from celery_autoscaler.broker import Broker
 from celery_autoscaler.overrides import change
 from celery_autoscaler.recovery import Client
 from celery_autoscaler.rollout import RolloutError, living, replace_workers
+from docker.errors import APIError
 from redis.exceptions import RedisError
 from services import RedisServer, ServiceError, wait_for
 
@@ -66,7 +67,7 @@ class Faults:
 
     def do(self, step: Step) -> None:
         """Do one; those who are gone meanwhile, or a server that is away, leave it undone."""
-        with suppress(ProcessLookupError, psutil.Error, RedisError, ServiceError, IndexError):
+        with suppress(ProcessLookupError, psutil.Error, RedisError, ServiceError, IndexError, APIError):
             self.done[step.action](step)
 
     # --- Workers ---------------------------------------------------------------------------------------
