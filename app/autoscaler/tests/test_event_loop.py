@@ -95,7 +95,7 @@ def test_connections_of_remote_control_may_die_without_a_word(
     worker = fleet.start("-E", "-P", pool, gossip=True)
     control = tasks.app.control
     # Each of the connections on which it answers and publishes is open from now on.
-    assert wait_for(lambda: control.ping(timeout=1.0, limit=1), "no answer")
+    assert wait_for(lambda: bool(control.ping(timeout=1.0, limit=1)), "no answer")
     assert tasks.settle(tasks.send(3)).exactly_once
 
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_connections_of_remote_control_may_die_without_a_word(
         ids = tasks.send(10)
         # What it may wait for one connection after the other.
         tasks.wait_until_ended(ids, within=3 * (1 + 5 * SHORT_LEASE))
-        assert wait_for(lambda: control.ping(timeout=2.0, limit=1), "no answer")
+        assert wait_for(lambda: bool(control.ping(timeout=2.0, limit=1)), "no answer")
         assert tasks.settle(ids).exactly_once
 
     wire.cut()

@@ -52,7 +52,9 @@ def test_a_short_freeze_changes_nothing(fleet: Fleet) -> None:
     fleet.tasks.wait_until_started(ids[:2])
 
     frozen.freeze()
-    fleet.tasks.wait_until_ended(ids[2:5])
+    # The other worker goes on; whichever tasks those are.
+    ended = len(fleet.tasks.ended())
+    wait_for(lambda: len(fleet.tasks.ended()) >= ended + 2, "nothing goes on")
     frozen.wake()
 
     assert fleet.tasks.settle(ids).exactly_once

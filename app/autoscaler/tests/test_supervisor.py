@@ -304,7 +304,8 @@ def test_workers_that_eat_memory_are_joined_by_no_more_than_there_is_room_for(
     fleet = new_fleet(environment={"EAT_MEMORY": str(memory.total // 8)})
     # Room for one worker that takes 12.5 %, not for two, whatever other tests take or give back meanwhile.
     supervisor = fleet.start(memory_threshold=memory.percent + 18)
-    fleet.wait_for_workers(1)
+    # A kernel that is busy takes its time to hand out gigabytes.
+    fleet.wait_for_workers(1, within=120.0)
 
     ids = fleet.tasks.send(60, 0.2)
     supervisor.wait_for_output(r"held back: a worker takes \d+ MiB, \d+ MiB are left")
