@@ -162,12 +162,12 @@ class SupervisedFleet:
         return Counter(name.partition("@")[2] for name in found)
 
     def status(self, host: str) -> dict[str, Any]:
-        """Return what a supervisor says of itself; on a busy machine it may have nothing to say for a moment."""
-        key = f"fleet:supervisor:{host}"
-        text: Any = wait_for(
-            lambda: self.tasks.redis.hget(key, "status"), f"the supervisor of {host} is silent"
-        )
-        return dict(json.loads(text))
+        """Return what a supervisor says of itself; on a busy machine it may be silent for a moment."""
+
+        def said() -> Any:
+            return self.tasks.redis.hget(f"fleet:supervisor:{host}", "status")
+
+        return dict(json.loads(wait_for(said, f"the supervisor of {host} is silent")))
 
     def decisions(self) -> list[dict[str, str]]:
         """Return the decisions that were written down."""

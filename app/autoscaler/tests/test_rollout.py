@@ -115,7 +115,7 @@ def test_a_host_is_left_by_its_workers_once_others_have_taken_over(
         wait_for(lambda: not fleet.status("left")["workers"], "the host is not left", 30.0)
         left = fleet.consuming()
         broker.client.hdel(broker.keys.leaving, "left")
-        wait_for(lambda: fleet.status("left")["workers"], "nothing comes back", 60.0)
+        wait_for(lambda: bool(fleet.status("left")["workers"]), "nothing comes back", 60.0)
     outcome = fleet.tasks.settle(load.ids)
 
     assert outcome.exactly_once, outcome
