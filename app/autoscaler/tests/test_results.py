@@ -71,6 +71,24 @@ def test_a_task_waits_for_the_server_of_results(
     assert AsyncResult(ids[-1], app=fleet.tasks.app).get(timeout=10) is None
 
 
+def test_chord_goes_on_whose_last_task_was_killed_when_it_had_stored_its_success(new_fleet: NewFleet) -> None:
+    fleet = new_fleet({"task_ignore_result": False})
+    app = fleet.tasks.app
+    fleet.start(concurrency=1)
+
+    header = [
+        app.signature(f"single.{name}", args=arguments, immutable=True, task_id=name)
+        for name, arguments in (("count", (0.0,)), ("die_after_success", ()))
+    ]
+    body = app.signature("single.count", args=(0.0,), immutable=True, task_id="body")
+    sent = chord(header, body, app=app).apply_async()
+
+    assert fleet.tasks.settle(["count", "die_after_success", "body"]).ended_again == []
+    fleet.tasks.wait_until_ended(["body"])
+    # Results that are collected when the server is gone shall not look for it.
+    sent.forget()
+
+
 def test_chord_goes_on_whose_last_task_was_killed_while_it_sent_the_body(new_fleet: NewFleet) -> None:
     fleet = new_fleet({"task_ignore_result": False})
     tasks = fleet.tasks

@@ -138,7 +138,7 @@ def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) ->
     assert fleet.tasks.settle(running + waiting).exactly_once
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "gevent"])
 def test_task_that_runs_when_the_time_of_a_stop_is_over_is_given_back(fleet: Fleet, pool: str) -> None:
     worker = fleet.start("-P", pool, concurrency=1, settings={"worker_soft_shutdown_timeout": 1.0})
     ids = fleet.tasks.send(1, 600.0)

@@ -110,7 +110,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _brpop_start(self, *_: Any) -> None:
         """Send FETCH, if it is due; kombu calls this when nothing is in flight and messages are wanted."""
         ledger = self.ledger
-        if ledger.fenced or ledger.draining or monotonic() < self._next_fetch:
+        if ledger.fenced or ledger.draining or ledger.ending or monotonic() < self._next_fetch:
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:

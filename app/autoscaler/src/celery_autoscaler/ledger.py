@@ -113,6 +113,8 @@ class Ledger:
         self._unheard = ""
         self.draining = False
         self.fenced = False
+        # Whether the worker waits for its tasks and takes no others.
+        self.ending = False
         self.closing = False
         self.outcomes = Outcomes()
         # When the lease was last renewed, by the process's clock.

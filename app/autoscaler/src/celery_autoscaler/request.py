@@ -173,6 +173,18 @@ class Request(CeleryRequest):  # type: ignore[misc]
             again = self.task.reject_on_worker_lost if lost else self.fleet_again_after(exc)
             self.fleet_tell(tell, again=again or self._already_cancelled)
 
+    def _success_was_stored(self) -> Any:
+        """Whether a process that died had stored that the task succeeded, and nothing is left to do.
+
+        It stores that first, and then counts the task of a chord's header: without the count the body is
+        never sent. Such a task runs again, where the app wants lost tasks to.
+        """
+        embed = self._payload[2]
+        in_chord = isinstance(embed, dict) and embed.get("chord")
+        if in_chord and self.task.acks_late and self.task.reject_on_worker_lost:
+            return False
+        return super()._success_was_stored()
+
     def fleet_again_after(self, exc: BaseException) -> bool:
         """Whether a task that a limit ended is to run again."""
         return isinstance(exc, TimeLimitExceeded) and not self.task.acks_on_timeout

@@ -19,6 +19,7 @@ from celery_autoscaler import app_settings, children, sending
 from celery_autoscaler.agent import LEASE, Agent
 from celery_autoscaler.channel import transport_for
 from celery_autoscaler.consumer import with_ledger
+from celery_autoscaler.greenlet_signals import use_greenlets
 from celery_autoscaler.ledger import Ledger
 from celery_autoscaler.request import adopt_strategies
 from celery_autoscaler.task_counts import PUBLISHED
@@ -88,6 +89,7 @@ def install(worker: Any) -> list[str]:
     app.steps["consumer"].add(Agent)
     children.use_our_backends(app.loader)
     children.adopt_spawned(worker)
+    use_greenlets(worker)
     return app_settings.prepare(app.conf) + pool_notes(worker)
 
 
