@@ -99,7 +99,9 @@ class Process:
         telling = [
             line for line in lines if re.search("error|critical|Traceback|Fenced", line, re.IGNORECASE)
         ]
-        return " | ".join((telling or lines)[-2:])[-400:]
+        # What has ended it, though others came after that.
+        reason = [line for line in lines if "Unrecoverable error" in line][-1:]
+        return " | ".join(line[:200] for line in [*reason, *(telling or lines)[-2:]])
 
     def end(self) -> None:
         """End it with all that belongs to it, at once."""

@@ -27,7 +27,7 @@ STALL = 1.0
 # Seconds after which whoever was asked to end is killed.
 STOP_WITHIN = 60.0
 # Seconds after the end of a lease within which the messages are back, on a busy machine; promised are 2.
-RESCUED = 8.0
+RESCUED = 12.0
 # Seconds from a worker's start after which it can be expected to rescue others.
 SETTLED_IN = LEASE + 8.0
 KEYS = Keys()
