@@ -45,7 +45,8 @@ class Fault:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(CRASHES, "celery", "no such bucket: pictures"),
+        # What a worker prints may be a secret: the message says where it stands.
+        Fault(CRASHES, "celery", "; see journalctl --unit celery-worker@"),
         Fault(FAILS, "io_intensive", "tasks failed in release"),
     ],
     ids=["crashes", "fails"],
