@@ -27,6 +27,7 @@ class Service:
         self.totals: dict[str, Ended] = {}
         self.now = 0.0
         self.finished = 0.0
+        self.starved = False
         self.held_back = 0
         """Seconds with fewer slots than were wanted."""
 
@@ -42,7 +43,12 @@ class Service:
                 self.totals[kind] = self.totals.get(kind, Ended()).plus(one)
             self.finished += slots / mean
             useful = self.watch.update(
-                self.now, dict(self.totals), busy=slots, waiting=waiting, lateness=lateness
+                self.now,
+                dict(self.totals),
+                busy=slots,
+                waiting=waiting,
+                lateness=lateness,
+                starved=self.starved,
             )
             slots = wanted if useful.slots is None else min(wanted, useful.slots)
             self.held_back += slots < wanted
@@ -66,6 +72,26 @@ def test_a_service_that_collapses_gets_about_what_it_bears() -> None:
 
     assert 6 <= service.run(120, 40) <= 11
     assert service.watch.useful.tried == 40
+
+
+def test_nothing_is_held_back_while_a_host_is_short_of_cpu() -> None:
+    service = Service(collapses)
+    service.run(60, 4, lateness=0.0)
+    service.starved = True
+
+    assert service.run(120, 40) == 40
+    assert service.held_back == 0
+
+
+def test_a_trial_ends_when_a_host_becomes_short_of_cpu() -> None:
+    service = Service(collapses)
+    service.run(60, 4, lateness=0.0)
+    while service.run(1, 40) == 40:
+        assert service.now < 200, "fewer slots are never tried"
+    service.starved = True
+
+    service.run(1, 40)
+    assert service.watch.useful.slots is None
 
 
 def test_it_finishes_nearly_as_much_as_with_the_best_number() -> None:

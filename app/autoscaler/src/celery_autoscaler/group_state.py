@@ -114,8 +114,15 @@ class GroupState:
         self.last_failure = how
 
 
-def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
-    """Bring what is known of a group up to date; return what its law needs."""
+def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = False) -> policy.Seen:
+    """Bring what is known of a group up to date; return what its law needs.
+
+    Args:
+        now: Of a steady clock.
+        state: The group.
+        seen: What the broker shows.
+        starved: Whether this host is short of CPU.
+    """
     group = state.group
     workers = [w for w in seen.workers if w.alive and w.group == group.name]
     lists = [item for item in seen.lists if item.queue in group.queues]
@@ -178,7 +185,12 @@ def see_group(now: float, state: GroupState, seen: Seen) -> policy.Seen:
     busy = sum(w.active for w in workers)
     state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
     useful = state.throughput.update(
-        now, state.run_times.totals, busy=busy, waiting=backlog, lateness=age / group.promise
+        now,
+        state.run_times.totals,
+        busy=busy,
+        waiting=backlog,
+        lateness=age / group.promise,
+        starved=starved,
     )
     starting_since = {name: state.starting_since.get(name, now) for name in starting}
     state.starting_since = starting_since

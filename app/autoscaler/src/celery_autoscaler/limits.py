@@ -68,6 +68,10 @@ class Brakes:
             return f"CPU is under pressure ({host.cpu_pressure:.0f} %) and tasks take longer than before"
         return ""
 
+    def is_starved(self, host: HostSeen) -> bool:
+        """Return whether tasks take longer because a host is short of CPU, whoever uses it."""
+        return host.cpu > self.cpu_threshold or host.cpu_pressure > CPU_PRESSURE
+
     @staticmethod
     def starts_at_once(host: HostSeen) -> int:
         """Return how many workers may be starting at a time, lest all of them start slowly."""

@@ -224,7 +224,8 @@ class Supervisor:
         """Decide for a group; return whether that could be done."""
         name = state.group.name
         with self.context.faults.contained(f"group {name}, decision"):
-            state.seen = see_group(now, state, seen)
+            context = self.context
+            state.seen = see_group(now, state, seen, starved=context.brakes.is_starved(context.host_seen))
             state.decision = state.law.decide(state.group, state.seen, self.context.override(name))
             state.serve(self.context.bounds(state.group)[0])
             return True

@@ -158,7 +158,16 @@ class Throughput:
         self._asked = -math.inf
         """When the limit was last in the way."""
 
-    def update(self, now: float, totals: Counted, *, busy: int, waiting: int, lateness: float) -> Useful:
+    def update(
+        self,
+        now: float,
+        totals: Counted,
+        *,
+        busy: int,
+        waiting: int,
+        lateness: float,
+        starved: bool = False,
+    ) -> Useful:
         """Take in a look; return how many slots are of use.
 
         Args:
@@ -167,7 +176,14 @@ class Throughput:
             busy: Tasks that run.
             waiting: Tasks that wait for a slot.
             lateness: Age of the oldest of them in relation to the target wait.
+            starved: Whether a host is short of CPU, maybe for the sake of others: how long tasks take then
+                shows nothing of what stands behind them.
         """
+        if starved:
+            self._window = None
+            if self._trial is not None:
+                self._give_up(now)
+            return self.useful
         level = self._measure(now, totals, busy)
         limit = self.useful.slots
         if limit is not None and waiting and busy >= limit * (1 - STEADY):
