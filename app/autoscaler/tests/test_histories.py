@@ -328,7 +328,6 @@ def test_random_tasks_and_faults_break_no_promise(docker_client: object, tmp_pat
             "-m",
             "histories",
             *options,
-            f"--seed={seed}",
             "--keep",
             str(tmp_path / "histories"),
         ],
