@@ -189,7 +189,11 @@ class Scaling:
             # Workers beyond the maximum, or beyond what is of use, run something and end after it.
             most = state.decision.want if state.decision.limit == "throughput" else high
             over = state.seen.ready - most
-            done = Done(-self._shrink(now, state, -plan.delta, state.decision.reason, busy=over))
+            # To even out the hosts one worker may be moved though it runs something, if that is short.
+            moves = len(seen.peers) > 1 and state.decision.want >= state.seen.ready
+            moved = int(moves and self._runs_short_tasks(state, seen))
+            busy = max(over, moved)
+            done = Done(-self._shrink(now, state, -plan.delta, state.decision.reason, busy=busy))
         elif plan.shortage and state.decision.want > state.seen.ready + state.seen.starting:
             done = Done(0, plan.shortage.kind, plan.shortage.words)
         why = done.why or plan.no_replacement.words
@@ -422,6 +426,15 @@ class Scaling:
         if chosen:
             state.quiet_since = now
         return len(chosen)
+
+    def _runs_short_tasks(self, state: GroupState, seen: Seen) -> bool:
+        """Whether no task of a group on this host has run for longer than the target wait."""
+        return all(
+            begun is not None and seen.time - begun <= state.group.promise
+            for worker in self.context.local.values()
+            if worker.group == state.group.name and worker.seen is not None
+            for _, begun in worker.seen.running
+        )
 
     def _service_times(self, state: GroupState) -> dict[str, float]:
         """Return the mean seconds of work of the tasks of a group by name, and of all under no name."""
