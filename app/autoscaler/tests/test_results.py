@@ -11,35 +11,8 @@ import pytest
 from celery import chord
 from celery.result import AsyncResult
 from counted_tasks import NewFleet
-from redis import Redis
+from refusing_servers import alone, full, replica
 from services import RedisServer, RedisServerFactory
-
-
-@contextmanager
-def refusing(server: RedisServer) -> Iterator[None]:
-    """Have the server miss its replicas, as a new primary does at first."""
-    with Redis.from_url(server.url) as client:
-        client.config_set("min-replicas-to-write", 1)
-        yield
-        client.config_set("min-replicas-to-write", 0)
-
-
-@contextmanager
-def full(server: RedisServer) -> Iterator[None]:
-    """Have the server be out of memory."""
-    with Redis.from_url(server.url) as client:
-        client.config_set("maxmemory", 1)
-        yield
-        client.config_set("maxmemory", 0)
-
-
-@contextmanager
-def replica(server: RedisServer) -> Iterator[None]:
-    """Have the server be a replica, as a primary is after a failover behind one address."""
-    with Redis.from_url(server.url) as client:
-        client.replicaof("127.0.0.1", "1")
-        yield
-        client.replicaof("no", "one")
 
 
 @contextmanager
@@ -50,7 +23,7 @@ def gone(server: RedisServer) -> Iterator[None]:
     server.restart()
 
 
-@pytest.mark.parametrize("away", [refusing, full, replica, gone])
+@pytest.mark.parametrize("away", [alone, full, replica, gone])
 def test_a_task_waits_for_the_server_of_results(
     new_fleet: NewFleet,
     redis_server_factory: RedisServerFactory,

@@ -13,6 +13,7 @@ import pytest
 from celery_autoscaler.server_state import is_refusal
 from counted_tasks import Fleet, NewFleet
 from redis import Redis, RedisError, exceptions
+from refusing_servers import alone, full, replica
 from services import RedisServer, RedisServerFactory, wait_for
 
 State = Callable[[RedisServer], AbstractContextManager[None]]
@@ -25,15 +26,6 @@ RUNS = 1.0
 def server(redis_server_factory: RedisServerFactory) -> RedisServer:
     """Return a broker of the test's own; tasks are counted on another server."""
     return redis_server_factory()
-
-
-@contextmanager
-def replica(server: RedisServer) -> Iterator[None]:
-    """READONLY: it was made a replica, as after a failover behind one address."""
-    with Redis.from_url(server.url) as client:
-        client.execute_command("REPLICAOF", "127.0.0.1", "1")
-        yield
-        client.execute_command("REPLICAOF", "NO", "ONE")
 
 
 @contextmanager
@@ -61,24 +53,6 @@ def busy(server: RedisServer) -> Iterator[None]:
         yield
         client.script_kill()
         thread.join()
-
-
-@contextmanager
-def full(server: RedisServer) -> Iterator[None]:
-    """OOM: its memory is full."""
-    with Redis.from_url(server.url) as client:
-        client.config_set("maxmemory", "1")
-        yield
-        client.config_set("maxmemory", "0")
-
-
-@contextmanager
-def alone(server: RedisServer) -> Iterator[None]:
-    """NOREPLICAS: its replicas are away."""
-    with Redis.from_url(server.url) as client:
-        client.config_set("min-replicas-to-write", 1)
-        yield
-        client.config_set("min-replicas-to-write", 0)
 
 
 @contextmanager
