@@ -672,6 +672,7 @@ def test_only_modules_that_come_from_a_file_are_in_the_way() -> None:
             "masterauth: Bad directive or wrong number of arguments",
         ),
         (
+            "12:C 27 Nov 2026 10:00:00.000 # WARNING Memory overcommit: a background save may fail\n"
             "12:M 27 Nov 2026 10:00:00.000 # Error loading ACLs: /tmp/x/users.acl:2: Unknown command\n",
             "Error loading ACLs: /tmp/x/users.acl:2: Unknown command",
         ),

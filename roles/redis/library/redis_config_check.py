@@ -76,7 +76,8 @@ def refusal(output: str) -> str:
             unknown = "Module Configuration" in reason
             return f"this Redis knows no setting {name}" if unknown else f"{name}: {reason}"
     telling = [line for line in lines if re.search("(?i)error|fatal|fail|can't|invalid", line)]
-    return [*telling, *lines[-1:], "it ended without a word"][0][:300]
+    # The last one: warnings about the host come first.
+    return [*reversed(telling), *lines[-1:], "it ended without a word"][0][:300]
 
 
 def unusable(addresses: list[str]) -> list[str]:
