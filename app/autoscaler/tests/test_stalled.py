@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ def test_no_worker_that_runs_something_is_given_up_for_want_of_work(fleet: Super
     fleet.tasks.wait_until_ended(long)
 
     assert {name for name in long if fleet.tasks.started()[name] > 1} == set(), at
-    assert "SIGQUIT" not in supervisor.output()
+    # A worker with nothing to do may need it on a busy machine.
+    assert not re.search(r"running [1-9].*SIGQUIT", supervisor.output())
     fleet.wait_for_workers(1)
 
 
