@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from celery_autoscaler.channel import transport_for
+from celery.worker import state
+from celery_autoscaler.channel import LOOK, transport_for
 from celery_autoscaler.fetch import FETCH
 from celery_autoscaler.ledger import Ledger
 from counted_tasks import LEASE, Fleet
@@ -88,6 +90,19 @@ def test_no_more_is_taken_than_the_prefetch_count_allows(redis_url: str, client:
     assert taker.take(4) == list("abcd")
     assert client.llen("one") == 2
     assert client.hlen(f"fleet:unacked:{WORKER}") == 4
+
+
+def test_a_loop_without_a_hub_hears_soon_that_its_worker_stops(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taker = Taker(redis_url, ["one"], 4)
+    taker.consumer.consume()
+    monkeypatch.setattr(state, "should_stop", os.EX_OK)
+
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        taker.connection.drain_events(timeout=60.0)
+    assert time.monotonic() - began < 3 * LOOK
 
 
 def test_a_message_whose_reply_was_lost_is_put_back_at_the_next_session(

@@ -114,7 +114,7 @@ def test_connections_of_remote_control_may_die_without_a_word(
     assert time.monotonic() - began < STOP
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_an_idle_worker_ends_at_once_whatever_is_away(
     server: RedisServer,
     redis_server_factory: RedisServerFactory,

@@ -30,6 +30,7 @@ from queue import Empty
 from time import monotonic
 from typing import Any
 
+from celery.worker import state
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -381,8 +382,14 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
         super().on_readable(fileno)
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for an event, but not longer than until the next look."""
+        """Wait for an event, but not longer than until the next look.
+
+        Raises:
+            TimeoutError: The worker is told to stop: Celery's loop without a hub would wait seconds to see that.
+        """
         due = [channel.due_in() for channel in self._channels if channel.active_queues]
+        if due and self.hub is None and state.should_stop is not None:
+            raise TimeoutError
         if due:
             timeout = max(0.0, min([*due, LOOK if timeout is None else timeout]))
         super().get(callback, timeout)
