@@ -385,7 +385,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
         """Wait for an event, but not longer than until the next look.
 
         Raises:
-            TimeoutError: The worker is told to stop: Celery's loop without a hub would wait seconds to see that.
+            TimeoutError: The worker is told to stop; Celery's loop without a hub would see it seconds later.
         """
         due = [channel.due_in() for channel in self._channels if channel.active_queues]
         if due and self.hub is None and state.should_stop is not None:

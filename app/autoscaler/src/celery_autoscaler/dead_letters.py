@@ -15,8 +15,9 @@ from celery_autoscaler.text import as_text
 logger = logging.getLogger(__name__)
 
 # KEYS: the dead letters, the list.  ARGV: the letter, its message.
-# Invariant: a letter is replayed once, however many replay it. It is pushed before it is removed: a server that
-# refuses the push leaves it where it is. Nothing is taken out of the list: the supervisor's user may not do that.
+# Invariant: a letter is replayed once, however many replay it. It is pushed before it is removed: a server
+# that refuses the push leaves it where it is. Nothing is taken out of the list, which the supervisor's user
+# may not do.
 REPLAY = """
 if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
 local pushed = redis.pcall('LPUSH', KEYS[2], ARGV[2])
