@@ -1,0 +1,187 @@
+"""Every file and folder that a role writes has owner, group and mode, whatever the umask of the host."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from role_files import CHECKOUT
+
+# Modules that make files or folders.
+WRITERS = {
+    "ansible.builtin.assemble",
+    "ansible.builtin.blockinfile",
+    "ansible.builtin.copy",
+    "ansible.builtin.file",
+    "ansible.builtin.get_url",
+    "ansible.builtin.lineinfile",
+    "ansible.builtin.replace",
+    "ansible.builtin.template",
+    "ansible.builtin.unarchive",
+    "community.general.ini_file",
+    "redis_config_file",
+}
+COMMANDS = {"ansible.builtin.command", "ansible.builtin.shell"}
+# Commands that make a file by a redirection, by an option, or by what they are.
+MAKES_FILES = re.compile(
+    r"(?<![0-9&])>(?!&)|\b(touch|mkdir|install|cp|tee|tar --(create|extract)|pg_createcluster)\b|-out\b"
+)
+# They say the mode themselves, or nobody but root needs the file.
+COMMANDS_WITH_MODES = {
+    "archive | Make the key and the certificate": "a task after it gives both their owner and mode",
+    "create | Create the cluster": "pg_createcluster gives its files to postgres with modes of its own",
+    "Keep | Keep the settings as they are": "for root alone: it sets its umask",
+    "Migrate | Apply the migrations of the release": "a mark that root alone looks for",
+    "Prove | Import the app in the new release": "a mark that root alone looks for",
+    "Restore | Put the settings back": "tar restores the modes that it kept",
+}
+# Calls that make files or folders.
+MAKERS = {
+    *(
+        "copy",
+        "copyfile",
+        "copytree",
+        "mkdir",
+        "makedirs",
+        "mkdtemp",
+        "mkstemp",
+        "move",
+        "open",
+        "TemporaryDirectory",
+    ),
+    *("touch", "write_bytes", "write_text"),
+}
+# How the modules that make files see to their modes.
+MODULES_WITH_MODES = {
+    "celery_app/library/celery_bundle.py": "on the controller; sets the modes in the archive",
+    "celery_app/library/celery_current.py": "a mark that root alone looks for, and links",
+    "celery_app/library/celery_proof.py": "on the controller, in a scratch folder",
+    "celery_app/library/celery_release.py": "sets its umask",
+    "celery_app/module_utils/celery_source.py": "on the controller, for whoever plays",
+    "common/library/certificate.py": "on the controller; gives keys their mode when it makes them",
+    "redis/library/redis_config_check.py": "a scratch folder that it gives to the user of the scratch server",
+    "redis/library/redis_config_file.py": "takes owner, group and mode",
+    "redis/library/redis_restore.py": "gives each file its owner and mode",
+}
+
+
+class Task(NamedTuple):
+    """A task of a role or a playbook."""
+
+    file: str
+    name: str
+    module: str
+    arguments: Any
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.name}"
+
+
+def flattened(entries: list[dict[str, Any]], file: str) -> Iterator[Task]:
+    for entry in entries:
+        for inner in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"):
+            yield from flattened(entry.get(inner) or [], file)
+        for module in entry.keys() & (WRITERS | COMMANDS):
+            yield Task(file, entry.get("name", ""), module, entry[module])
+
+
+def tasks() -> list[Task]:
+    folders = [CHECKOUT / "playbooks", *CHECKOUT.glob("roles/*/tasks"), *CHECKOUT.glob("roles/*/handlers")]
+    found: list[Task] = []
+    for path in sorted(path for folder in folders for path in folder.rglob("*.yml")):
+        found += flattened(yaml.safe_load(path.read_text()), str(path.relative_to(CHECKOUT)))
+    return found
+
+
+def lacks(task: Task) -> list[str]:
+    """What a task that makes files does not say about them."""
+    arguments = task.arguments
+    if arguments.get("state") in {"absent", "link"}:
+        return []
+    # On the controller the files belong to whoever plays.
+    wanted = ["mode"] if task.file.startswith("playbooks/containers/") else ["owner", "group", "mode"]
+    missing = [name for name in wanted if name not in arguments]
+    if "mode" not in missing and not is_exact(arguments["mode"]):
+        missing.append(f"mode {arguments['mode']}")
+    return missing
+
+
+def is_exact(mode: object) -> bool:
+    """Whether a mode is four digits, or chosen among such."""
+    digits = re.findall(r"'(\d+)'", mode) if isinstance(mode, str) and "{{" in mode else [mode]
+    return "item[" in str(mode) or (
+        digits != [] and all(re.fullmatch(r"0[0-7]{3}", str(part)) for part in digits)
+    )
+
+
+def test_every_task_that_writes_files_says_owner_group_and_mode() -> None:
+    writers = [task for task in tasks() if task.module in WRITERS]
+
+    assert len(writers) > 50
+    assert {str(task): missing for task in writers if (missing := lacks(task))} == {}
+
+
+def test_commands_that_make_files_are_known() -> None:
+    found = {
+        task.name
+        for task in tasks()
+        if task.module in COMMANDS
+        and isinstance(task.arguments, dict)
+        and ("creates" in task.arguments or MAKES_FILES.search(words(task.arguments)))
+    }
+
+    assert found == COMMANDS_WITH_MODES.keys()
+
+
+def words(arguments: dict[str, Any]) -> str:
+    """What a command runs, without what Ansible fills in."""
+    argv = arguments.get("argv", [])
+    text = arguments.get("cmd") or (argv if isinstance(argv, str) else " ".join(map(str, argv)))
+    return re.sub(r"\{\{.*?\}\}", "", text, flags=re.DOTALL)
+
+
+def makes_files(path: Path) -> bool:
+    """Whether the code of a module makes a file or a folder."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name not in MAKERS:
+            continue
+        given = [argument.value for argument in ast.walk(node) if isinstance(argument, ast.Constant)]
+        if name != "open" or {"w", "wb", "x", "xb", "a", "ab"} & {
+            value for value in given if isinstance(value, str)
+        }:
+            return True
+    return False
+
+
+def test_modules_that_make_files_are_known() -> None:
+    paths = [*CHECKOUT.glob("roles/*/library/*.py"), *CHECKOUT.glob("roles/*/module_utils/*.py")]
+
+    found = {str(path.relative_to(CHECKOUT / "roles")) for path in paths if makes_files(path)}
+
+    assert found == MODULES_WITH_MODES.keys()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "missing"),
+    [
+        ("ansible.builtin.copy", {"owner": "root", "group": "root", "mode": "0644"}, []),
+        ("ansible.builtin.copy", {"owner": "root", "group": "root"}, ["mode"]),
+        ("ansible.builtin.copy", {"owner": "root", "group": "root", "mode": "preserve"}, ["mode preserve"]),
+        ("ansible.builtin.copy", {"owner": "root", "group": "root", "mode": "u=rw"}, ["mode u=rw"]),
+        ("ansible.builtin.template", {"mode": "{{ '0640' if x else '0600' }}"}, ["owner", "group"]),
+        ("ansible.builtin.file", {"state": "absent"}, []),
+        ("ansible.builtin.file", {"state": "touch"}, ["owner", "group", "mode"]),
+    ],
+)
+def test_what_a_task_does_not_say_is_named(
+    module: str, arguments: dict[str, Any], missing: list[str]
+) -> None:
+    assert lacks(Task("roles/some/tasks/main.yml", "some", module, arguments)) == missing
