@@ -419,6 +419,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "cannot be a name",
     ),
     ({"redis_users": [{"name": "app", "password": "x" * 16}, USERS[1]]}, "neither a preset nor rules"),
+    (
+        {"redis_users": [{**USERS[0], "preset": "producer", "queues": ["a*"]}, USERS[1]]},
+        "'a*' of app cannot be the name of a queue",
+    ),
+    (
+        {"redis_users": [{**USERS[0], "preset": "producer", "queues": []}, USERS[1]]},
+        "queues of app is empty; leave it out for all queues",
+    ),
+    (
+        {"redis_users": [{**USERS[0], "queues": ["a"]}, USERS[1]]},
+        "app has queues, which go with the preset producer only",
+    ),
     ({"redis_users": [USERS[0]]}, "no user 'operator' with the preset operator"),
     ({"redis_users": [*USERS, USERS[0]]}, "stands there twice"),
     (
