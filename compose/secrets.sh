@@ -32,17 +32,28 @@ password token | give $app_user $volumes/app/token
 password read-token | give $app_user $volumes/app/read-token
 password read-token | give nobody $volumes/prometheus/read-token
 
-# environment PASSWORD-OF-THE-DATABASE: what is not set otherwise.
-environment() {
+# What is not set otherwise.
+broker() {
     cat <<END
 : "\${CELERY_BROKER_URL:=redis://app:$(password app)@redis:6379/0}"
 : "\${CELERY_RESULT_BACKEND:=redis://app:$(password app)@redis:6379/1}"
-: "\${DB_PASSWORD:=$(password "$1")}"
-export CELERY_BROKER_URL CELERY_RESULT_BACKEND DB_PASSWORD
+export CELERY_BROKER_URL CELERY_RESULT_BACKEND
 END
 }
-environment database | give $app_user $volumes/app/environment
-environment owner | give $app_user $volumes/migrate/environment
+
+# database PASSWORD: the same, for a service that uses the database too.
+database() {
+    broker
+    cat <<END
+: "\${DB_PASSWORD:=$(password "$1")}"
+export DB_PASSWORD
+END
+}
+database database | give $app_user $volumes/app/environment
+database database | give $app_user $volumes/beat/environment
+database owner | give $app_user $volumes/migrate/environment
+broker | give $app_user $volumes/flower/environment
 
 # Their users have to get to the files.
-chmod 0755 $volumes/redis $volumes/postgres $volumes/app $volumes/migrate $volumes/prometheus
+cd $volumes
+chmod 0755 redis postgres app beat flower migrate prometheus

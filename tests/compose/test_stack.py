@@ -59,8 +59,21 @@ def test_no_password_can_be_seen_from_outside(stack: Stack) -> None:
 
 
 def test_a_service_cannot_read_what_is_not_its_own(stack: Stack) -> None:
-    assert stack.run("redis", "sh", "-c", "ls /secrets").split() == ["operator", "users.acl"]
-    assert stack.run("worker", "sh", "-c", "ls /secrets").split() == ["environment", "read-token", "token"]
+    files = {
+        "redis": ["operator", "users.acl"],
+        "worker": ["environment", "read-token", "token"],
+        "beat": ["environment"],
+        "flower": ["environment"],
+        "prometheus": ["read-token"],
+    }
+    for service, wanted in files.items():
+        assert stack.run(service, "sh", "-c", "ls /secrets").split() == wanted, service
+    database = re.search(r"DB_PASSWORD:=(\w+)", stack.run("worker", "cat", "/secrets/environment"))
+    assert database is not None
+    assert database[1] in stack.run("beat", "cat", "/secrets/environment")
+    flower = stack.run("flower", "sh", "-c", "cat /secrets/environment; env")
+    assert database[1] not in flower
+    assert "DB_" not in flower
 
 
 def test_the_page_wants_its_token(stack: Stack) -> None:
