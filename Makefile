@@ -24,11 +24,19 @@ compose-up: docker ## Start the stack of compose.yaml: Redis, PostgreSQL, superv
 	@scripts/compose up
 
 .PHONY: compose-demo
-compose-demo: docker ## Send a burst of tasks to it and show how the workers follow
+compose-demo: docker ## Send it a load that rises and falls and show how the workers follow
 	@scripts/compose demo
 
+.PHONY: compose-burst
+compose-burst: docker ## Send it more at once than its workers can do in time, and show what limits them
+	@scripts/compose demo --burst
+
+.PHONY: compose-stop
+compose-stop: docker ## Stop the stack and keep its data
+	@scripts/compose stop
+
 .PHONY: compose-down
-compose-down: ## Remove the stack with its data
+compose-down: docker ## Remove the stack with its data
 	@scripts/compose down
 
 # The longest come first, the shortest last: all lanes are busy until the end.

@@ -1,18 +1,21 @@
-"""Send a burst of tasks and show how the workers follow it: `make compose-demo`."""
+"""Send tasks and show how the workers follow: `make compose-demo`; `make compose-burst` sends too many."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from celery import Celery
 from celery.app.utils import find_app
+from celery.result import AsyncResult
 from celery_autoscaler import broker as brokers
 from celery_autoscaler.fleet_status import FleetStatus, Record, fleet_status, records
-from celery_autoscaler.terminal import groups_table, last_change_view, record_view
-from rich.console import Console, Group, RenderableType
+from celery_autoscaler.terminal import groups_table, last_change_view, new_console, plain, record_view
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -21,11 +24,20 @@ from rich.text import Text
 LOOK = 0.5
 # Seconds after which the workers are not waited for any longer.
 PATIENCE = 300.0
+# The load rises, stays and falls, in seconds.
+RISE, STAY, FALL = 30.0, 15.0, 10.0
+# The part of the largest number of workers that the load needs at its peak.
+PEAK = 0.5
+# Tasks of a burst.
+BURST = 400
+# What sets a limit in .env.
+VARIABLES = {"CPU": "CPU_THRESHOLD", "memory": "MEMORY_THRESHOLD, WORKER_MEMORY"}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def curve(title: str, values: list[int], width: int) -> Text:
     """Draw figures over time in one line."""
+    width = max(width, 1)
     shown = (
         [values[number * len(values) // width] for number in range(width)] if len(values) > width else values
     )
@@ -34,54 +46,127 @@ def curve(title: str, values: list[int], width: int) -> Text:
     return Text.assemble((f"{title:<9}", "bold"), f"{values[-1] if values else 0:>5}  ", (line, "cyan"))
 
 
-class Demo:
-    """One burst, and what is seen of it."""
+def due(elapsed: float, peak: float) -> int:
+    """Return how many tasks a load that rises, stays and falls has sent after some seconds.
 
-    def __init__(self, app: Celery, task: str, arguments: list[object], count: int) -> None:
+    Args:
+        elapsed: Seconds since its begin.
+        peak: Tasks a second in between.
+    """
+    rise = min(elapsed, RISE)
+    stay = min(max(elapsed - RISE, 0.0), STAY)
+    fall = min(max(elapsed - RISE - STAY, 0.0), FALL)
+    return int(peak * (rise**2 / (2 * RISE) + stay + fall - fall**2 / (2 * FALL)))
+
+
+class Demo:
+    """Tasks that are sent, and what is seen of them."""
+
+    def __init__(self, app: Celery, task: str, arguments: list[object]) -> None:
         self.app = app
         self.broker = brokers.connect(app)
         self.progress = Progress(
             TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
-        self.sent = self.progress.add_task("sent", total=count)
-        self.done = self.progress.add_task("done", total=count)
+        self.sent = self.progress.add_task("sent")
+        self.done = self.progress.add_task("done")
         self.signature = app.signature(task, args=arguments)
-        self.count = count
+        self.count = 0
+        self.left: list[AsyncResult[Any]] = []
         self.waiting: list[int] = []
         self.workers: list[int] = []
         self.oldest = 0.0
+        self.target = 0.0
         self.failed = 0
+        # Seconds in which a group's oldest task was late, by what kept it from more workers.
+        self.late: defaultdict[str, float] = defaultdict(float)
+        self.looked = time.monotonic()
 
-    def run(self, live: Live) -> None:
-        """Send the tasks, and look until they have ended and the workers are as few as before."""
-        before, since = running(fleet_status(self.broker)), time.monotonic()
-        results = []
-        for _ in range(self.count):
-            results.append(self.signature.apply_async())
-            self.progress.advance(self.sent)
-        left = results
-        while time.monotonic() - since < PATIENCE:
-            self.failed += sum(result.failed() for result in left)
-            left = [result for result in left if not result.ready()]
-            self.progress.update(self.done, completed=self.count - len(left))
+    def run(self, live: Live, count: int, peak: float) -> None:
+        """Send the tasks, and look until they have ended and the workers are as few as before.
+
+        Args:
+            live: Where it is shown.
+            count: How many tasks.
+            peak: Tasks a second at most; 0 sends all at once.
+        """
+        self.count = count
+        for task in (self.sent, self.done):
+            self.progress.update(task, total=count)
+        before, since, sent = running(fleet_status(self.broker)), time.monotonic(), 0
+        while (elapsed := time.monotonic() - since) < PATIENCE:
+            wanted = due(elapsed, peak) if peak and elapsed < RISE + STAY + FALL else count
+            self.left += [self.signature.apply_async() for _ in range(wanted - sent)]
+            sent = wanted
+            self.failed += sum(result.failed() for result in self.left)
+            self.left = [result for result in self.left if not result.ready()]
+            self.progress.update(self.sent, completed=sent)
+            self.progress.update(self.done, completed=sent - len(self.left))
             status = fleet_status(self.broker)
             live.update(self.view(status, live.console.width), refresh=True)
-            if not left and running(status) <= before:
+            if sent == count and not self.left and running(status) <= before:
                 return
             time.sleep(LOOK)
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have ended."""
+        return int(self.progress.tasks[1].completed)
 
     def view(self, status: FleetStatus, width: int) -> RenderableType:
         """Return what is shown now."""
         self.waiting.append(sum(int(group["waiting"]) for group in status.groups.values()))
         self.workers.append(running(status))
-        self.oldest = max(self.oldest, *(float(group["age"]) for group in status.groups.values()))
+        held = []
+        now = time.monotonic()
+        passed, self.looked = now - self.looked, now
+        for name, group in status.groups.items():
+            self.oldest = max(self.oldest, float(group["age"]))
+            self.target = max(self.target, float(group["promise"]))
+            reason = limit(group)
+            if group["age"] > group["promise"]:
+                self.late[reason or "workers take time to start"] += passed
+            if reason:
+                held.append(plain(f"{name}: {reason}", "bold yellow"))
         return Group(
             self.progress,
             curve("waiting", self.waiting, width - 17),
             curve("workers", self.workers, width - 17),
             groups_table(status.groups),
+            *held,
             last_change_view(status),
         )
+
+    def outcome(self) -> Iterable[Text]:
+        """Yield in words what became of the tasks, whether the target was kept, and if not, why."""
+        failed = f", {self.failed} of them failed" if self.failed else ""
+        yield Text(
+            f"{self.ended} of {self.count} tasks ended{failed}; workers: {self.workers[0]} → "
+            f"{max(self.workers)} → {self.workers[-1]}"
+        )
+        if self.oldest <= self.target:
+            yield Text(
+                f"Target wait {self.target:g} s: kept. The longest wait was {self.oldest:.1f} s.",
+                style="bold green",
+            )
+            return
+        yield Text(
+            f"Target wait {self.target:g} s: exceeded. The longest wait was {self.oldest:.1f} s.",
+            style="bold yellow",
+        )
+        for reason, seconds in sorted(self.late.items(), key=lambda each: -each[1]):
+            yield plain(f"  for {seconds:.0f} s: {reason}")
+
+
+def limit(group: Mapping[str, Any]) -> str:
+    """Return what keeps a group from having more workers; nothing if nothing does."""
+    have = group["ready"] + group["starting"]
+    if group["held_back"] and have < group["want"]:
+        variable = VARIABLES.get(group["limit"], "")
+        return f"held back: {group['held_back']}{variable and f' ({variable})'}"
+    if group["limit"] == "maximum" and have >= group["maximum"]:
+        return f"limited by max_workers = {group['maximum']} (MAX_WORKERS)"
+    return ""
 
 
 def running(status: FleetStatus) -> int:
@@ -96,12 +181,20 @@ def changes(found: Iterable[Record], since: float) -> list[Record]:
     return [record for record in found if record.here and record.at >= since][::-1]
 
 
+def peak_load(demo: Demo, seconds: float) -> float:
+    """Return the tasks a second, each so long, that keep a part of the largest number of workers busy."""
+    slots = max(g["maximum"] * g["concurrency"] for g in fleet_status(demo.broker).groups.values())
+    return max(1.0, PEAK * float(slots) / seconds)
+
+
 def main() -> int:
     """Run the demonstration; the exit status tells whether each task ended well."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", default="tasks.io_intensive.wait", help="name of the task")
     parser.add_argument("--args", type=json.loads, default=[0.5], help="its arguments, as a JSON list")
-    parser.add_argument("--count", type=int, default=400, help="how many")
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long one takes, about")
+    parser.add_argument("--burst", action="store_true", help="send them all at once")
+    parser.add_argument("--count", type=int, default=BURST, help="how many, of a burst")
     arguments = parser.parse_args()
     app = find_app(os.environ["CELERY_APP"])
     app.loader.import_default_modules()
@@ -110,21 +203,24 @@ def main() -> int:
         sys.exit(f"--task {arguments.task}: {app.main} has no such task; there are: {known}")
     if app.tasks[arguments.task].ignore_result:
         sys.exit(f"--task {arguments.task}: it keeps no result; allowed is a task whose end can be seen")
-    console = Console()
-    console.print(f"{arguments.count} tasks [bold]{arguments.task}[/]{tuple(arguments.args)} at once")
+    console = new_console()
     begin = time.time()
-    demo = Demo(app, arguments.task, arguments.args, arguments.count)
+    demo = Demo(app, arguments.task, arguments.args)
+    peak = 0.0 if arguments.burst else peak_load(demo, arguments.seconds)
+    count = arguments.count if arguments.burst else due(RISE + STAY + FALL, peak)
+    how = "at once" if arguments.burst else f"in {RISE + STAY + FALL:.0f} s, up to {peak:g} a second"
+    console.print(
+        Text.assemble(f"{count} tasks ", (arguments.task, "bold"), f"{tuple(arguments.args)} {how}")
+    )
     with Live(console=console, auto_refresh=False) as live:
-        demo.run(live)
-    console.print("\n[bold]What the supervisor did, and why[/]")
+        demo.run(live, count, peak)
+    console.print(Text("\nWhat the supervisor did, and why", style="bold"))
     for record in changes(records(demo.broker, 1000), begin):
         console.print(record_view(record))
-    ended = int(demo.progress.tasks[1].completed)
-    console.print(
-        f"\n{ended} of {arguments.count} tasks ended, {demo.failed} of them failed; the longest wait was "
-        f"{demo.oldest:.1f} s; workers: {demo.workers[0]} → {max(demo.workers)} → {demo.workers[-1]}"
-    )
-    return int(ended < arguments.count or demo.failed > 0)
+    console.print()
+    for line in demo.outcome():
+        console.print(line)
+    return int(demo.ended < count or demo.failed > 0)
 
 
 if __name__ == "__main__":
