@@ -10,8 +10,13 @@ SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))
 help: ## List what make can do
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
+# Asked before minutes of preparation.
+.PHONY: fleet-is-mine
+fleet-is-mine: docker
+	@scripts/fleet mine
+
 .PHONY: up
-up: venv docker ## Deploy the hosts of inventories/local as containers on this machine and prove that they execute tasks
+up: fleet-is-mine venv ## Deploy the hosts of inventories/local as containers on this machine and prove that they execute tasks
 	@scripts/images host:trixie
 	@scripts/fleet up
 

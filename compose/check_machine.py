@@ -42,7 +42,7 @@ def read_env_file(path: Path, findings: list[str]) -> tuple[dict[str, str], dict
 def unquoted(value: str) -> str:
     """Return a value without its quotes, or without the comment behind it."""
     quoted = re.fullmatch(r"""(['"])(.*?)\1\s*(#.*)?""", value)
-    return quoted[2] if quoted else re.sub(r"(^|\s+)#.*", "", value).strip()
+    return quoted[2] if quoted else re.sub(r"\s+#.*", "", value).strip()
 
 
 def unknown_names(places: Mapping[str, str], known: Mapping[str, str], used: str) -> Iterator[str]:

@@ -51,6 +51,13 @@ def test_the_example_of_the_settings_names_their_defaults() -> None:
     assert dict(re.findall(r"(?m)^#(\w+)=(.*)$", example)) == used
 
 
+def test_every_setting_has_a_rule() -> None:
+    stack = (CHECKOUT / "compose.yaml").read_text(encoding="utf-8")
+    rules = (CHECKOUT / "compose/stack_settings.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'(?m)^    "([A-Z_]+)": ', rules))
+    assert named >= set(re.findall(r"\$\{(\w+)", stack))
+
+
 class Module:
     """What the code of the module `postgres_access` asks of Ansible."""
 

@@ -84,6 +84,28 @@ def test_the_page_wants_its_token(stack: Stack) -> None:
     assert "celery_autoscaler_workers" in stack.get("/metrics", token)
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("MIN_WORKERS=abc", "MIN_WORKERS=abc is wrong: allowed is a whole number from 0 to 10000"),
+        ("CELERY_APP=nosuch", "CELERY_APP=nosuch is wrong: ModuleNotFoundError: No module named 'nosuch'"),
+        ("CELERY_BROKER_URL=redis://nosuch", "CELERY_BROKER_URL: nosuch:6379 does not answer: "),
+    ],
+)
+def test_a_wrong_setting_is_refused_and_replaces_nothing(stack: Stack, setting: str, words: str) -> None:
+    before = {container.id: container.attrs["State"]["StartedAt"] for container in stack.containers()}
+    line = stack.refused(setting)
+    assert line.startswith(f"compose: {words}"), line
+    after = {container.id: container.attrs["State"]["StartedAt"] for container in stack.containers()}
+    assert after == before
+
+
+def test_a_stack_that_cannot_start_says_why_and_fails(stack: Stack) -> None:
+    line = stack.refused("MIGRATE_COMMAND=python -c 'exit(\"no such table\")'", started=True)
+    assert line == "compose: migrate: no such table"
+    stack.up()
+
+
 def test_prometheus_and_flower_see_the_workers(stack: Stack) -> None:
     def scraped() -> bool:
         targets = json.loads(stack.get("/api/v1/targets", service="prometheus", port=9090))["data"]
@@ -188,6 +210,25 @@ def test_any_container_may_crash_alone_or_with_all_others_and_keeps_its_data(sta
     with stack.redis() as client:
         assert client.get("kept") == "yes"
     assert "sessions" in stack.run("postgres", "psql", "--dbname=celery", "--command=\\dt")
+
+
+def test_a_stopped_stack_comes_back_with_its_data(stack: Stack) -> None:
+    with stack.redis() as client:
+        client.set("stopped", "kept")
+    stack.stop()
+    assert not stack.containers()
+    stack.up()
+    with stack.redis() as client:
+        assert client.get("stopped") == "kept"
+
+
+def test_all_containers_may_be_restarted_at_once(stack: Stack) -> None:
+    started = {container.id: container.attrs["State"]["StartedAt"] for container in stack.containers()}
+    stack.compose("restart", "--timeout", "20")
+    for container in stack.containers():
+        wait_for(partial(runs, container), f"{container.name} does not run", 120)
+        assert container.attrs["State"]["StartedAt"] != started[container.id], container.name
+    assert stack.result(*stack.send("tasks.default.echo", 4)) in (4, ["edited", 4])
 
 
 def runs(container: Container) -> bool:

@@ -68,16 +68,45 @@ class Stack:
         """Remove it with its data."""
         self._script("down")
 
+    def stop(self) -> None:
+        """Stop it and keep its data."""
+        self._script("stop")
+
+    def refused(self, setting: str, *, started: bool = False) -> str:
+        """Start it with another setting, which fails; return the last line.
+
+        Args:
+            setting: The setting, as in .env.
+            started: Whether Compose has begun by then.
+        """
+        name, _, value = setting.partition("=")
+        done = self._run("scripts/compose", "up", **{name: value})
+        lines = done.stderr.splitlines()
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "What to type next" not in done.stdout
+        assert started or len(lines) == 1, lines
+        return lines[-1]
+
+    def compose(self, *arguments: str) -> None:
+        """Run a command of Compose itself."""
+        done = self._run(
+            "sh", "-c", 'docker compose "$@" 2>/dev/null || docker-compose "$@"', "sh", *arguments
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def _script(self, *arguments: str) -> None:
-        done = subprocess.run(
-            ["scripts/compose", *arguments],
+        done = self._run("scripts/compose", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
             check=False,
             cwd=CHECKOUT,
-            env=self.environment,
+            env=self.environment | settings,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def containers(self, service: str = "", *, all: bool = False) -> list[Container]:  # noqa: A002
         """The containers of a service, or of all."""
