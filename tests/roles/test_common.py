@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 from role_files import Place, evaluate, load_module
+from services import wait_for
 
 module = load_module("common", "certificate")
+check = load_module("common", "certificate_check")
 
 
 def issue(folder: Path, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
@@ -107,3 +109,39 @@ def test_a_certificate_names_the_host_as_its_clients_know_it() -> None:
         Place("data1", hosts),
     )
     assert names == ["127.0.0.1", "192.0.2.11", "broker", "data1", "host1", "localhost"]
+
+
+def test_a_certificate_that_clients_take_is_no_problem(tmp_path: Path) -> None:
+    issued = issue(tmp_path)
+
+    assert check.problem(issued["authority"], issued["certificate"], issued["key"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"key": "other/data1/redis.key"}, "is no key of"),
+        ({"authority": "other/authority.pem"}, "refuses"),
+        ({"authority": "nonsense"}, "is no certificate of an authority"),
+        ({"certificate": "nonsense"}, "is no key of"),
+        ({"key": "missing"}, "cannot be read"),
+    ],
+)
+def test_a_certificate_that_no_client_takes_is_a_problem(
+    tmp_path: Path, changed: dict[str, str], problem: str
+) -> None:
+    issued = issue(tmp_path)
+    issue(tmp_path / "other")
+    (tmp_path / "nonsense").write_text("nonsense\n")
+
+    found = {name: issued[name] for name in ("authority", "certificate", "key")}
+    found |= {name: str(tmp_path / path) for name, path in changed.items()}
+
+    assert problem in check.problem(**found)
+
+
+def test_a_certificate_that_is_over_is_a_problem(tmp_path: Path) -> None:
+    issued = issue(tmp_path, days=0)
+    files = issued["authority"], issued["certificate"], issued["key"]
+
+    wait_for(lambda: "expired" in check.problem(*files), "it is not over", 10)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import pwd
 import re
 import shutil
@@ -22,7 +23,7 @@ short_description: Have a scratch server read the settings and the users before 
 description:
   - Starts a server with the wanted files in a folder of its own, as its user, without a port and without the
     data, and ends it as soon as it answers. What it refuses is the one line of the failure.
-  - The addresses to listen on are tried as well. Changes nothing.
+  - The addresses and ports to listen on are tried as well. Changes nothing.
   - Does nothing where the files on the disk are the wanted ones already, or where no server is installed.
 options:
   settings: {description: The wanted text of the settings., type: str, required: true}
@@ -95,6 +96,40 @@ def unusable(addresses: list[str]) -> list[str]:
     return found
 
 
+def listeners(table: str) -> set[tuple[int, int]]:
+    """Return the ports that are listened on, each with the id of the user who does.
+
+    The table is that of the kernel, C(/proc/net/tcp): its fourth column is the state, the eighth the user.
+    """
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {(int(row[1].rpartition(":")[2], 16), int(row[7])) for row in rows if row[3] == "0A"}
+
+
+def taken(addresses: list[str], settings: str, uid: int) -> list[str]:
+    """Return the addresses at which another user's process has a port that the settings name."""
+    ports = {int(port) for port in re.findall(r"(?m)^(?:tls-)?port +(\d+)\s*$", settings)} - {0}
+    tables = [path.read_text() for path in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if path.exists()]
+    foreign = {port for table in tables for port, user in listeners(table) if user != uid}
+    return [
+        f"{address.removeprefix('-')}:{port}"
+        for port in sorted(ports & foreign)
+        for address in addresses
+        if in_use(address.removeprefix("-").replace("*", ""), port)
+    ]
+
+
+def in_use(address: str, port: int) -> bool:
+    """Return whether a port is taken at an address; an empty one is all of IPv4."""
+    try:
+        kind, *_, place = socket.getaddrinfo(address or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]  # noqa: S104
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
 def try_out(params: dict[str, Any], folder: Path) -> None:
     """Start the scratch server; raise what it refuses."""
     user = pwd.getpwnam(params["user"])
@@ -153,6 +188,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": False}
     if absent := unusable(params["bind"]):
         raise RedisError(f"redis_bind: {', '.join(absent)} is no address of this host")
+    if used := taken(params["bind"], params["settings"], pwd.getpwnam(params["user"]).pw_uid):
+        raise RedisError(f"redis_port: another service listens on {', '.join(used)} already")
     with tempfile.TemporaryDirectory(prefix="redis-check-") as folder:
         try_out(params, Path(folder))
     return {"changed": False}

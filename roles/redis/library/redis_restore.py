@@ -98,15 +98,14 @@ def lay_down(file: Path, settings: dict[str, str]) -> None:
     log = folder / settings["appenddirname"]
     shutil.rmtree(log, ignore_errors=True)
     (folder / settings["dbfilename"]).unlink(missing_ok=True)
-    log.mkdir(mode=0o750)
+    log.mkdir()
     base = log / f"{name}.1.base.rdb"
     shutil.copyfile(file, base)
     manifest = log / f"{name}.manifest"
     manifest.write_text(f"file {base.name} seq 1 type b\n", encoding="utf-8")
-    for path in (log, base, manifest):
+    for path, mode in ((log, 0o750), (base, 0o640), (manifest, 0o640)):
         shutil.chown(path, folder.owner(), folder.group())
-    for path in (base, manifest):
-        path.chmod(0o640)
+        path.chmod(mode)
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
