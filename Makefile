@@ -20,6 +20,10 @@ up: fleet-is-mine venv ## Deploy the hosts of inventories/local as containers on
 	@scripts/images host:trixie
 	@scripts/fleet up
 
+.PHONY: check
+check: venv ## Say all that is wrong with an inventory, and connect to no host (INVENTORY=production, or a path)
+	@ansible-playbook --inventory $(if $(wildcard inventories/$(INVENTORY)/.),inventories/$(or $(INVENTORY),local),$(INVENTORY)) playbooks/check.yml
+
 .PHONY: down
 down: ## Remove the hosts of `make up` with all that belongs to them
 	@scripts/fleet down

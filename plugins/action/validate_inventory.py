@@ -1,0 +1,146 @@
+"""Ansible action: say what the roles cannot do with an inventory, before any host is touched."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ansible import constants
+from ansible.errors import AnsibleError
+from ansible.parsing.vault import AnsibleVaultError
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVarsVars
+
+DOCUMENTATION = r"""
+module: validate_inventory
+short_description: Say what the roles cannot do with an inventory, before any host is touched
+description:
+  - Looks at the variables of all hosts, whatever C(--limit) says, and connects to none.
+  - Prints a line for each finding, and fails if there is one. With C(--limit) a finding that concerns other
+    hosts only is a warning.
+  - A value that needs facts, or that is encrypted with a key that is not here, is left to the host's own
+    preflight.
+options: {}
+"""
+
+ENDINGS = {".yml", ".yaml", ".json", ""}
+
+
+def load_rules() -> ModuleType:
+    """Import the rules, which stand beside this plugin in the checkout and in a collection."""
+    if (loaded := sys.modules.get("fleet_rules")) is not None:
+        return loaded
+    folder = Path(__file__).resolve().parents[1] / "module_utils/fleet_rules"
+    spec = importlib.util.spec_from_file_location(
+        "fleet_rules", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise AnsibleError(f"{folder} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fleet_rules"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+rules = load_rules()
+evaluation = importlib.import_module("fleet_rules.evaluation")
+specs = importlib.import_module("fleet_rules.specs")
+
+
+def vaulted(error: BaseException | None) -> bool:
+    """Whether a value could not be decrypted."""
+    # Ansible's errors may be each other's reason.
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        # Within a template it is one of templates, which says so in words alone.
+        if isinstance(error, AnsibleVaultError) or "undecryptable variable" in str(error):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def files_of_variables(sources: Iterable[str]) -> dict[str, str]:
+    """Files and folders beside the inventory, by the name of the group or host that they are for."""
+    found = {}
+    for source in sources:
+        place = Path(source)
+        folder = place if place.is_dir() else place.parent
+        for path in [*folder.glob("group_vars/*"), *folder.glob("host_vars/*")]:
+            if path.is_dir() or path.suffix in ENDINGS:
+                name = path.name if path.is_dir() or path.suffix == "" else path.stem
+                found[name] = str(path.relative_to(folder))
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return a value with its texts decrypted."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def evaluator(loader: Any, variables: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """What evaluates with the variables of a host."""
+    # The defaults of a role are there where its variables are evaluated.
+    templar = Templar(loader=loader, variables={**specs.defaults(), **variables})
+
+    def evaluate(written: Any) -> Any:
+        try:
+            return plain(templar.template(written))
+        except (AnsibleError, ValueError, TypeError) as error:
+            if vaulted(error):
+                raise evaluation.SecretError from error
+            raise
+
+    return evaluate
+
+
+def read(hostvars: Any, groups: Mapping[str, Iterable[str]], sources: Iterable[str], loader: Any) -> Any:
+    """Return the inventory as the rules see it: all hosts, each value evaluated on demand and once."""
+    written = {str(name): hostvars.raw_get(name) for name in hostvars}
+    # What templates ask of other hosts is looked up once as well.
+    shared = {name: HostVarsVars(own, loader, name) for name, own in written.items()}
+    return evaluation.inventory(
+        written,
+        {str(name): [str(host) for host in hosts] for name, hosts in groups.items()},
+        lambda own: evaluator(loader, {**own, "hostvars": shared}),
+        files_of_variables(sources),
+    )
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Validates the inventory on the controller."""
+
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Print the findings; fail if there are any."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self.validate_argument_spec(argument_spec={})
+        variables = task_vars or {}
+        sources = variables.get("ansible_inventory_sources") or ()
+        inventory = read(variables["hostvars"], variables["groups"], sources, self._loader)
+        limited = set(variables["ansible_play_hosts_all"]) if variables.get("ansible_limit") else None
+        refused: list[Any] = []
+        warned: list[Any] = []
+        for finding in rules.validate(inventory):
+            outside = limited is not None and finding.host and finding.host not in limited
+            (refused if finding.fatal and not outside else warned).append(finding)
+        for line in rules.lines(warned, inventory):
+            self._display.warning(line)
+        lines = rules.lines(refused, inventory)
+        for line in lines:
+            self._display.display(line, color=constants.COLOR_ERROR, stderr=True)
+        result["changed"] = False
+        if lines:
+            result["failed"] = True
+            result["msg"] = f"wrong in the inventory: {len(lines)}, listed above; no host was touched"
+        return result

@@ -1,0 +1,159 @@
+"""From the variables as they are written to an inventory that the rules read: each evaluated on demand, once.
+
+What evaluates a template is given: the plugin that knows Ansible's engine, or a test.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from . import specs
+from .model import UNKNOWN, Host, Inventory
+from .text import called, resembling
+
+WORD = re.compile(r"[A-Za-z_]\w*")
+UNDEFINED = re.compile(r"'(\w+)' is undefined")
+# How Ansible connects: set in inventories, and no facts.
+CONNECTION = frozenset({"ansible_host", "ansible_port", "ansible_user", "ansible_connection"})
+# What only a task of a role has.
+OF_TASKS = frozenset({"role_path", "role_name", "role_names", "play_hosts", "item"})
+
+# Evaluates a value as it is written.
+Evaluate = Callable[[Any], Any]
+
+
+class SecretError(Exception):
+    """A value is encrypted, and the key is not here."""
+
+
+def words(value: Any) -> frozenset[str]:
+    """All words in the templates of a value."""
+    return frozenset(word for text in _texts(value) if "{" in text for word in WORD.findall(text))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value, each container once."""
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            left += list(item.values()) if isinstance(item, Mapping) else list(item)
+
+
+class Values(Mapping[str, Any]):
+    """The values of a host by name, each evaluated when it is asked for the first time.
+
+    What cannot be evaluated is `UNKNOWN`; why stands in `failures`, unless only the host can tell.
+    """
+
+    def __init__(self, written: Mapping[str, Any], names: frozenset[str], evaluate: Evaluate) -> None:
+        self._written = written
+        self._names = names
+        self._evaluate = evaluate
+        self._found: dict[str, Any] = {}
+        self.failures: dict[str, list[str]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._found:
+            self._found[name] = self._value(name, self._written[name], "")
+        return self._found[name]
+
+    def _value(self, name: str, written: Any, where: str) -> Any:
+        """Return what a value is; of a dictionary or list, what of it can be evaluated."""
+        try:
+            return self._evaluate(written)
+        except Exception as error:  # noqa: BLE001 -- a template may fail in any way
+            if isinstance(written, Mapping):
+                return {str(key): self._value(name, item, f"{where}{key}: ") for key, item in written.items()}
+            if isinstance(written, list | tuple):
+                return [
+                    self._value(name, item, f"{where}{called(item, position)}: ")
+                    for position, item in enumerate(written, 1)
+                ]
+            if not isinstance(error, SecretError) and not self._needs_host(written):
+                reasons = self.failures.setdefault(name, [])
+                reasons.append(where + self._reason(error))
+            return UNKNOWN
+
+    def _needs_host(self, written: Any) -> bool:
+        """Whether a value is made of facts, or of what only a task has, directly or by other variables."""
+        seen: set[str] = set()
+        left = [written]
+        while left:
+            for word in words(left.pop()) - seen:
+                seen.add(word)
+                if word in self._written and word != "ansible_facts":
+                    left.append(self._written[word])
+                elif word in OF_TASKS or (word.startswith("ansible_") and word not in CONNECTION):
+                    return True
+        return False
+
+    def _reason(self, error: Exception) -> str:
+        message = " ".join(str(error).split())
+        if not (undefined := UNDEFINED.search(message)):
+            return f"cannot be evaluated: {message[:200]}"
+        # What is made of it is not what was meant.
+        others = [name for name, value in self._written.items() if undefined[1] not in words(value)]
+        close = resembling(undefined[1], others)
+        return f"uses {undefined[1]}, which is undefined" + (f"; did you mean {close}?" if close else "")
+
+
+def inventory(
+    written: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    evaluator: Callable[[Mapping[str, Any]], Evaluate],
+    files: Mapping[str, str] | None = None,
+) -> Inventory:
+    """Return the inventory.
+
+    Args:
+        written: The variables of each host as they are written.
+        groups: The hosts of each group.
+        evaluator: Returns what evaluates a value with the variables of a host.
+        files: Files of variables, by the name of the group or host that they are for.
+    """
+    of_host: dict[str, set[str]] = {}
+    for group, hosts in groups.items():
+        for host in hosts:
+            of_host.setdefault(host, set()).add(group)
+    known = specs.options().keys()
+    used: set[str] = set()
+    found = {}
+    for name, variables in written.items():
+        own = {
+            variable: value for variable, value in variables.items() if not variable.startswith("ansible_")
+        }
+        values = Values(
+            {**specs.defaults(), **variables},
+            frozenset(
+                variable for variable in variables if variable in known or variable.startswith("ansible_")
+            ),
+            evaluator(variables),
+        )
+        used |= words(list(own.values()))
+        found[name] = Host(
+            values,
+            specs.defaults(),
+            name=name,
+            groups=frozenset(of_host.get(name, ())),
+            names=frozenset(own),
+            failures=values.failures,
+        )
+    return Inventory(found, groups, frozenset(used), files or {})

@@ -1,0 +1,50 @@
+"""What the role monitoring asks of its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .model import Host, Inventory
+from .supervisor import NEAR
+from .text import shown
+
+Texts = Iterator[tuple[str, str]]
+
+
+def alertmanager(host: Host, _inventory: Inventory) -> Texts:
+    """Alertmanager knows where alerts go."""
+    given = host.table("monitoring_alertmanager")
+    for key in ("route", "receivers"):
+        if key not in given:
+            yield "monitoring_alertmanager", f"has no {key}; allowed: with route and receivers"
+
+
+def supervisors(host: Host, inventory: Inventory) -> Texts:
+    """Prometheus reaches the supervisors."""
+    for worker in inventory.of("workers"):
+        http = worker.text("celery_autoscaler_http")
+        if worker.flag("celery_app_supervised") and worker.name != host.name and NEAR.match(http):
+            yield (
+                "celery_autoscaler_http",
+                f"is {shown(http)} on {worker.name}: Prometheus on {host.name} cannot reach it; "
+                "allowed: an address that it can, with a token",
+            )
+
+
+def exporters(host: Host, inventory: Inventory) -> Texts:
+    """Exporters log in as users of their own."""
+    if not inventory.groups.get("monitoring"):
+        return
+    if "redis" in host.groups and not any(
+        user.values.get("preset") == "monitor" for user in host.records("redis_users")
+    ):
+        yield (
+            "redis_users",
+            "has no user with the preset monitor, which the exporter needs; allowed: with one",
+        )
+    if "postgres" in host.groups and not host.has("postgres_monitor_password"):
+        yield "postgres_monitor_password", "is not set; the exporter needs it"
+
+
+MAIN_RULES = (alertmanager, supervisors)
+EXPORTER_RULES = (exporters,)

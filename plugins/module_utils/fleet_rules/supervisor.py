@@ -1,0 +1,157 @@
+"""What the role celery_autoscaler asks of its variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import combinations
+
+from . import urls
+from .model import Host, Inventory, NotKnownError, Record
+from .text import shown
+
+Texts = Iterator[tuple[str, str]]
+
+ADDRESS = re.compile(r"|unix:/\S+|\S+:\d{1,5}")
+NEAR = re.compile(r"$|unix:/|(127\.[0-9.]+|localhost|\[::1\]):")
+TOKENS = ("celery_autoscaler_http_token", "celery_autoscaler_http_read_token")
+SHORTEST = 16
+
+
+def _enabled(host: Host) -> bool:
+    return host.flag("celery_autoscaler_enabled", host.flag("celery_app_supervised"))
+
+
+def _groups(host: Host) -> tuple[str, list[Record]]:
+    """The variable that lists the groups, and the groups."""
+    own = "celery_autoscaler_groups"
+    variable = own if host.has(own) else "celery_app_worker_groups"
+    return variable, host.records(variable) if _enabled(host) else []
+
+
+def switches(host: Host, _inventory: Inventory) -> Texts:
+    """Either the supervisor starts workers, or the role celery_app."""
+    enabled, supervised = _enabled(host), host.flag("celery_app_supervised")
+    if enabled != supervised:
+        yield (
+            "celery_autoscaler_enabled",
+            f"is {str(enabled).lower()}, but celery_app_supervised is {str(supervised).lower()}: "
+            "the supervisor and "
+            "the role celery_app would fight; allowed: the same",
+        )
+
+
+def some_group(host: Host, _inventory: Inventory) -> Texts:
+    """A supervisor has something to supervise."""
+    variable, groups = _groups(host)
+    if _enabled(host) and not groups:
+        yield variable, "is an empty list: there is nothing to supervise; allowed: at least one group"
+
+
+def known_groups(host: Host, _inventory: Inventory) -> Texts:
+    """The units of a group are those of the role celery_app."""
+    variable, groups = _groups(host)
+    known = [group.text("name") for group in host.records("celery_app_worker_groups")]
+    for name in (group.text("name") for group in groups):
+        if name not in known:
+            yield (
+                variable,
+                f"{shown(name)}: no such group in celery_app_worker_groups; allowed: {', '.join(known)}",
+            )
+
+
+def own_bounds(host: Host, _inventory: Inventory) -> Texts:
+    """There is a number of workers between the bounds (those of celery_app_worker_groups: app.py)."""
+    if not host.has("celery_autoscaler_groups"):
+        return
+    for group in _groups(host)[1]:
+        low, high = group.whole("minimum", 1), group.whole("maximum", 10)
+        if low > high:
+            yield (
+                "celery_autoscaler_groups",
+                f"{shown(group.text('name'))}: minimum is {low} and maximum is {high}; "
+                "allowed: a minimum of at most the maximum",
+            )
+
+
+def one_group_a_queue(host: Host, _inventory: Inventory) -> Texts:
+    """Two groups would both start workers for the same tasks."""
+    variable, groups = _groups(host)
+    for one, other in combinations(groups, 2):
+        for queue in sorted(set(one.texts("queues")) & set(other.texts("queues"))):
+            yield (
+                variable,
+                f"queue {shown(queue)} belongs to {one.text('name')} and {other.text('name')}; "
+                "allowed: one group a queue",
+            )
+
+
+def same_bounds(host: Host, inventory: Inventory) -> Texts:
+    """The bounds of a group are those of the whole fleet."""
+    variable, groups = _groups(host)
+    for group in groups:
+        name = group.text("name")
+        bounds = group.whole("minimum", 1), group.whole("maximum", 10)
+        for other in inventory.of("workers"):
+            theirs = _bounds(other, name)
+            if other.name < host.name and theirs not in (None, bounds):
+                yield (
+                    variable,
+                    f"{shown(name)}: minimum and maximum differ from those on {other.name}; "
+                    "allowed: the same on all hosts, they are of the whole fleet",
+                )
+                break
+
+
+def _bounds(host: Host, name: str) -> tuple[int, int] | None:
+    """The bounds of a group on a host, if they are known."""
+    try:
+        for group in _groups(host)[1]:
+            if group.text("name") == name:
+                return group.whole("minimum", 1), group.whole("maximum", 10)
+    except NotKnownError:
+        pass
+    return None
+
+
+def address(host: Host, _inventory: Inventory) -> Texts:
+    """The page has an address."""
+    http = host.text("celery_autoscaler_http")
+    if not ADDRESS.fullmatch(http):
+        yield "celery_autoscaler_http", f"is {shown(http)}; allowed: host:port, unix:/path, or nothing"
+
+
+def tokens(host: Host, _inventory: Inventory) -> Texts:
+    """Nobody reads or acts from elsewhere without a token, and the one that reads does not act."""
+    given = [host.text(name) for name in TOKENS if host.has(name)]
+    if not NEAR.match(host.text("celery_autoscaler_http")) and (not given or min(map(len, given)) < SHORTEST):
+        yield (
+            "celery_autoscaler_http",
+            f"is open to other hosts; allowed: with {' or '.join(TOKENS)} or both, of {SHORTEST} "
+            "characters or more",
+        )
+    if len(given) == 2 and given[0] == given[1]:
+        yield TOKENS[1], f"is {TOKENS[0]}; allowed: another one, as it must not suffice to act"
+
+
+def broker(host: Host, _inventory: Inventory) -> Texts:
+    """The supervisor reaches the broker of the app."""
+    if not host.has("celery_autoscaler_broker_url"):
+        return
+    url = host.text("celery_autoscaler_broker_url")
+    for problem in urls.problems(url):
+        yield "celery_autoscaler_broker_url", problem
+    for part in urls.parts(url):
+        scheme = part.partition("://")[0].lower()
+        if scheme not in urls.BROKERS:
+            allowed = ", ".join(f"{known}://" for known in urls.BROKERS)
+            yield (
+                "celery_autoscaler_broker_url",
+                f"{shown(scheme[:20])} is no supported broker; allowed: {allowed}",
+            )
+
+
+RULES = (
+    *(switches, some_group, known_groups, own_bounds, one_group_a_queue, same_bounds),
+    *(address, tokens, broker),
+)

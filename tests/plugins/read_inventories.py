@@ -1,0 +1,53 @@
+"""Inventories as Ansible reads them, without a play, with secrets made up where they are needed."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
+from fleet_rules import lines, validate
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PLUGIN = CHECKOUT / "plugins/action/validate_inventory.py"
+
+
+def load_plugin() -> ModuleType:
+    """Import the plugin."""
+    spec = importlib.util.spec_from_file_location("validate_inventory", PLUGIN)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+init_plugin_loader()
+plugin = load_plugin()
+
+
+def copied(inventory: Path, target: Path) -> Path:
+    """Copy an inventory, which may write secrets beside itself, and fill in its vault."""
+    shutil.copytree(inventory, target, ignore=shutil.ignore_patterns(".secrets"))
+    for example in target.rglob("vault.yml.example"):
+        filled = re.sub(
+            r"^(vault_\w+):$", r"\1: 0123456789abcdef0123456789", example.read_text(), flags=re.MULTILINE
+        )
+        example.with_name("vault.yml").write_text(filled)
+    return target
+
+
+def findings(inventory: Path) -> list[str]:
+    """What is wrong with an inventory, in lines."""
+    loader = DataLoader()
+    read = InventoryManager(loader=loader, sources=[str(inventory)])
+    variables = VariableManager(loader=loader, inventory=read)
+    hostvars: Any = HostVars(read, variables, loader)
+    seen = plugin.read(hostvars, read.get_groups_dict(), [str(inventory)], loader)
+    return lines(validate(seen), seen)

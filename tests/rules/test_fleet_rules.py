@@ -1,0 +1,580 @@
+"""The rules of an inventory: what is right passes, each fault is one line that names it."""
+
+from typing import Any
+
+import celery.bin.worker
+import pytest
+from celery_autoscaler import settings as supervisor
+from fleet_rules import app, lines, validate
+from fleet_rules.bounds import BOUNDS, GROUP
+from fleet_rules.evaluation import inventory
+from fleet_rules.options import ALLOWED, REFUSED
+from fleet_rules.specs import options
+from fleet_rules.urls import UrlError, parse, problems
+from made_up_fleets import (
+    APP,
+    CPU,
+    DATA,
+    GENERAL,
+    GROUPS,
+    HOSTS,
+    WORKERS,
+    as_written,
+    findings,
+    with_group,
+    with_settings,
+    with_values,
+)
+
+
+def test_a_fleet_without_a_fault_has_no_findings() -> None:
+    assert findings(HOSTS, GROUPS) == []
+
+
+TYPES: list[tuple[str, str, Any, str]] = [
+    ("workers", "celery_app_supervised", "maybe", "is 'maybe'; allowed: true or false"),
+    ("workers", "celery_app_beat", 2, "is 2; allowed: true or false"),
+    ("data1", "redis_previous_passwords", None, "is empty (null); allowed: true or false"),
+    ("data1", "redis_port", "abc", "is 'abc'; allowed: a whole number from 1 to 65535"),
+    ("data1", "redis_port", 6379.5, "is 6379.5; allowed: a whole number from 1 to 65535"),
+    (
+        "data1",
+        "redis_port",
+        True,
+        "is the boolean true; allowed: a whole number from 1 to 65535 (put it in quotes)",
+    ),
+    ("data1", "redis_port", 65536, "is 65536; allowed: a whole number from 1 to 65535"),
+    ("data1", "redis_maxclients", 10**30, "is 1000000000000000000000000000000; allowed"),
+    ("data1", "redis_bind", "127.0.0.1", "is '127.0.0.1'; allowed: a list"),
+    ("data1", "redis_bind", [["127.0.0.1"]], "element 1: is a list; allowed: a text"),
+    ("data1", "redis_users", {"app": "secret-secret-secret"}, "is a dictionary; allowed: a list"),
+    (
+        "data1",
+        "redis_appendfsync",
+        False,
+        "is the boolean false; allowed: always, everysec, no (put it in quotes)",
+    ),
+    ("data1", "redis_appendfsync", "sometimes", "is 'sometimes'; allowed: always, everysec, no"),
+    ("data1", "redis_extra_settings", "maxmemory 1gb", "is 'maxmemory 1gb'; allowed: a dictionary"),
+    ("data1", "redis_maxmemory_percent", 0, "is 0; allowed: a whole number from 1 to 100"),
+    ("data1", "redis_timeout", -1, "is -1; allowed: a whole number from 0 to 2147483647"),
+    ("data1", "postgres_port", 0, "is 0; allowed: a whole number from 1 to 65535"),
+    ("data1", "postgres_listen_addresses", None, "is empty (null); allowed: a list"),
+    ("workers", "celery_app_stop_timeout", "long", "is 'long'; allowed: a whole number from 1 to 86400"),
+    ("workers", "celery_autoscaler_tick", 0, "is 0; allowed: a number from 0.1 to 60"),
+    ("workers", "celery_autoscaler_tick", float("nan"), "is nan; allowed: a number from 0.1 to 60"),
+    ("workers", "celery_app_log_level", "LOUD", "is 'LOUD'; allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+    ("workers", "celery_app_root", "/opt/my celery", "is '/opt/my celery'; allowed: a whole path of letters"),
+    ("workers", "celery_app_root", "opt/celery", "is 'opt/celery'; allowed: a whole path"),
+    ("workers", "celery_app_root", "/opt/../etc", "is '/opt/../etc'; allowed: a whole path"),
+    ("workers", "celery_app_user", "root", "is 'root'; allowed: lower case letters"),
+    ("workers", "celery_app_user", "My App", "is 'My App'; allowed: lower case letters"),
+    ("workers", "celery_app_name", "my app", "is 'my app'; allowed: a module"),
+    ("workers", "celery_app_keep_releases", 0, "is 0; allowed: a whole number from 1 to 1000"),
+]
+
+
+@pytest.mark.parametrize(("host", "variable", "value", "words"), TYPES)
+def test_a_value_of_another_kind_or_range_is_named_with_what_is_allowed(
+    host: str, variable: str, value: Any, words: str
+) -> None:
+    (line,) = with_values(host, **{variable: value})
+
+    assert line.startswith(f"{host}: {variable}: {words}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("celery_app_beat", "false"),
+        ("celery_app_beat", "Yes"),
+        ("celery_app_beat", 1),
+        ("celery_app_stop_timeout", "900"),
+        ("celery_app_stop_timeout", 900.0),
+        ("celery_autoscaler_tick", "0.5"),
+        ("celery_autoscaler_cpu_threshold", 100),
+        ("celery_app_revision", 1.5),
+        ("celery_app_worker_groups", [{**GENERAL, "maximum": "6", "promise": "2.5"}, CPU]),
+    ],
+)
+def test_texts_that_mean_a_boolean_or_a_number_are_right(variable: str, value: Any) -> None:
+    assert with_values("workers", **{variable: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"minimum": 9, "maximum": 4},
+            "'general': minimum is 9 and maximum is 4; allowed: a minimum of at most",
+        ),
+        ({"minimum": -1}, "'general': minimum is -1; allowed: a whole number from 0 to 10000"),
+        ({"maximum": 0, "minimum": 0}, "'general': maximum is 0; allowed: a whole number from 1 to 10000"),
+        ({"promise": -5}, "'general': promise is -5; allowed: a number from 0.1 to 86400"),
+        ({"promise": "soon"}, "'general': promise is 'soon'; allowed: a number from 0.1 to 86400"),
+        ({"concurrency": 0}, "'general': concurrency is 0; allowed: a whole number from 1 to 10000"),
+        (
+            {"pool": "process"},
+            "'general': pool is 'process'; allowed: prefork, threads, gevent, eventlet, solo",
+        ),
+        ({"queues": []}, "'general': queues is an empty list; allowed: at least one queue"),
+        ({"queues": "default"}, "'general': queues is 'default'; allowed: a list"),
+        ({"queues": ["a,b"]}, "'general': queues: 'a,b' cannot be a queue"),
+        ({"queues": ["a", "a"]}, "'general': queues: duplicate name: a"),
+        ({"queues": ["default", "cpu_intensive"]}, "queue 'cpu_intensive' belongs to general and cpu"),
+        ({"maximun": 4}, "'general': maximun is unknown; did you mean maximum?"),
+        ({"queue": ["a"]}, "'general': queue is unknown; did you mean queues?"),
+        ({"colour": "red"}, "'general': colour is unknown; allowed: concurrency, drain_timeout, maximum"),
+        ({"name": "Web"}, "'Web' cannot be a name; allowed: lower case letters"),
+        ({"name": "beat"}, "'beat' cannot be a name"),
+        ({"name": "cpu"}, "duplicate name: cpu; allowed: one group a name"),
+        (
+            {"options": {"max-tasks-per-child": 50}},
+            "'general': options: max-tasks-per-child is unknown; did you mean max_tasks_per_child?",
+        ),
+        (
+            {"options": {"max_tasks_per_child": "many"}},
+            "options: max_tasks_per_child is 'many'; allowed: a whole",
+        ),
+        ({"options": {"purge": True}}, "options: purge is not allowed; each start of a worker would delete"),
+        (
+            {"options": {"concurrency": 4}},
+            "options: concurrency is not allowed; use concurrency of the group",
+        ),
+        ({"options": {"nonsense": 4}}, "options: nonsense is unknown; allowed: autoscale"),
+    ],
+)
+def test_a_fault_of_a_worker_group_is_named_with_the_group(values: dict[str, Any], words: str) -> None:
+    found = with_group(**values)
+
+    assert [
+        line for line in found if line.startswith("workers: celery_app_worker_groups: ") and words in line
+    ]
+    # A name that is taken belongs to two groups, whose queues do too.
+    assert len(found) == 1 or values.get("name") == "cpu"
+
+
+def test_a_key_that_is_missing_is_named() -> None:
+    group = {name: value for name, value in GENERAL.items() if name != "pool"}
+
+    assert with_values("workers", celery_app_worker_groups=[group, CPU]) == [
+        "workers: celery_app_worker_groups: 'general': pool is missing; "
+        "allowed: prefork, threads, gevent, eventlet, solo"
+    ]
+
+
+def test_bounds_of_a_group_that_differ_between_hosts_are_named() -> None:
+    other = with_values("worker2", celery_app_worker_groups=[{**GENERAL, "maximum": 7}, CPU])
+
+    assert other == [
+        "worker2: celery_app_worker_groups: 'general': minimum and maximum differ from those on worker1; "
+        "allowed: the same on all hosts, they are of the whole fleet"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"SETTING": None}, 'SETTING: is empty (null); allowed: a text, "" for an empty one'),
+        ({"SETTING": ["a"]}, "SETTING: is a list; allowed: a text"),
+        ({"SETTING": {"a": 1}}, "SETTING: is a dictionary; allowed: a text"),
+        ({"MY-SETTING": "a"}, "MY-SETTING: 'MY-SETTING' cannot be the name of a setting"),
+        (
+            {"CELERY_BROKER_URL": "amqp://guest@mq"},
+            "CELERY_BROKER_URL: 'amqp' is no supported broker; allowed: redis://",
+        ),
+        (
+            {"CELERY_BROKER_URL": "redis://app:p@ss@data1/0"},
+            "CELERY_BROKER_URL: has a character in its password",
+        ),
+        (
+            {"CELERY_BROKER_URL": "redis://app:pa/ss@data1/0"},
+            "CELERY_BROKER_URL: has a character in its password",
+        ),
+        (
+            {"CELERY_RESULT_BACKEND": "redis://app:10%@data1/0"},
+            "CELERY_RESULT_BACKEND: has a % that begins no",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://o:a b@data1/celery"},
+            "DATABASE_URL: has a blank or a control character",
+        ),
+        (
+            {"DATABASE_URL": "postgresql://o:p@2001:db8::11:5432/celery"},
+            "DATABASE_URL: has an IPv6 address without",
+        ),
+        (
+            {"CELERY_BROKER_URL": "redis://app:another-password@data1:6379/0"},
+            "CELERY_BROKER_URL: the password of app, decoded, is not the one in redis_users of data1",
+        ),
+        (
+            {"CELERY_BROKER_URL": f"redis://ap:{APP}@data1:6379/0"},
+            "CELERY_BROKER_URL: 'ap' is no user of data1; allowed: app, operator, supervisor (redis_users)",
+        ),
+    ],
+)
+def test_a_fault_of_a_setting_is_named_and_its_value_is_not(settings: dict[str, Any], words: str) -> None:
+    (line,) = with_settings(**settings)
+
+    assert line.startswith(f"workers: celery_app_environment: {words}")
+    assert APP not in line
+    assert "another-password" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "users", "words"),
+    [
+        (
+            "redis_users",
+            [{"name": "app", "preset": "app", "password": "short"}],
+            "the password of app is shorter",
+        ),
+        (
+            "redis_users",
+            [{"name": "default", "preset": "app", "password": APP}],
+            "'default' cannot be a name",
+        ),
+        ("redis_users", [{"name": "other", "password": APP}], "other has neither a preset nor rules"),
+        (
+            "redis_users",
+            [{"name": "other", "prest": "app", "rules": [], "password": APP}],
+            "prest is unknown; did you",
+        ),
+        (
+            "redis_users",
+            [{"name": "other", "preset": "ap", "password": APP}],
+            "'other': preset is 'ap'; allowed: app",
+        ),
+        (
+            "redis_users",
+            [{"name": "m", "preset": "monitor", "password": f"{APP} #"}],
+            "has a character that its files",
+        ),
+        (
+            "redis_users",
+            [{"name": "operator", "rules": ["+@all"], "password": APP}],
+            "duplicate name: operator",
+        ),
+        ("postgres_users", [{"name": "postgres", "password": APP}], "'postgres' cannot be a name"),
+        (
+            "postgres_users",
+            [{"name": "other", "password": "a b"}],
+            "the password of other is too short or has",
+        ),
+    ],
+)
+def test_a_fault_of_a_user_is_named(variable: str, users: list[dict[str, Any]], words: str) -> None:
+    found = with_values("data1", **{variable: [*DATA[variable], *users]})
+
+    assert [line for line in found if line.startswith(f"data1: {variable}: ") and words in line]
+    assert APP not in str(found)
+
+
+OTHERS: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "data1",
+        {"redis_operator": "nobody"},
+        "redis_operator: redis_users has no user 'nobody' with the preset",
+    ),
+    ("data1", {"redis_backup": "yes"}, "redis_backup: redis_users has no user with the preset backup"),
+    (
+        "data1",
+        {"redis_maxmemory_percent": 60},
+        "redis_maxmemory_percent: is 60 and postgres_memory_percent is 50",
+    ),
+    (
+        "data1",
+        {"redis_extra_settings": {"maxmemory": "1gb"}},
+        "redis_extra_settings: maxmemory belongs to the role",
+    ),
+    ("data1", {"postgres_extra_settings": {"port": 1}}, "postgres_extra_settings: port belongs to the role"),
+    ("data1", {"postgres_repository": "data1"}, "postgres_repository: data1 is one of the servers"),
+    ("data1", {"postgres_repository": "backup"}, "postgres_repository: 'backup' is no host of the inventory"),
+    (
+        "data1",
+        {"postgres_replication_of": "dta1"},
+        "postgres_replication_of: 'dta1' is no host of the inventory; did",
+    ),
+    (
+        "data1",
+        {"postgres_max_connections": 4, "postgres_app_pool_size": 1},
+        "postgres_max_connections: 4 leaves 1",
+    ),
+    (
+        "data1",
+        {"postgres_databases": [{"name": "celery", "owner": "nobody"}]},
+        "postgres_databases: the owner nobody of celery is not in postgres_users",
+    ),
+    (
+        "data1",
+        {"postgres_clients": [{"databases": [], "user": [], "users": [], "addresses": []}]},
+        "postgres_clients: element 1: user is unknown; did you mean users?",
+    ),
+    (
+        "worker1",
+        {"celery_app_supervise": True},
+        "celery_app_supervise: is unknown; did you mean celery_app_supervised?",
+    ),
+    (
+        "worker1",
+        {"celery_app_suprvised": 1},
+        "celery_app_suprvised: is unknown; did you mean celery_app_supervised?",
+    ),
+    ("data1", {"redis_user": []}, "redis_user: is unknown; did you mean redis_users?"),
+    ("data1", {"common_time_zone": "UTC"}, "common_time_zone: is unknown; did you mean common_timezone?"),
+    (
+        "workers",
+        {"celery_app_plain_workers": True},
+        "celery_app_supervised: a supervisor learns nothing of plain",
+    ),
+    (
+        "workers",
+        {"celery_app_worker_groups": []},
+        "celery_app_worker_groups: is an empty list: there is nothing",
+    ),
+    ("workers", {"celery_autoscaler_http": "0.0.0.0:9541"}, "celery_autoscaler_http: is open to other hosts"),
+    (
+        "workers",
+        {"celery_autoscaler_http": "everywhere"},
+        "celery_autoscaler_http: is 'everywhere'; allowed: host:port",
+    ),
+    (
+        "workers",
+        {"celery_autoscaler_enabled": "no"},
+        "celery_autoscaler_enabled: is false, but celery_app_supervised",
+    ),
+    (
+        "workers",
+        {"celery_autoscaler_broker_url": "amqp://mq"},
+        "celery_autoscaler_broker_url: 'amqp' is no supported broker",
+    ),
+]
+
+
+@pytest.mark.parametrize(("host", "values", "words"), OTHERS)
+def test_a_fault_is_named_once_with_its_variable(host: str, values: dict[str, Any], words: str) -> None:
+    (line,) = [line for line in with_values(host, **values) if words in line]
+
+    assert line.startswith(f"{host}: {words}")
+
+
+@pytest.mark.parametrize("variable", ["celery_app_name", "celery_app_source", "celery_app_environment"])
+def test_a_variable_that_nobody_has_set_is_named(variable: str) -> None:
+    hosts = {name: {**values} for name, values in HOSTS.items()}
+    for name in GROUPS["workers"]:
+        del hosts[name][variable]
+
+    assert f"workers: {variable}: is not set; the role celery_app needs it" in findings(hosts, GROUPS)
+
+
+def test_a_variable_that_another_one_uses_is_somebodys_own() -> None:
+    own = {"redis_user": "app", "fleet_user": "{{ redis_user }}"}
+
+    assert with_values("data1", **own) == []
+
+
+def test_all_findings_are_told_at_once() -> None:
+    hosts = {name: {**values} for name, values in HOSTS.items()}
+    hosts["data1"] |= {"redis_port": "x", "postgres_port": "y"}
+    hosts["worker1"] |= {"celery_app_beat": "maybe"}
+
+    assert [line.split(":")[1].strip() for line in findings(hosts, GROUPS)] == [
+        "redis_port",
+        "postgres_port",
+        "celery_app_beat",
+    ]
+
+
+def test_misspelt_and_empty_groups_are_named() -> None:
+    misspelt = {**GROUPS, "worker": GROUPS["workers"]}
+    del misspelt["workers"]
+
+    assert "group worker: is unknown, and there is no group workers; did you mean workers?" in findings(
+        HOSTS, misspelt
+    )
+    assert "group workers: is empty; allowed: at least one host, or no such group" in findings(
+        HOSTS, {**GROUPS, "workers": []}
+    )
+    assert findings(HOSTS, {**GROUPS, "datacenter1": ["data1"], "worker": ["worker1"]}) == []
+    (nothing, *_) = findings({"host1": {}}, {"webservers": ["host1"]})
+    assert nothing == (
+        "groups: no host is in a group that a playbook deploys; "
+        "allowed: redis, postgres, workers, beat, monitoring"
+    )
+    assert findings({}, {}) == [
+        "hosts: there is no host; allowed: hosts in the groups redis, postgres, workers, beat, monitoring"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "one"),
+    [
+        ({"ansible_host": "198.51.100.22"}, {}, True),
+        ({"ansible_host": "2001:DB8::16"}, {"ansible_host": "2001:db8:0:0::16"}, True),
+        ({"ansible_host": "Worker.example"}, {"ansible_host": "worker.example."}, True),
+        ({"ansible_host": "198.51.100.22", "ansible_port": 22}, {}, True),
+        ({"ansible_host": "198.51.100.22", "ansible_port": 2222}, {}, False),
+        ({"ansible_host": "198.51.100.22", "ansible_ssh_common_args": "-J a"}, {}, False),
+        ({"ansible_connection": "local"}, {"ansible_connection": "ansible.builtin.local"}, True),
+        ({"ansible_connection": "docker", "ansible_host": "c1"}, {"ansible_connection": "docker"}, False),
+    ],
+)
+def test_two_names_of_one_host_are_named(first: dict[str, Any], second: dict[str, Any], one: bool) -> None:
+    hosts = {**HOSTS, "worker1": {**HOSTS["worker1"], **first}, "worker2": {**HOSTS["worker2"], **second}}
+
+    found = findings(hosts, GROUPS)
+
+    assert ["are one host" in line for line in found] == [True] * one
+    assert not one or found[0].startswith("ansible_host: worker1 and worker2 are one host")
+
+
+SENTINEL = {"redis_sentinel": True, "redis_replication_of": "data1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (
+            {"redis_sentinel": "true"},
+            "redis_replication_of: is empty; allowed: the address of the first primary",
+        ),
+        (SENTINEL, "redis_sentinel: 1 hosts have a sentinel of celery; allowed: an odd number, 3 or more"),
+        (SENTINEL, "redis_sentinel: redis_users has no user with the preset sentinel"),
+        (SENTINEL, "redis_sentinel_quorum: 2 of 1 sentinels cannot agree"),
+        (
+            {"redis_replication_of": "localhost"},
+            "redis_replication_of: localhost makes each host a replica of itself",
+        ),
+        (
+            {"redis_replication_of": "data11"},
+            "redis_replication_of: 'data11' is no host of the inventory; did you mean",
+        ),
+    ],
+)
+def test_a_fault_of_replication_is_named(values: dict[str, Any], words: str) -> None:
+    assert [line for line in with_values("data1", **values) if line.startswith(f"data1: {words}")]
+
+
+def test_an_address_from_elsewhere_can_be_the_first_primary() -> None:
+    users = [*DATA["redis_users"], {"name": "replica", "preset": "replication", "password": APP}]
+
+    assert with_values("data1", redis_users=users, redis_replication_of="redis.example.com") == []
+
+
+def test_files_of_variables_that_resemble_a_group_are_named() -> None:
+    files = {
+        "worker": "group_vars/worker.yml",
+        "workers": "group_vars/workers.yml",
+        "site": "group_vars/site",
+    }
+    seen = inventory(HOSTS, {**GROUPS, "all": list(HOSTS)}, as_written, files)
+
+    assert lines(validate(seen), seen) == [
+        "group_vars/worker.yml: names no group and no host of the inventory; did you mean workers?"
+    ]
+
+
+def test_many_hosts_with_one_fault_are_one_line() -> None:
+    names = [f"worker{number}" for number in range(1, 21)]
+    hosts = {name: {"ansible_host": f"198.51.100.{100 + n}", **WORKERS} for n, name in enumerate(names)}
+    groups = {**GROUPS, "workers": names}
+    for name in names[:8]:
+        hosts[name]["celery_app_root"] = "x"
+
+    (line,) = findings({"data1": HOSTS["data1"], **hosts}, groups)
+
+    assert line.startswith("worker1, worker2, worker3, worker4, worker5 and 3 more: celery_app_root: ")
+
+
+def test_a_name_with_control_characters_stays_in_its_line() -> None:
+    (line,) = with_values("workers", celery_app_root="/opt/a\n\x1b[31mred")
+
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://data1",
+        "redis://data1:6379/0",
+        "rediss://app:a%40b%2Fc@[2001:db8::1]:6379/0?ssl_cert_reqs=required&ssl_ca_certs=/etc/x@y",
+        "redis://app:a:b@data1/0",
+        "redis+socket:///run/redis/redis.sock",
+        "db+postgresql://u:p%25@host/name",
+        "sentinel://app:p@s1:26379/0;sentinel://app:p@s2:26379/0",
+        "redis://:only-a-password@data1:6379/0",
+    ],
+)
+def test_an_encoded_url_is_right(url: str) -> None:
+    assert list(problems(url)) == []
+
+
+@pytest.mark.parametrize("char", list("@/?#% []"))
+def test_each_character_that_must_be_encoded_is_found(char: str) -> None:
+    password = f"before{char}after"
+
+    assert list(problems(f"redis://app:{password}@data1:6379/0")), password
+
+
+def test_the_parts_of_a_url_are_decoded() -> None:
+    url = parse("rediss://a%2Fb:c%40d@[2001:db8::1]:6380/0")
+
+    assert (url.scheme, url.user, url.password, url.host, url.port) == (
+        "rediss",
+        "a/b",
+        "c@d",
+        "2001:db8::1",
+        6380,
+    )
+
+
+@pytest.mark.parametrize("url", ["data1:6379", "redis://data1:99999/0", "redis://a]b/0", ""])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(UrlError):
+        parse(url)
+
+
+def test_the_options_of_workers_are_those_of_celerys_command() -> None:
+    assert ALLOWED.keys() | REFUSED.keys() == {
+        parameter.name for parameter in celery.bin.worker.worker.params
+    }
+    assert not ALLOWED.keys() & REFUSED.keys()
+
+
+def test_the_bounds_are_those_that_the_supervisor_takes() -> None:
+    of_group = {"minimum": "min_workers", "maximum": "max_workers"}
+    fields = {name: field.metadata for name, field in supervisor.Group.__dataclass_fields__.items()} | {
+        name: field.metadata for name, field in supervisor.Settings.__dataclass_fields__.items()
+    }
+    ours = {of_group.get(name, name): bounds for name, bounds in GROUP.items() if name != "workers"} | {
+        name.removeprefix("celery_autoscaler_"): bounds
+        for name, bounds in BOUNDS.items()
+        if name.startswith("celery_autoscaler_") and "." not in name
+    }
+    for name, (low, high) in ours.items():
+        rule = fields[name]["rule"]
+        assert rule.fits(low), name
+        assert rule.fits(high), name
+        assert not rule.fits(high + 1), name
+        assert not rule.fits(low - 1), name
+    assert app.GROUP_NAME.pattern == supervisor.GROUP_NAME
+
+
+def test_each_bound_is_one_of_a_number_that_a_role_knows() -> None:
+    for path in BOUNDS:
+        name, _, key = path.partition(".")
+        option = options()[name]
+        assert (option["options"][key] if key else option)["type"] in ("int", "float"), path
+
+
+def test_the_defaults_of_the_roles_keep_the_bounds() -> None:
+    for path, (low, high) in BOUNDS.items():
+        if "." not in path and "default" in options()[path]:
+            assert low <= options()[path]["default"] <= high, path
+
+
+def test_each_whole_number_has_bounds() -> None:
+    numbers = {name for name, option in options().items() if option.get("type") in ("int", "float")}
+
+    assert numbers - BOUNDS.keys() == set()
