@@ -155,6 +155,10 @@ def check_values(settings: Settings) -> Iterator[str]:
         yield settings.at("DB_HOST", f"DB_HOST={settings['DB_HOST']} needs its DB_PASSWORD, which is not set")
     if settings["DB_HOST"] in LOCAL:
         yield settings.wrong("DB_HOST", REACHABLE)
+    own_project = settings["PROJECT"].removeprefix("./").rstrip("/") != settings.defaults.get("PROJECT", "")
+    if settings["PROJECT"] and own_project and not settings.given.get("MIGRATE_COMMAND"):
+        needs = "its MIGRATE_COMMAND, which is not set (true for none)"
+        yield settings.at("PROJECT", f"PROJECT={settings['PROJECT']} needs {needs}")
     yield from same_ports(settings, wrong)
 
 

@@ -83,8 +83,6 @@ def test_right_settings_are_accepted(checkout: Path, text: str) -> None:
         ("LOG_FORMAT=xml", "plain or json"),
         ("DB_PORT=0", "a whole number from 1 to 65535"),
         ("PAGE_PORTS=9542-9541", "a port from 0 to 65535, or a range such as 9541-9542"),
-        ("PROJECT=app/none", PROJECT),
-        ("PROJECT=app/../compose", PROJECT),
         ("COMPOSE_PROFILES=flowr", "flower,prometheus, or one of them"),
     ],
 )
@@ -127,6 +125,18 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(checkout: Path,
     _, [finding] = check(checkout, f"CELERY_BROKER_URL=redis://:{password}@redis.example.com:6379/0\n")
     assert "%2F" in finding
     assert "pa" not in finding.replace("password", "")
+
+
+def test_a_project_of_your_own_needs_a_lock_and_a_word_on_migrations(checkout: Path) -> None:
+    _, findings = check(checkout, "PROJECT=app/shop\nMIGRATE_COMMAND=true\n")
+    assert findings == [f".env:1: PROJECT=app/shop is wrong: allowed is {PROJECT}"]
+    shutil.copytree(checkout / "app/tasks", checkout / "app/shop")
+    _, findings = check(checkout, "PROJECT=app/shop\nMIGRATE_COMMAND=true\n")
+    assert findings == []
+    _, findings = check(checkout, "PROJECT=app/shop\n")
+    assert findings == [
+        ".env:1: PROJECT=app/shop needs its MIGRATE_COMMAND, which is not set (true for none)"
+    ]
 
 
 def test_all_findings_come_at_once_in_the_order_of_the_file(checkout: Path) -> None:
