@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import FACTS, Place, evaluate, load_module, render, security_score
+import yaml
+from role_files import FACTS, ROLES, Place, evaluate, load_module, render, security_score
 
 module = load_module("redis", "redis_live_config")
 config_file = load_module("redis", "redis_config_file")
@@ -706,6 +707,32 @@ def test_addresses_of_other_hosts_are_found_out() -> None:
         "192.0.2.1",
         "no-such-host.invalid",
     ]
+
+
+@pytest.mark.parametrize(
+    ("appendonly", "kept", "refused"), [("no", False, True), ("no", True, True), ("yes", True, False)]
+)
+def test_data_that_a_stopped_server_would_not_read_is_refused(
+    tmp_path: Path, appendonly: str, kept: bool, refused: bool
+) -> None:
+    config = tmp_path / "redis.conf"
+    config.write_text(f"dir {tmp_path}\nappendonly {appendonly}\n")
+    (tmp_path / "dump.rdb").write_bytes(b"what cannot be read may have keys")
+    if kept:
+        (tmp_path / "appendonlydir").mkdir()
+
+    errors = takeover.stopped_errors(config, "redis-server.service")
+
+    assert bool(errors) is refused, errors
+
+
+def test_the_users_are_written_before_the_settings_that_name_their_file() -> None:
+    names = [task["name"] for task in yaml.safe_load((ROLES / "redis/tasks/configure.yml").read_text())]
+
+    users, settings = map(
+        names.index, ["configure | Write the access control list", "configure | Write the settings"]
+    )
+    assert users < settings
 
 
 def test_a_port_that_another_service_has_is_found_out() -> None:

@@ -32,6 +32,7 @@ options:
   users_file: {description: The file that holds it., type: path, required: true}
   user: {description: The system's user that the server runs as., type: str, required: true}
   bind: {description: Addresses to listen on., type: list, elements: str, default: []}
+  calendar: {description: When copies are made; systemd has to understand it., type: str, default: ""}
 """
 
 READY_WITHIN = 30.0  # seconds
@@ -179,6 +180,8 @@ def answers(path: Path) -> bool:
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Try out what differs."""
     params = module.params
+    if params["calendar"] and module.run_command(["systemd-analyze", "calendar", params["calendar"]])[0]:
+        raise RedisError(f"redis_backup_schedule: systemd knows no time like {params['calendar']!r}")
     users_file = Path(params["users_file"])
     # A lookup and a template differ in the last line feed.
     users = users_file.read_text(encoding="utf-8") if users_file.exists() else ""
@@ -205,6 +208,7 @@ def main() -> None:
             "users_file": {"type": "path", "required": True},
             "user": {"type": "str", "required": True},
             "bind": {"type": "list", "elements": "str", "default": []},
+            "calendar": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

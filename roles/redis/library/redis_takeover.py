@@ -133,11 +133,13 @@ def stopped_errors(config: Path, unit: str) -> list[str]:
     folder = Path(found.get("dir") or "/var/lib/redis")
     dump = folder / (found.get("dbfilename") or PLACES["dbfilename"])
     kept = folder / (found.get("appenddirname") or PLACES["appenddirname"])
-    if not dump.is_file() or kept.exists() or not keys_in(dump):
+    # A file that is switched off is one of a run that was broken off, and older than the dump.
+    kept_is_read = kept.exists() and found.get("appendonly") == "yes"
+    if not dump.is_file() or kept_is_read or not keys_in(dump):
         return []
     return [
         f"{dump} holds data and {unit} does not run: with the append-only file that the role switches on it "
-        f"would start empty; start it (systemctl start {unit}), or move the file away"
+        f"would start without it; start it (systemctl start {unit}), or move the file away"
     ]
 
 
