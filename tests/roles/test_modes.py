@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import yaml
 from role_files import CHECKOUT
+from role_tasks import COMMANDS, WRITERS, Task, tasks
 
-# Modules that make files or folders.
-WRITERS = {
-    "ansible.builtin.assemble",
-    "ansible.builtin.blockinfile",
-    "ansible.builtin.copy",
-    "ansible.builtin.file",
-    "ansible.builtin.get_url",
-    "ansible.builtin.lineinfile",
-    "ansible.builtin.replace",
-    "ansible.builtin.template",
-    "ansible.builtin.unarchive",
-    "community.general.ini_file",
-    "redis_config_file",
-}
-COMMANDS = {"ansible.builtin.command", "ansible.builtin.shell"}
 # Commands that make a file by a redirection, by an option, or by what they are.
 MAKES_FILES = re.compile(
     r"(?<![0-9&])>(?!&)|\b(touch|mkdir|install|cp|tee|tar --(create|extract)|pg_createcluster)\b|-out\b"
@@ -68,34 +52,6 @@ MODULES_WITH_MODES = {
     "redis/library/redis_config_file.py": "takes owner, group and mode",
     "redis/library/redis_restore.py": "gives each file its owner and mode",
 }
-
-
-class Task(NamedTuple):
-    """A task of a role or a playbook."""
-
-    file: str
-    name: str
-    module: str
-    arguments: Any
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.name}"
-
-
-def flattened(entries: list[dict[str, Any]], file: str) -> Iterator[Task]:
-    for entry in entries:
-        for inner in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"):
-            yield from flattened(entry.get(inner) or [], file)
-        for module in entry.keys() & (WRITERS | COMMANDS):
-            yield Task(file, entry.get("name", ""), module, entry[module])
-
-
-def tasks() -> list[Task]:
-    folders = [CHECKOUT / "playbooks", *CHECKOUT.glob("roles/*/tasks"), *CHECKOUT.glob("roles/*/handlers")]
-    found: list[Task] = []
-    for path in sorted(path for folder in folders for path in folder.rglob("*.yml")):
-        found += flattened(yaml.safe_load(path.read_text()), str(path.relative_to(CHECKOUT)))
-    return found
 
 
 def lacks(task: Task) -> list[str]:
@@ -184,4 +140,4 @@ def test_modules_that_make_files_are_known() -> None:
 def test_what_a_task_does_not_say_is_named(
     module: str, arguments: dict[str, Any], missing: list[str]
 ) -> None:
-    assert lacks(Task("roles/some/tasks/main.yml", "some", module, arguments)) == missing
+    assert lacks(Task("roles/some/tasks/main.yml", "some", module, arguments, [])) == missing
