@@ -30,6 +30,8 @@ RISE, STAY, FALL = 30.0, 15.0, 10.0
 PEAK = 0.5
 # Tasks of a burst.
 BURST = 400
+# Per cent of the CPUs above which they are a reason to be late.
+BUSY = 80.0
 # What sets a limit in .env.
 VARIABLES = {"CPU": "CPU_THRESHOLD", "memory": "MEMORY_THRESHOLD, WORKER_MEMORY"}
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -81,6 +83,8 @@ class Demo:
         # Seconds in which a group's oldest task was late, by what kept it from more workers.
         self.late: defaultdict[str, float] = defaultdict(float)
         self.looked = time.monotonic()
+        # Per cent of the CPUs that were in use, at each look.
+        self.cpu: list[float] = []
 
     def run(self, live: Live, count: int, peak: float) -> None:
         """Send the tasks, and look until they have ended and the workers are as few as before.
@@ -118,6 +122,7 @@ class Demo:
         self.waiting.append(sum(int(group["waiting"]) for group in status.groups.values()))
         self.workers.append(running(status))
         held = []
+        self.cpu += [float(host["cpu"]) for host in status.supervisors.values()]
         now = time.monotonic()
         passed, self.looked = now - self.looked, now
         for name, group in status.groups.items():
@@ -125,7 +130,7 @@ class Demo:
             self.target = max(self.target, float(group["promise"]))
             reason = limit(group)
             if group["age"] > group["promise"]:
-                self.late[reason or "workers take time to start"] += passed
+                self.late[reason or "more workers have to start first"] += passed
             if reason:
                 held.append(plain(f"{name}: {reason}", "bold yellow"))
         return Group(
@@ -156,12 +161,17 @@ class Demo:
         )
         for reason, seconds in sorted(self.late.items(), key=lambda each: -each[1]):
             yield plain(f"  for {seconds:.0f} s: {reason}")
+        busy = sum(self.cpu) / len(self.cpu)
+        if busy > BUSY:
+            yield plain(f"  The CPUs were used to {busy:.0f} % on average: tasks and starts took longer.")
 
 
 def limit(group: Mapping[str, Any]) -> str:
     """Return what keeps a group from having more workers; nothing if nothing does."""
     have = group["ready"] + group["starting"]
     if group["held_back"] and have < group["want"]:
+        if group["limit"] == "start slots":
+            return "workers are starting, 2 per CPU at a time"
         variable = VARIABLES.get(group["limit"], "")
         return f"held back: {group['held_back']}{variable and f' ({variable})'}"
     if group["limit"] == "maximum" and have >= group["maximum"]:
@@ -200,7 +210,10 @@ def main() -> int:
     app.loader.import_default_modules()
     if arguments.task not in app.tasks:
         known = ", ".join(sorted(name for name in app.tasks if not name.startswith("celery.")))
-        sys.exit(f"--task {arguments.task}: {app.main} has no such task; there are: {known}")
+        sys.exit(
+            f"--task {arguments.task}: {app.main} has no such task; there are: {known}. Name one and what it "
+            "takes: scripts/compose demo --task NAME --args '[…]' --seconds 0.5"
+        )
     if app.tasks[arguments.task].ignore_result:
         sys.exit(f"--task {arguments.task}: it keeps no result; allowed is a task whose end can be seen")
     console = new_console()

@@ -1,4 +1,4 @@
--- The users of the stack and what they may do: the same as the role postgres gives them (tests/test_compose.py).
+-- The users of the stack and what they may do: the same as the role postgres gives them (tests/test_compose_files.py).
 SET log_min_duration_statement = -1;
 \set owner_password `cat /secrets/owner`
 \set app_password `cat /secrets/app`

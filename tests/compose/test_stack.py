@@ -142,6 +142,18 @@ def test_the_workers_follow_the_load_and_run_each_task_once(stack: Stack) -> Non
     wait_for(lambda: stack.workers() == 1, "the workers were not as few as before", SHRUNK_WITHIN)
 
 
+def test_a_demo_keeps_its_target_or_says_why_not(stack: Stack) -> None:
+    said = stack.demo()
+    assert re.search(r"(\d+) of \1 tasks ended; workers: ", said), said
+    assert "Target wait 10 s: kept." in said or re.search(r"exceeded\. .*\n  for \d+ s: ", said), said
+
+
+def test_a_burst_exceeds_the_maximum_and_the_demo_says_so(stack: Stack) -> None:
+    said = stack.demo("--burst", "--count", "300")
+    assert "Target wait 10 s: exceeded." in said, said
+    assert re.search(r"  for \d+ s: limited by max_workers = 6 \(MAX_WORKERS\)", said), said
+
+
 def test_an_edited_task_is_used_and_running_ones_are_not_lost(stack: Stack) -> None:
     long = stack.send("tasks.io_intensive.wait", 6, trace_key="long")
     with stack.redis() as client:

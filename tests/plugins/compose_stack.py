@@ -72,6 +72,12 @@ class Stack:
         """Stop it and keep its data."""
         self._script("stop")
 
+    def demo(self, *arguments: str) -> str:
+        """Run a demo; return what it prints in the end."""
+        done = self._run("scripts/compose", "demo", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def refused(self, setting: str, *, started: bool = False) -> str:
         """Start it with another setting, which fails; return the last line.
 
