@@ -224,14 +224,15 @@ def test_any_container_may_crash_alone_or_with_all_others_and_keeps_its_data(sta
     assert "sessions" in stack.run("postgres", "psql", "--dbname=celery", "--command=\\dt")
 
 
-def test_a_stopped_stack_comes_back_with_its_data(stack: Stack) -> None:
+def test_a_stop_lets_tasks_finish_and_keeps_the_data(stack: Stack) -> None:
+    long = stack.send("tasks.io_intensive.wait", 5, trace_key="stopped")
     with stack.redis() as client:
-        client.set("stopped", "kept")
+        wait_for(lambda: client.llen("stopped:started") or None, "the long task did not begin")
     stack.stop()
     assert not stack.containers()
     stack.up()
     with stack.redis() as client:
-        assert client.get("stopped") == "kept"
+        assert client.lrange("stopped:started", 0, -1) == client.lrange("stopped:ended", 0, -1) == long
 
 
 def test_all_containers_may_be_restarted_at_once(stack: Stack) -> None:
