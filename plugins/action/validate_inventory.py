@@ -25,7 +25,16 @@ description:
     hosts only is a warning.
   - A value that needs facts, or that is encrypted with a key that is not here, is left to the host's own
     preflight.
-options: {}
+  - With C(role) it looks at the variables of the host of the task with the eyes of one role.
+options:
+  role:
+    description: The role; without it, all roles and all hosts.
+    type: str
+  found:
+    description: What the role has found itself, such as in the facts of the host.
+    type: list
+    elements: str
+    default: []
 """
 
 ENDINGS = {".yml", ".yaml", ".json", ""}
@@ -116,6 +125,20 @@ def read(hostvars: Any, groups: Mapping[str, Iterable[str]], sources: Iterable[s
     )
 
 
+def neighbours(variables: Mapping[str, Any], loader: Any) -> tuple[Any, Any]:
+    """Return the host of a task, with the variables of its role, and the inventory around it."""
+    hostvars, name = variables["hostvars"], variables["inventory_hostname"]
+    groups = variables["groups"]
+
+    def make(other: str) -> Any:
+        written = variables if other == name else hostvars.raw_get(other)
+        own = {**written, "hostvars": hostvars}
+        return evaluation.host(other, written, groups, evaluator(loader, own))
+
+    hosts = evaluation.Hosts([str(other) for other in hostvars], make)
+    return hosts[name], rules.Inventory(hosts, groups)
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Validates the inventory on the controller."""
 
@@ -124,8 +147,30 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Print the findings; fail if there are any."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        self.validate_argument_spec(argument_spec={})
+        _result, arguments = self.validate_argument_spec(
+            argument_spec={
+                "role": {"type": "str", "choices": sorted(rules.RULES)},
+                "found": {"type": "list", "elements": "str", "default": []},
+            }
+        )
         variables = task_vars or {}
+        result["changed"] = False
+        lines = self._of_role(variables, **arguments) if arguments["role"] else self._of_all(variables)
+        if lines:
+            result["failed"] = True
+            result["msg"] = "; ".join(lines)
+        return result
+
+    def _of_role(self, variables: Mapping[str, Any], role: str, found: list[str]) -> list[str]:
+        """What is wrong with the variables of this host for a role."""
+        host, inventory = neighbours(variables, self._loader)
+        return found + [
+            rules.line(f"{finding.variable}: {finding.text}")
+            for finding in rules.of_role(role, host, inventory)
+        ]
+
+    def _of_all(self, variables: Mapping[str, Any]) -> list[str]:
+        """Print what is wrong with the inventory; return how much that is."""
         sources = variables.get("ansible_inventory_sources") or ()
         inventory = read(variables["hostvars"], variables["groups"], sources, self._loader)
         limited = set(variables["ansible_play_hosts_all"]) if variables.get("ansible_limit") else None
@@ -139,8 +184,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lines = rules.lines(refused, inventory)
         for line in lines:
             self._display.display(line, color=constants.COLOR_ERROR, stderr=True)
-        result["changed"] = False
-        if lines:
-            result["failed"] = True
-            result["msg"] = f"wrong in the inventory: {len(lines)}, listed above; no host was touched"
-        return result
+        return [f"wrong in the inventory: {len(lines)}, listed above; no host was touched"] if lines else []

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -113,6 +115,38 @@ def evaluate(
             json.loads((target / str(number)).read_text(encoding="utf-8"))
             for number, _case in enumerate(cases)
         ]
+
+
+def refusal(role: str, inputs: Mapping[str, Any]) -> str:
+    """What the preflight of a role refuses, in a playbook that knows the path of the roles alone."""
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars": {"ansible_facts": FACTS, **inputs},
+        "tasks": [
+            {
+                "block": [
+                    {"ansible.builtin.include_role": {"name": role, "tasks_from": "preflight"}},
+                    {"ansible.builtin.debug": {"msg": "PASSED"}},
+                ],
+                "rescue": [{"ansible.builtin.debug": {"msg": "REFUSED {{ ansible_failed_result['msg'] }}"}}],
+            }
+        ],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        playbook = Path(folder) / "play.json"
+        playbook.write_text(json.dumps([play]), encoding="utf-8")
+        done = subprocess.run(
+            ["ansible-playbook", "--inventory=localhost,", "--connection=local", str(playbook)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROLES)},
+        )
+    shown = re.search(r"\"msg\": \"(PASSED|REFUSED (.*))\"", done.stdout)
+    assert shown, done.stdout + done.stderr
+    return shown[2] or ""
 
 
 def render(

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import evaluate, render, security_score
+from fleet_rules import of_role
+from fleet_rules.evaluation import inventory
+from made_up_fleets import as_written
+from role_files import refusal, render, security_score
 
 TOML = "etc/celery/autoscaler.toml.j2"
 ENVIRONMENT = "etc/celery/autoscaler.env.j2"
@@ -31,6 +34,7 @@ CPU: dict[str, Any] = {
     "promise": 2.5,
     "drain_timeout": 30,
 }
+OWN = {name: value for name, value in CPU.items() if name != "workers"}
 APP: dict[str, Any] = {
     "celery_app_name": "proj",
     "celery_app_root": "/opt/celery",
@@ -40,6 +44,9 @@ APP: dict[str, Any] = {
     "celery_app_supervised": True,
     "celery_app_worker_groups": [GENERAL, CPU],
 }
+
+# A required variable that these tests are not about.
+NOT_GIVEN = {"celery_app_source"}
 
 
 @pytest.fixture(scope="module")
@@ -93,27 +100,23 @@ def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    (changed(CPU, minimum=5), "'cpu-bound': from minimum 5 to maximum 4 there is no number of workers"),
-    (changed(GENERAL, minimum=11), "'general': from minimum 11 to maximum 10 there is no number"),
-    (changed(CPU, minimum=-1), "from minimum -1 to maximum 4"),
-    (changed(CPU, maximum=0), "from minimum 0 to maximum 0"),
-    (changed(CPU, promise=0), "'cpu-bound': promise is 0 (allowed: more than 0)"),
+    (changed(CPU, minimum=5), "'cpu-bound': minimum is 5 and maximum is 4"),
+    (changed(CPU, minimum=-1), "'cpu-bound': minimum is -1; allowed: a whole number from 0"),
+    (changed(CPU, promise=0), "'cpu-bound': promise is 0; allowed: a number from 0.1"),
     (changed(CPU, drain_timeout=-3), "drain_timeout is -3"),
     (changed(CPU, queues=["cpu", "default"]), "queue 'default' belongs to general and cpu-bound"),
     (
-        {"celery_autoscaler_groups": [{**CPU, "name": "gpu"}]},
-        "'gpu': no such group in celery_app_worker_groups (general, cpu-bound)",
+        {"celery_autoscaler_groups": [{**OWN, "name": "gpu"}]},
+        "'gpu': no such group in celery_app_worker_groups; allowed: general, cpu-bound",
     ),
+    ({"celery_autoscaler_groups": [{**OWN, "minimum": 5}]}, "'cpu-bound': minimum is 5 and maximum is 4"),
     ({"celery_app_worker_groups": []}, "there is nothing to supervise"),
-    (
-        {"celery_autoscaler_cpu_threshold": 101},
-        "celery_autoscaler_cpu_threshold is 101 (allowed: from 1 to 100)",
-    ),
-    ({"celery_autoscaler_memory_threshold": 0}, "celery_autoscaler_memory_threshold is 0"),
-    ({"celery_autoscaler_queue_threshold": 0}, "celery_autoscaler_queue_threshold is 0"),
-    ({"celery_autoscaler_tick": 0}, "celery_autoscaler_tick is 0 (allowed: from 0.1 to 60)"),
-    ({"celery_autoscaler_stabilisation": -1}, "celery_autoscaler_stabilisation is -1"),
-    ({"celery_autoscaler_http": "0.0.0.0:9541"}, "celery_autoscaler_http is open to other hosts"),
+    ({"celery_autoscaler_cpu_threshold": 101}, "celery_autoscaler_cpu_threshold: is 101; allowed: a number"),
+    ({"celery_autoscaler_memory_threshold": 0}, "celery_autoscaler_memory_threshold: is 0; allowed"),
+    ({"celery_autoscaler_queue_threshold": 0}, "celery_autoscaler_queue_threshold: is 0; allowed"),
+    ({"celery_autoscaler_tick": 0}, "celery_autoscaler_tick: is 0; allowed: a number from 0.1 to 60"),
+    ({"celery_autoscaler_stabilisation": -1}, "celery_autoscaler_stabilisation: is -1; allowed"),
+    ({"celery_autoscaler_http": "0.0.0.0:9541"}, "celery_autoscaler_http: is open to other hosts"),
     (
         {"celery_autoscaler_http": "127.example:9541", "celery_autoscaler_http_token": "short"},
         "16 characters or more",
@@ -132,7 +135,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"celery_autoscaler_http_token": "x" * 16, "celery_autoscaler_http_read_token": "x" * 16},
-        "celery_autoscaler_http_read_token is celery_autoscaler_http_token",
+        "celery_autoscaler_http_read_token: is celery_autoscaler_http_token",
     ),
     ({"celery_autoscaler_enabled": False}, "is false, but celery_app_supervised is true"),
     (
@@ -151,20 +154,37 @@ RIGHT: list[dict[str, Any]] = [
 ]
 
 
-def test_wrong_input_is_named_in_one_line_and_right_input_passes() -> None:
-    here = {**APP, "ansible_play_hosts_all": ["localhost"]}
+def found(inputs: dict[str, Any]) -> list[str]:
+    """What the role refuses in its inputs."""
+    seen = inventory({"worker1": {**APP, **inputs}}, {"workers": ["worker1"]}, as_written)
+    own = [*of_role("celery_autoscaler", seen.hosts["worker1"], seen)]
+    # The role celery_app looks at its groups.
+    own += of_role("celery_app", seen.hosts["worker1"], seen)
+    return [f"{finding.variable}: {finding.text}" for finding in own if finding.variable not in NOT_GIVEN]
 
-    found = evaluate(
-        "celery_autoscaler",
-        "__celery_autoscaler_errors",
-        [{**here, **inputs} for inputs in [*(inputs for inputs, _ in WRONG), *RIGHT]],
-    )
 
-    for (inputs, message), errors in zip(WRONG, found, strict=False):
-        assert len(errors) == 1, inputs
-        assert message in errors[0]
-        assert "\n" not in errors[0]
-    assert found[len(WRONG) :] == [[]] * len(RIGHT)
+@pytest.mark.parametrize(("inputs", "message"), WRONG)
+def test_wrong_input_is_named_in_one_line(inputs: dict[str, Any], message: str) -> None:
+    (line,) = found(inputs)
+
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("inputs", RIGHT)
+def test_right_input_passes(inputs: dict[str, Any]) -> None:
+    assert found(inputs) == []
+
+
+def test_the_role_itself_refuses_wrong_input() -> None:
+    """In a playbook of somebody's own, with nothing but the path of the roles."""
+    inputs = {**APP, "celery_autoscaler_cpu_threshold": "much", "celery_autoscaler_http": "0.0.0.0:9541"}
+
+    refused = refusal("celery_autoscaler", inputs)
+
+    assert "celery_autoscaler_cpu_threshold: is 'much'; allowed: a number from 1 to 100" in refused
+    assert "celery_autoscaler_http: is open to other hosts" in refused
+    assert refusal("celery_autoscaler", APP) == ""
 
 
 def test_the_unit_exposes_at_most_2_5(files: dict[str, str], tmp_path: Path) -> None:

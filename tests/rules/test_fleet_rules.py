@@ -176,6 +176,7 @@ def test_bounds_of_a_group_that_differ_between_hosts_are_named() -> None:
     ("settings", "words"),
     [
         ({"SETTING": None}, 'SETTING: is empty (null); allowed: a text, "" for an empty one'),
+        ({"SETTING": "a\0b"}, "SETTING: holds a character that no variable can have"),
         ({"SETTING": ["a"]}, "SETTING: is a list; allowed: a text"),
         ({"SETTING": {"a": 1}}, "SETTING: is a dictionary; allowed: a text"),
         ({"MY-SETTING": "a"}, "MY-SETTING: 'MY-SETTING' cannot be the name of a setting"),
@@ -365,6 +366,36 @@ def test_a_variable_that_nobody_has_set_is_named(variable: str) -> None:
         del hosts[name][variable]
 
     assert f"workers: {variable}: is not set; the role celery_app needs it" in findings(hosts, GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("address", "pooled", "words"),
+    [
+        ("198.51.100.0/24", True, ""),
+        ("198.51.100.7", True, ""),
+        ("2001:db8::/64", False, ""),
+        ("2001:db8::/32", False, ""),
+        ("samenet", True, ""),
+        ("app.example.com", False, ""),
+        ("app.example.com", True, "PgBouncer knows no other"),
+        ("10.0.0.300/24", False, "is no network; allowed: such as 10.0.0.0/24"),
+        ("10.0.0.0/33", False, "is no network; allowed: such as 10.0.0.0/24"),
+        ("10.0.0", False, "is no network; allowed: such as 10.0.0.0/24"),
+        (
+            "2001:db8::11/32",
+            False,
+            "is the network of a whole provider; allowed: the address alone, or with /128",
+        ),
+        ("app server", False, "is no network and no name of a host"),
+    ],
+)
+def test_an_address_that_postgresql_cannot_read_is_named(address: str, pooled: bool, words: str) -> None:
+    clients = [{"databases": ["celery"], "users": ["celery_owner"], "addresses": [address]}]
+
+    found = with_values("data1", postgres_clients=clients, postgres_pgbouncer=pooled)
+
+    assert len(found) == bool(words)
+    assert not words or (found[0].startswith(f"data1: postgres_clients: '{address}' ") and words in found[0])
 
 
 def test_a_variable_that_another_one_uses_is_somebodys_own() -> None:

@@ -12,8 +12,20 @@ from contextlib import suppress
 from . import app, monitoring, names, postgres, redis, specs, supervisor
 from .model import UNKNOWN, Finding, Host, Inventory, NotKnownError, Record
 from .report import lines
+from .text import line
 
-__all__ = ["UNKNOWN", "Finding", "Host", "Inventory", "Record", "lines", "of_role", "roles_of", "validate"]
+__all__ = [
+    "UNKNOWN",
+    "Finding",
+    "Host",
+    "Inventory",
+    "Record",
+    "line",
+    "lines",
+    "of_role",
+    "roles_of",
+    "validate",
+]
 
 Rule = Callable[[Host, Inventory], Iterator[tuple[str, str]]]
 RULES: dict[str, Iterable[Rule]] = {
@@ -54,7 +66,7 @@ def _flag(host: Host, name: str) -> bool:
 
 def of_role(role: str, host: Host, inventory: Inventory) -> list[Finding]:
     """Find what a role cannot do with the variables of a host."""
-    found = []
+    found = list(values(role, host)) if role in specs.roles() else []
     for rule in RULES[role]:
         # What was found before a value was missing counts.
         with suppress(NotKnownError):
@@ -80,7 +92,5 @@ def validate(inventory: Inventory) -> list[Finding]:
     found = [finding for rule in names.RULES for finding in rule(inventory)]
     for host in inventory.hosts.values():
         for role in roles_of(host, inventory):
-            if role in specs.roles():
-                found += values(role, host)
             found += of_role(role, host, inventory)
     return list(dict.fromkeys(found))

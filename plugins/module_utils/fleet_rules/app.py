@@ -14,8 +14,10 @@ GROUP_NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
 NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*(:[A-Za-z_]\w*(\.\w+)*)?", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-FOLDER = re.compile(r"/[A-Za-z0-9._/-]+")
+FOLDER = re.compile(r"/[A-Za-z0-9._+@/-]+")
 TAKEN_USERS = ("root", "postgres", "redis", "valkey", "prometheus")
+# systemd drops a variable with one of these.
+NO_TEXT = re.compile("[\0\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
 ENVIRONMENTS = ("celery_app_environment", "celery_app_migrate_environment")
 BROKER_URLS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL")
 
@@ -36,7 +38,7 @@ def place(host: Host, _inventory: Inventory) -> Texts:
     """Units, launchers and commands hold the folder."""
     root = host.text("celery_app_root")
     if not FOLDER.fullmatch(root) or "/../" in f"{root}/":
-        yield "celery_app_root", f"is {shown(root)}; allowed: a whole path of letters, digits, _ . - and /"
+        yield "celery_app_root", f"is {shown(root)}; allowed: a whole path of letters, digits and . _ + @ -"
 
 
 def user(host: Host, _inventory: Inventory) -> Texts:
@@ -158,8 +160,8 @@ def _setting(key: str, value: Any) -> Iterator[str]:
         yield 'is empty (null); allowed: a text, "" for an empty one'
     elif isinstance(value, Mapping | list | tuple):
         yield f"is {shown(value)}; allowed: a text, such as {{{{ value | to_json }}}}"
-    elif isinstance(value, str) and "\0" in value:
-        yield "has a character of code 0; allowed: a text"
+    elif NO_TEXT.search(str(value)):
+        yield "holds a character that no variable can have; allowed: neither NUL nor what Unicode excludes"
     elif isinstance(value, str) and urls.LOOKS_LIKE_ONE.match(value) and _holds_login(value):
         yield from urls.problems(value)
 

@@ -6,7 +6,7 @@ What evaluates a template is given: the plugin that knows Ansible's engine, or a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import specs
@@ -115,6 +115,63 @@ class Values(Mapping[str, Any]):
         return f"uses {undefined[1]}, which is undefined" + (f"; did you mean {close}?" if close else "")
 
 
+class Hosts(Mapping[str, Host]):
+    """The hosts by name, each made when it is asked for the first time."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Host]) -> None:
+        self._names = dict.fromkeys(names)
+        self._make = make
+        self._made: dict[str, Host] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Host:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+
+def host(
+    name: str, written: Mapping[str, Any], groups: Mapping[str, Sequence[str]], evaluate: Evaluate
+) -> Host:
+    """Return a host.
+
+    Args:
+        name: Its name.
+        written: Its variables as they are written.
+        groups: The hosts of each group.
+        evaluate: Evaluates a value with its variables.
+    """
+    known = specs.options()
+    # What is as the role has it, nobody has set.
+    mine = frozenset(
+        variable
+        for variable in written
+        if variable.startswith("ansible_")
+        or (variable in known and not _is_default(written[variable], known[variable]))
+    )
+    values = Values({**specs.defaults(), **written}, mine, evaluate)
+    return Host(
+        values,
+        specs.defaults(),
+        name=name,
+        groups=frozenset(group for group, hosts in groups.items() if name in hosts),
+        names=frozenset(variable for variable in written if not variable.startswith("ansible_")),
+        failures=values.failures,
+    )
+
+
+def _is_default(value: Any, option: Mapping[str, Any]) -> bool:
+    """Whether a value is the default of a role, and of its type."""
+    return "default" in option and type(value) is type(option["default"]) and bool(value == option["default"])
+
+
 def inventory(
     written: Mapping[str, Mapping[str, Any]],
     groups: Mapping[str, Sequence[str]],
@@ -129,31 +186,8 @@ def inventory(
         evaluator: Returns what evaluates a value with the variables of a host.
         files: Files of variables, by the name of the group or host that they are for.
     """
-    of_host: dict[str, set[str]] = {}
-    for group, hosts in groups.items():
-        for host in hosts:
-            of_host.setdefault(host, set()).add(group)
-    known = specs.options().keys()
     used: set[str] = set()
-    found = {}
-    for name, variables in written.items():
-        own = {
-            variable: value for variable, value in variables.items() if not variable.startswith("ansible_")
-        }
-        values = Values(
-            {**specs.defaults(), **variables},
-            frozenset(
-                variable for variable in variables if variable in known or variable.startswith("ansible_")
-            ),
-            evaluator(variables),
-        )
-        used |= words(list(own.values()))
-        found[name] = Host(
-            values,
-            specs.defaults(),
-            name=name,
-            groups=frozenset(of_host.get(name, ())),
-            names=frozenset(own),
-            failures=values.failures,
-        )
-    return Inventory(found, groups, frozenset(used), files or {})
+    for variables in written.values():
+        used |= words([value for name, value in variables.items() if not name.startswith("ansible_")])
+    hosts = {name: host(name, variables, groups, evaluator(variables)) for name, variables in written.items()}
+    return Inventory(hosts, groups, frozenset(used), files or {})

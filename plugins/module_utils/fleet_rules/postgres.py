@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ LONG_ENOUGH = "16 or more ASCII characters without blanks"
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Users that belong to PostgreSQL or to the role.
 TAKEN = ("postgres", "public", "all", "replicator", "monitor")
-NETWORK = re.compile(r"[0-9a-fA-F.:]+/[0-9]+")
+HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9_-]*)(\.[A-Za-z0-9_-]+)*\.?")
 # Connections that only the administrator gets (superuser_reserved_connections).
 RESERVED = 3
 
@@ -98,18 +99,45 @@ def databases(host: Host, _inventory: Inventory) -> Texts:
             )
 
 
+def _address_problem(address: str, pooled: bool) -> str:
+    """What is wrong with an address from which clients may come; of host names PgBouncer knows none."""
+    if address == "samenet" or (address in ("samehost", "all") and not pooled):
+        return ""
+    if re.search(r"[:/]", address) or re.fullmatch(r"[0-9.]+", address):
+        return _network_problem(address)
+    if pooled:
+        return "is no network, and PgBouncer knows no other; allowed: such as 10.0.0.0/24, samenet"
+    if not HOST.fullmatch(address):
+        return "is no network and no name of a host; allowed: such as 10.0.0.0/24, app.example.com, samenet"
+    return ""
+
+
+def _network_problem(address: str) -> str:
+    """What is wrong with a network."""
+    try:
+        network = ipaddress.ip_network(address, strict=False)
+    except ValueError:
+        return "is no network; allowed: such as 10.0.0.0/24, 2001:db8::/64, 2001:db8::11, samenet"
+    if network.version == 6 and network.prefixlen == 32 and not address.endswith("::/32"):
+        return "is the network of a whole provider; allowed: the address alone, or with /128"
+    return ""
+
+
 def clients(host: Host, _inventory: Inventory) -> Texts:
-    """PgBouncer knows networks only."""
-    if not host.flag("postgres_pgbouncer"):
-        return
-    for address in {
-        item: 0 for entry in host.records("postgres_clients") for item in entry.texts("addresses")
-    }:
-        if address != "samenet" and not NETWORK.fullmatch(address):
-            yield (
-                "postgres_clients",
-                f"PgBouncer knows no {shown(address)}; allowed: networks such as 10.0.0.0/24, samenet",
-            )
+    """Clients come from networks that the server reads."""
+    pooled = host.flag("postgres_pgbouncer")
+    given = [("postgres_clients", item) for entry in host.records("postgres_clients") for item in _of(entry)]
+    given += [("postgres_replication_clients", item) for item in host.texts("postgres_replication_clients")]
+    for variable, address in dict.fromkeys(given):
+        if problem := _address_problem(address, pooled and variable == "postgres_clients"):
+            yield variable, f"{shown(address)} {problem}"
+
+
+def _of(entry: Record) -> list[str]:
+    try:
+        return entry.texts("addresses")
+    except NotKnownError:
+        return []
 
 
 def replication(host: Host, inventory: Inventory) -> Texts:
