@@ -1,0 +1,22 @@
+"""Services that timers start, in every role."""
+
+from pathlib import Path
+
+import pytest
+from role_files import ROLES
+
+ONESHOTS = sorted(
+    path
+    for path in ROLES.glob("*/templates/etc/systemd/system/*.service.j2")
+    if "Type=oneshot" in path.read_text(encoding="utf-8")
+)
+
+
+def test_there_are_some() -> None:
+    assert len(ONESHOTS) >= 4
+
+
+@pytest.mark.parametrize("unit", ONESHOTS, ids=lambda path: path.name)
+def test_a_service_of_a_timer_may_start_at_any_time(unit: Path) -> None:
+    # A timer fires again after each daemon-reload; by default five of them in ten seconds are too many.
+    assert "\nStartLimitIntervalSec=0\n" in unit.read_text(encoding="utf-8").partition("[Service]")[0]
