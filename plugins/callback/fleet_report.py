@@ -7,14 +7,16 @@ from typing import Any
 from ansible.plugins.callback import CallbackBase
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 DOCUMENTATION = r"""
 name: fleet_report
 type: aggregate
 short_description: Print the fleet's report as tables
 description:
-  - Prints the statistic C(fleet_report) that C(playbooks/verify.yml) sets, after the recap.
-  - Says nothing when no play has set it.
+  - Prints the statistic C(fleet_report) that C(playbooks/verify.yml) sets, after the recap, and last the
+    statistic C(fleet_findings), settings by which tasks can be lost, doubled or delayed.
+  - Says nothing when no play has set them.
 """
 
 WORKER_PREFIX = "celery-worker@"
@@ -70,6 +72,22 @@ def queues_table(queues: dict[str, dict[str, Any]]) -> Table:
     return table
 
 
+def findings_table(hosts: dict[str, list[dict[str, str]]]) -> Table:
+    """Return a row for each setting by which tasks can be lost, doubled or delayed, and whose it is."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for host, findings in sorted(hosts.items()):
+        for finding in findings:
+            found.setdefault((finding["level"], finding["text"]), []).append(host)
+    table = Table(title="Settings to look at (celery-autoscaler check)", title_justify="left")
+    table.add_column("level")
+    table.add_column("setting", overflow="fold")
+    table.add_column("hosts")
+    for (level, text), names in sorted(found.items()):
+        style = "bold red" if level == "error" else "yellow"
+        table.add_row(Text(level, style=style), Text(text), Text(", ".join(names)))
+    return table
+
+
 class CallbackModule(CallbackBase):  # type: ignore[misc]
     """Prints the report when the playbook ends."""
 
@@ -79,10 +97,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print the tables."""
-        report = stats.custom.get("_run", {}).get("fleet_report")
-        if not report:
-            return
+        told = stats.custom.get("_run", {})
         console = Console()
-        probe = report.get("probe") or {"queues": {}, "workers": {}}
-        console.print(hosts_table(report["hosts"], probe["workers"]))
-        console.print(queues_table(probe["queues"]))
+        if report := told.get("fleet_report"):
+            probe = report.get("probe") or {"queues": {}, "workers": {}}
+            console.print(hosts_table(report["hosts"], probe["workers"]))
+            console.print(queues_table(probe["queues"]))
+        if findings := told.get("fleet_findings"):
+            console.print(findings_table(findings))

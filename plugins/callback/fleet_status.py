@@ -93,6 +93,10 @@ def data_table(hosts: Mapping[str, Host]) -> Table:
     return table
 
 
+# What supervisors call settings by which tasks can be lost, doubled or left waiting.
+UNSAFE = "unsafe settings"
+
+
 def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[str]:
     """Yield what somebody should look at."""
     for name, host in sorted(hosts.items()):
@@ -115,6 +119,7 @@ def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[st
         if group["held_back"]
     }
     yield from sorted(held)
+    yield from (f"unsafe settings: {one['why']}" for one in fleet.get("also", ()) if one["word"] == UNSAFE)
 
 
 def backups(hosts: Mapping[str, Host]) -> Iterator[str]:

@@ -41,6 +41,7 @@ FIELDS = st.sampled_from(
         "failures",
         "ended",
         "unreadable",
+        "problems",
     ]
 )
 GROUP = st.sampled_from(
@@ -240,3 +241,15 @@ def test_keys_of_another_type_are_named(broker: Broker) -> None:
 
     assert found.verdict[0] == "no supervisor"
     assert len(found.unreadable) == 3
+
+
+def test_unsafe_settings_are_told_once_and_do_not_hide_that_the_fleet_keeps_up() -> None:
+    [found] = status(problems=["task_acks_late is off", "queue x"]).supervisors.values()
+    shown = FleetStatus({"here": found, "there": found})
+
+    assert shown.verdict[0] == "keeping up"
+    assert [(each["word"], each["why"]) for each in shown.as_dict()["also"]] == [
+        ("unsafe settings", "task_acks_late is off"),
+        ("unsafe settings", "queue x"),
+    ]
+    assert "task_acks_late is off" in text(shown)

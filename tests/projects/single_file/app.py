@@ -7,7 +7,10 @@ from celery import Celery, Task
 from redis import Redis
 
 app = Celery("app", broker=os.environ["CELERY_BROKER_URL"], backend=os.environ["CELERY_RESULT_BACKEND"])
+# A worker that is killed gives back the tasks that it runs.
 app.conf.task_acks_late = True
+app.conf.task_reject_on_worker_lost = True
+app.conf.worker_prefetch_multiplier = 1
 # As long as the tasks of the tests: where tasks grow longer while CPUs are short, nothing is started.
 app.conf.beat_schedule = {"tick": {"task": "app.record", "schedule": 5.0, "args": ("beat", 0.5)}}
 

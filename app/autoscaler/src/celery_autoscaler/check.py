@@ -27,8 +27,17 @@ class Finding:
     """Whether tasks can be lost or run twice by it."""
     text: str
 
+    @property
+    def level(self) -> str:
+        """How bad it is, in a word."""
+        return "error" if self.is_error else "warning"
+
     def __str__(self) -> str:
-        return f"{'error' if self.is_error else 'warning'}: {self.text}"
+        return f"{self.level}: {self.text}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it for other programs."""
+        return {"level": self.level, "text": self.text}
 
 
 def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
@@ -38,14 +47,33 @@ def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
         redis.RedisError: The server does not answer.
     """
     found = [
-        *check_app(app),
-        *check_queues(app, settings),
+        *check_settings(app, settings),
         *check_server(settings, broker),
         *check_supervisors(broker),
     ]
     for group in settings.groups.values():
-        found += check_group(app, group, broker)
+        found += check_experience(app, group, broker)
+    return errors_first(found)
+
+
+def check_settings(app: Celery, settings: Settings | None) -> list[Finding]:
+    """Return what is found without a server, errors first; without a supervisor in the app alone."""
+    found = [*check_app(app)]
+    if settings is not None:
+        found += check_queues(app, settings)
+        for group in settings.groups.values():
+            found += check_group(app, group)
+    return errors_first(found)
+
+
+def errors_first(found: list[Finding]) -> list[Finding]:
+    """Return findings in the order in which they matter."""
     return sorted(found, key=lambda finding: not finding.is_error)
+
+
+def errors(found: list[Finding]) -> list[str]:
+    """Return what can lose or double tasks, or leave them waiting."""
+    return [finding.text for finding in found if finding.is_error]
 
 
 def check_app(app: Celery) -> Iterator[Finding]:
@@ -88,8 +116,8 @@ def check_queues(app: Celery, settings: Settings) -> Iterator[Finding]:
         yield Finding(False, f"queue {queue} is none of the app's (task_queues): is the name right?")
 
 
-def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
-    """Look at the settings of a group, and at what its workers were seen to do."""
+def check_group(app: Celery, group: Group) -> Iterator[Finding]:
+    """Look at the settings of a group."""
     if autoscale := group.options.get("autoscale"):
         most, _, least = str(autoscale).partition(",")
         if least and int(least) > int(most):
@@ -106,6 +134,10 @@ def check_group(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
             f"{group.name}: drain_timeout={group.drain_timeout:g} is shorter than task_time_limit={limit}: "
             "a stop gives running tasks back",
         )
+
+
+def check_experience(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
+    """Compare the settings of a group with what its workers were seen to do."""
     seen = fleet_status(broker).groups.get(group.name)
     if seen is None:
         return

@@ -177,10 +177,14 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
 
 @click.command("check")
 @click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
+@click.option("--json", "as_json", is_flag=True, help="Print it for other programs.")
 @click.pass_obj
-def check_settings(context: Context, config: str) -> None:
+def check_settings(context: Context, config: str, as_json: bool) -> None:
     """Look for settings that cost tasks or time; exit 1 if any can lose or double a task."""
     found = checks.check(context.app, settings.load(context.app, config), context.broker)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in found]))
+        sys.exit(any(finding.is_error for finding in found))
     for finding in found:
         say(str(finding))
     if not found:

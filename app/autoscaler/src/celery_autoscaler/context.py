@@ -51,6 +51,8 @@ class Context:
         self.overrides: dict[str, policy.Override] = {}
         self.seen: Seen | None = None
         self.unreadable = UnreadableLog()
+        self.problems: list[str] = []
+        """Settings by which tasks can be lost, doubled or left waiting."""
         self.faults = Faults()
         self.clients_per_worker = ClientsPerWorker()
         self.host_seen = limits.HostSeen()

@@ -178,6 +178,8 @@ class Publisher:
             "workers": [self._worker_status(worker, seen) for worker in self.context.local.values()],
             # What could not be read: for each kind how many since the start, and what is there now.
             "unreadable": self.context.unreadable.status(),
+            # Settings by which tasks can be lost, doubled or left waiting.
+            "problems": self.context.problems,
             # Parts of the last tick that failed, and how.
             "faults": self.context.faults.status(),
             # Tasks by name: how many have failed in the last hour on this host.

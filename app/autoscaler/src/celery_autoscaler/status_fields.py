@@ -102,6 +102,7 @@ HOST = table(
         "workers": many(WORKER),
         "failures": named(whole()),
         "ended": named(whole()),
+        "problems": many(words()),
         "unreadable": named(table({"count": whole(), "names": many(words())})),
     }
 )

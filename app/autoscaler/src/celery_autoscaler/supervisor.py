@@ -17,6 +17,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from celery_autoscaler import limits, overrides, policy
 from celery_autoscaler.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.broker import Broker
+from celery_autoscaler.check import check_settings, errors
 from celery_autoscaler.clock import TOLERATED_SECONDS
 from celery_autoscaler.context import LEASE, Context, Counts
 from celery_autoscaler.faults import described
@@ -327,6 +328,8 @@ class Supervisor:
 
     def _set_groups(self, settings: Settings) -> None:
         self.context.settings = settings
+        with self.context.faults.contained("check of the settings"):
+            self.context.problems = errors(check_settings(self.app, settings))
         self.context.brakes.cpu_threshold = settings.cpu_threshold
         self.context.brakes.memory_threshold = settings.memory_threshold
         kept = self.groups

@@ -22,6 +22,7 @@ COLOURS = {
     "failing": "bold red",
     "dead letters": "bold yellow",
     "unreadable": "bold yellow",
+    "unsafe settings": "bold yellow",
     "leaving": "bold yellow",
     "paused": "bold yellow",
     "no supervisor": "bold red",

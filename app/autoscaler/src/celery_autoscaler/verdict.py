@@ -12,6 +12,9 @@ FEW, PART = 5, 0.05
 # Failures of a task in an hour that are many whatever their part.
 MANY = 1000
 
+# What settings are called by which tasks can be lost, doubled or left waiting.
+UNSAFE = "unsafe settings"
+
 # What a group that is held back is called, by its limit.
 LIMITS = {
     "CPU": "limited by CPU",
@@ -85,10 +88,11 @@ def findings(
     passed_over = [*unreadable, *unreadable_by_supervisors(hosts)]
     if passed_over:
         found.append(Finding("unreadable", f"passed over in Redis: {listed(passed_over)}"))
+    found += unsafe(hosts)
     leaving = [host for host, status in hosts.items() if status.get("state") == "leaving"]
     if leaving:
         found.append(Finding("leaving", f"{listed(leaving)} shall run no workers"))
-    if all(finding.word == "leaving" for finding in found):
+    if all(finding.word in {"leaving", UNSAFE} for finding in found):
         found.insert(0, Finding("keeping up", waiting(groups)))
     return found
 
@@ -174,6 +178,13 @@ def unreadable_by_supervisors(hosts: Hosts) -> list[str]:
         for kind, found in status.get("unreadable", {}).items():
             names |= dict.fromkeys(f"{kind} {name}" for name in found["names"])
     return list(names)
+
+
+def unsafe(hosts: Hosts) -> Iterator[Finding]:
+    """Find settings by which tasks can be lost, each once."""
+    texts = dict.fromkeys(text for status in hosts.values() for text in status.get("problems", ()))
+    for text in texts:
+        yield Finding(UNSAFE, text)
 
 
 def paused(groups: Groups) -> Iterator[Finding]:
