@@ -6,6 +6,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,17 +15,23 @@ import tarfile
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.celery_lock import (
+    Locked,
+    environment_of,
+    lock_for_target,
+    lock_options,
+    refuse_unmet,
+)
 from ansible.module_utils.celery_source import BundleError, Source, find_source
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.tags import compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 DOCUMENTATION = r"""
 ---
@@ -67,6 +75,14 @@ options:
     description: Requirements file that pins pip itself.
     type: path
     required: true
+  build:
+    description: Lock file of the build back ends.
+    type: path
+    required: true
+  build_requirements:
+    description: The project's own lock file of what it is built with, as its lock file is named.
+    type: str
+    default: ""
   python:
     description: Version of Python on the host, such as C(3.13).
     type: str
@@ -86,20 +102,14 @@ options:
 """
 
 
-class Locked(NamedTuple):
-    """A pinned requirement."""
-
-    version: str
-    line: str
-    """What pip reads: name, version and hashes."""
-
-
 class Content(NamedTuple):
     """What goes into a bundle beside the projects themselves."""
 
     pins: dict[str, Locked]
     added: set[str]
     """Names of those that are there for the companion only."""
+    options: tuple[str, ...] = ()
+    """Where the project's lock file has pip look."""
 
 
 def release_id(sources: list[Source], locks: list[Path]) -> str:
@@ -110,69 +120,6 @@ def release_id(sources: list[Source], locks: list[Path]) -> str:
             digest.update(f"{number}/{source.name_of(path)}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def environment_of(python: str, machine: str) -> dict[str, str]:
-    """Return what environment markers ask for, on a host with this Python.
-
-    pip evaluates markers for the Python it runs on, not for the one it downloads for, so it is done here.
-    """
-    return {
-        "implementation_name": "cpython",
-        "os_name": "posix",
-        "platform_machine": machine,
-        "platform_python_implementation": "CPython",
-        "platform_system": "Linux",
-        "python_full_version": f"{python}.0",
-        "python_version": python,
-        "sys_platform": "linux",
-    }
-
-
-def lock_for_target(lock: str, name: str, python: str, machine: str) -> dict[str, Locked]:
-    """Return what a lock file pins for the host, by name.
-
-    Raises:
-        BundleError: a line is no requirement, is not pinned with ``==``, or has no hash.
-    """
-    environment = environment_of(python, machine)
-    pins = {}
-    for line in lock.replace("\\\n", " ").splitlines():
-        text = line.split(" #")[0].strip()
-        if not text or text.startswith(("#", "--")):
-            continue
-        specification, *options = text.split(" --")
-        try:
-            requirement = Requirement(specification)
-        except InvalidRequirement as error:
-            raise BundleError(f"{name}: '{specification}' is no requirement: {error}") from error
-        versions = [s.version for s in requirement.specifier if s.operator == "=="]
-        if len(versions) != 1 or len(requirement.specifier) != 1:
-            raise BundleError(f"{name}: '{specification}' is not pinned: a lock file has name==version")
-        hashes = [f"--{option.strip()}" for option in options if option.startswith("hash=")]
-        if not hashes:
-            raise BundleError(f"{name}: '{specification}' has no hash: lock with --generate-hashes")
-        if requirement.marker is None or requirement.marker.evaluate(environment):
-            pin = " ".join([f"{requirement.name}=={versions[0]}", *hashes])
-            pins[canonicalize_name(requirement.name)] = Locked(versions[0], pin)
-    return pins
-
-
-def refuse_unmet(
-    owner: str, requirements: Iterable[str], pins: dict[str, Locked], environment: dict[str, str]
-) -> None:
-    """Raise BundleError unless the pinned versions are what a distribution asks for in its metadata."""
-    for requirement in map(Requirement, requirements):
-        if requirement.marker is not None and not requirement.marker.evaluate(environment | {"extra": ""}):
-            continue
-        pin = pins.get(canonicalize_name(requirement.name))
-        if pin is None:
-            raise BundleError(f"{owner} needs {requirement}, which is in no lock file")
-        if not requirement.specifier.contains(pin.version, prereleases=True):
-            raise BundleError(
-                f"the lock file pins {requirement.name}=={pin.version}, but {owner} needs "
-                f"{requirement.name}{requirement.specifier}: allow such a version and lock again"
-            )
 
 
 def wheel_requirements(wheel: Path) -> list[str]:
@@ -200,13 +147,16 @@ def platforms(machine: str, glibc: str) -> list[str]:
 
 
 def pip(*arguments: str) -> None:
-    """Run the controller's pip.
+    """Run the controller's pip. A build, which runs a project's code, gets none of the user's environment.
 
     Raises:
         BundleError: pip failed; its own last error is the message.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as home:
+        bare = {"PATH": os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8", "PIP_CONFIG_FILE": os.devnull}
+        environment = bare if arguments[0] == "wheel" else None
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
         raise BundleError(errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-2000:])
@@ -244,22 +194,67 @@ def bring_wheels(kept: Path, *arguments: str) -> list[Path]:
     return sorted(kept.iterdir())
 
 
-def build_wheels(source: Source, cache: Path) -> list[Path]:
-    """Return the wheel of a project; nothing, if it goes into the bundle as it is."""
+def build_wheels(source: Source, cache: Path, back_ends: Path) -> list[Path]:
+    """Return the wheel of a project; nothing, if it goes into the bundle as it is.
+
+    Args:
+        source: The project.
+        cache: Where wheels are kept.
+        back_ends: The lock file of what it is built with.
+    """
     if source.path.suffix == ".whl":
         return [source.path]
     if not source.builds:
         return []
+    found = back_end_wheels(source, cache, back_ends)
     return bring_wheels(
-        cache / "wheels" / release_id([source], []), "wheel", "--no-deps", str(source.path), "--wheel-dir"
+        cache / "wheels" / release_id([source], [back_ends]),
+        *("wheel", "--no-deps", "--no-index", *(f"--find-links={folder}" for folder in found)),
+        *(str(source.path), "--wheel-dir"),
     )
+
+
+def back_end_wheels(source: Source, cache: Path, lock: Path) -> list[Path]:
+    """Return the folder with the locked wheels that a project is built with; none if it needs none.
+
+    What it is built with is code that runs on the controller, before anything of it could be checked.
+
+    Raises:
+        BundleError: The lock file does not have what the project's build system asks for.
+    """
+    required = source.build_requirements()
+    if not required:
+        return []
+    python = "{}.{}".format(*sys.version_info)
+    environment = environment_of(python, platform.machine())
+    if not lock.is_file():
+        raise BundleError(f"celery_app_build_requirements: the lock file {lock} is missing")
+    pins = lock_for_target(lock.read_text(encoding="utf-8"), lock.name, python, platform.machine())
+    try:
+        refuse_unmet("its build system", required, pins, environment)
+    except BundleError as error:
+        raise BundleError(
+            f"{source.path.name} cannot be built: {error}; pin it with its hashes in a lock file of its own "
+            "(celery_app_build_requirements)"
+        ) from error
+    lines = "\n".join([*lock_options(lock), *(pin.line for pin in pins.values())])
+    folder = cache / "wheels" / hashlib.sha256(f"{python}\n{lines}".encode()).hexdigest()[:12]
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = Path(scratch) / "build.txt"
+        wanted.write_text(lines)
+        bring_wheels(
+            folder,
+            *("download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
+            *("--requirement", str(wanted), "--dest"),
+        )
+    return [folder]
 
 
 def download_wheels(scratch: Path, params: Mapping[str, str], content: Content) -> list[Path]:
     """Return the locked wheels, and pip's, for the host."""
     lock = scratch / "lock.txt"
     lines = [pin.line for pin in content.pins.values()]
-    lock.write_text("\n".join([*lines, Path(params["installer"]).read_text()]))
+    lock.write_text("\n".join([*content.options, *lines, Path(params["installer"]).read_text()]))
     tag = params["python"].replace(".", "")
     target = [f"--platform={p}" for p in platforms(params["machine"], params["glibc"])]
     target += ["--implementation=cp", f"--python-version={params['python']}"]
@@ -277,7 +272,7 @@ def download_wheels(scratch: Path, params: Mapping[str, str], content: Content) 
 def collect_wheels(folder: Path, params: Mapping[str, str], sources: list[Source], content: Content) -> None:
     """Put the wheels of the sources and the locked ones for the host into a folder."""
     for source in sources:
-        for wheel in build_wheels(source, Path(params["cache"])):
+        for wheel in build_wheels(source, Path(params["cache"]), source.back_ends or Path(params["build"])):
             refuse_foreign(wheel, params)
             shutil.copy(wheel, folder)
     for wheel in download_wheels(folder.parent, params, content):
@@ -355,9 +350,10 @@ def read_locks(project: Path, companion: Path, python: str, machine: str) -> Con
                 f"the lock file {lock} is missing: make it with uv pip compile --generate-hashes"
             )
     own, further = (
-        lock_for_target(lock.read_text(), lock.name, python, machine) for lock in (project, companion)
+        lock_for_target(lock.read_text(encoding="utf-8"), lock.name, python, machine)
+        for lock in (project, companion)
     )
-    return Content(further | own, set(further) - set(own))
+    return Content(further | own, set(further) - set(own), tuple(lock_options(project)))
 
 
 @contextmanager
@@ -377,6 +373,8 @@ def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
     python, machine, cache = params["python"], params["machine"], Path(params["cache"])
     project = find_source(params["source"], params["revision"], cache, params["run"])
     companion = Source(Path(params["companion"]).resolve())
+    if params["build_requirements"]:
+        project = project._replace(back_ends=project.find_lock(params["build_requirements"]))
     sources = [project, companion]
     locks = [project.find_lock(params["requirements"]), Path(params["companion_requirements"])]
     content = read_locks(*locks, python, machine)
@@ -411,6 +409,8 @@ def main() -> None:
             "companion": {"type": "path", "required": True},
             "companion_requirements": {"type": "path", "required": True},
             "installer": {"type": "path", "required": True},
+            "build": {"type": "path", "required": True},
+            "build_requirements": {"type": "str", "default": ""},
             "python": {"type": "str", "required": True},
             "machine": {"type": "str", "required": True},
             "glibc": {"type": "str", "required": True},

@@ -9,10 +9,11 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 IGNORED_FOLDERS = {
     *(
@@ -48,6 +49,8 @@ class Source(NamedTuple):
     builds: bool = True
     """Whether pip makes a wheel of it; else it is a directory of modules that is taken as it is."""
     commit: str = ""
+    back_ends: Path | None = None
+    """The lock file of what it is built with, where it brings one."""
 
     def find_lock(self, name: str) -> Path:
         """Return the project's lock file.
@@ -61,6 +64,24 @@ class Source(NamedTuple):
                 f"{self.path.name} brings no lock file: celery_app_requirements must be the whole path of one"
             )
         return self.path / lock
+
+    def build_requirements(self) -> list[str]:
+        """Return what its build system asks for."""
+        content: dict[str, Any] = {}
+        try:
+            if self.path.is_file():
+                with tarfile.open(self.path) as sdist:
+                    names = [name for name in sdist.getnames() if name.count("/") == 1]
+                    found = [name for name in names if name.endswith("/pyproject.toml")]
+                    opened = sdist.extractfile(found[0]) if found else None
+                    content = tomllib.loads(opened.read().decode()) if opened else {}
+            elif (self.path / "pyproject.toml").is_file():
+                content = tomllib.loads((self.path / "pyproject.toml").read_text(encoding="utf-8"))
+        except (tarfile.TarError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"{self.path.name}: {error}") from error
+        # As pip has it where nothing is said.
+        required = content.get("build-system", {}).get("requires", ["setuptools>=40.8.0"])
+        return [str(requirement) for requirement in required]
 
     def files(self) -> Iterator[Path]:
         """Yield its files in a fixed order, without caches, build products and local settings."""
