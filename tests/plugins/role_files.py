@@ -172,7 +172,8 @@ def render(
             place,
         )
         return {
-            template: (target / str(number)).read_text(encoding="utf-8")
+            # Each byte as it is: a setting may have line ends of its own.
+            template: (target / str(number)).read_bytes().decode()
             for number, template in enumerate(templates)
         }
 

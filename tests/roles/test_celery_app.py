@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import platform
 import pwd
 import re
 import subprocess
@@ -22,6 +23,7 @@ bundle = load_module("celery_app", "celery_bundle")
 proof = load_module("celery_app", "celery_proof")
 release = load_module("celery_app", "celery_release")
 source = importlib.import_module("ansible.module_utils.celery_source")
+environment = importlib.import_module("ansible.module_utils.celery_environment")
 units = load_module("celery_app", "celery_units")
 current = load_module("celery_app", "celery_current")
 
@@ -30,8 +32,16 @@ AWKWARD = {
     "SHELL": "$HOME `id` \\ \"quoted\" 'single' #; &",
     "EMPTY": "",
     "TWO_LINES": "first\nsecond",
+    "CARRIAGE_RETURN": "first\r\nsecond\rthird\r\n",
+    "SPACES": "  before and after\t ",
+    "PERCENT": "%n %% %h",
+    "LINE_ENDS_WITH_BACKSLASH": "first\\\nsecond\\",
+    "LOOKS_LIKE_ONE": 'x"\nINJECTED="yes',
+    "LETTERS": "größer \u00a0 \u2028 \U0001f600",
+    "CONTROL": "\x01\x1b[0m\x7f",
 }
 INPUTS = {
+    "__celery_app_target": {"python": "3.13", "glibc": "2.41", "group": "celery"},
     "celery_app_name": "proj",
     "celery_app_source": "/nowhere",
     "celery_app_environment": AWKWARD,
@@ -41,7 +51,6 @@ INPUTS = {
 def test_the_lock_is_cut_to_what_the_host_needs() -> None:
     lock = """
 # a comment
---index-url nowhere
 celery==5.7.0 \\
     --hash=sha256:aa \\
     --hash=sha256:bb
@@ -56,6 +65,38 @@ backports==1.0 ; python_full_version < '3.13' --hash=sha256:dd
         "1.0",
         "backports==1.0 --hash=sha256:dd",
     )
+
+
+def test_a_line_for_another_machine_may_be_pinned_otherwise_and_all_wrong_lines_are_named() -> None:
+    lock = "pywin32>=1 ; sys_platform == 'win32'\nsix>=1 --hash=sha256:aa\nrich==1\n"
+
+    with pytest.raises(bundle.BundleError, match=r"^lock: 'six>=1' is not pinned.*; 'rich==1' has no hash"):
+        bundle.lock_for_target(lock, "lock", "3.13", "x86_64")
+
+
+def test_a_lock_says_where_its_wheels_come_from(tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    text = (
+        "-i https://index.example/simple\n--extra-index-url=https://more.example/simple\n"
+        "--find-links wheels\n--trusted-host index.example\n--only-binary :all:\n--require-hashes\n"
+        "six==1.16.0 --hash=sha256:bb\n"
+    )
+    own, companion = write(tmp_path / "own", text), write(tmp_path / "companion", "")
+
+    assert bundle.read_locks(own, companion, "3.13", "x86_64").options == (
+        "--index-url https://index.example/simple",
+        "--extra-index-url https://more.example/simple",
+        f"--find-links {tmp_path}/wheels",
+        "--trusted-host index.example",
+    )
+
+
+@pytest.mark.parametrize("line", ["-r other.txt", "-c limits.txt", "-e .", "--no-binary :all:", "--pre"])
+def test_an_option_that_would_not_be_followed_is_refused(tmp_path: Path, line: str) -> None:
+    own, companion = write(tmp_path / "own", f"{line}\n"), write(tmp_path / "companion", "")
+
+    with pytest.raises(bundle.BundleError, match=rf"own: the option {line.partition(' ')[0]} has no place"):
+        bundle.read_locks(own, companion, "3.13", "x86_64")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +252,8 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
             wheel.writestr(f"proj-1.dist-info/{name}", text)
     return "proj-1-py3-none-any.whl"
 """
-TARGET = {"python": "3.13", "machine": "x86_64", "glibc": "2.41"}
+BUILD = CHECKOUT / "roles/celery_app/files/build.txt"
+TARGET = {"python": "3.13", "machine": "x86_64", "glibc": "2.41", "build": str(BUILD)}
 
 
 def write(path: Path, text: str) -> Path:
@@ -294,6 +336,67 @@ def test_only_what_changed_is_built_and_downloaded_again(
         assert wheels == {"proj-1-py3-none-any.whl"}
 
     assert asked == ["wheel", "download", "wheel"]
+
+
+def test_what_builds_a_project_is_locked_with_its_hashes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def pip(*arguments: str) -> None:
+        asked.append(arguments)
+        Path(arguments[-1]).mkdir(exist_ok=True)
+
+    monkeypatch.setattr(bundle, "pip", pip)
+    write(project / "pyproject.toml", PYPROJECT.replace("requires = []", 'requires = ["hatchling>=1.20"]'))
+    bundle.build_wheels(find(project, tmp_path), write(tmp_path / "cache/x", "").parent, BUILD)
+
+    [download, build] = asked
+    assert {"--require-hashes", "--only-binary=:all:"} <= set(download)
+    assert "--no-index" in build
+    assert [a for a in build if a.startswith("--find-links=")] == [f"--find-links={only_folder(tmp_path)}"]
+
+
+def only_folder(cache: Path) -> Path:
+    """The folder of the back ends in a cache."""
+    # The other one is that of the wheel that was built, which is empty here, too.
+    return min((cache / "cache/wheels").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+
+
+def test_a_build_system_that_is_not_locked_is_refused(project: Path, tmp_path: Path) -> None:
+    requires = 'requires = ["maturin>=1", "hatchling>=999"]'
+    write(project / "pyproject.toml", PYPROJECT.replace("requires = []", requires))
+    lock = write(tmp_path / "lock", "hatchling==1.27.0 --hash=sha256:aa\nmaturin==1.9 --hash=sha256:aa\n")
+
+    for path, words in ((BUILD, "maturin>=1, which is in no lock file"), (lock, "needs hatchling>=999")):
+        with pytest.raises(bundle.BundleError, match=f"proj cannot be built: .*{words}.*build_requirements"):
+            bundle.build_wheels(find(project, tmp_path), tmp_path / "cache", path)
+
+
+def test_our_own_package_is_built_with_what_is_locked() -> None:
+    own = source.Source(CHECKOUT / "app/autoscaler")
+    python = "{}.{}".format(*sys.version_info)
+    pins = bundle.lock_for_target(BUILD.read_text(), "build.txt", python, "x86_64")
+
+    bundle.refuse_unmet(
+        "it", own.build_requirements(), pins, bundle.environment_of(python, platform.machine())
+    )
+
+
+def test_a_build_sees_nothing_of_the_users_environment(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", "/home/me/vault")
+    write(
+        project / "backend.py",
+        f"import json, os\n{BACKEND}\nopen('env', 'w').write(json.dumps([*os.environ]))",
+    )
+
+    bundle.build_wheels(find(project, tmp_path), write(tmp_path / "cache/x", "").parent, BUILD)
+
+    seen = set(json.loads((project / "env").read_text()))
+    assert {"PATH", "HOME"} <= seen
+    assert not [name for name in seen if name.startswith("ANSIBLE")]
 
 
 def test_a_directory_a_commit_an_sdist_and_a_wheel_give_the_same_wheel(
@@ -480,7 +583,7 @@ def test_a_damaged_wheel_is_named(tmp_path: Path) -> None:
 def test_settings_mean_the_same_to_a_shell_and_to_the_module(tmp_path: Path) -> None:
     template = "etc/celery/app.env.j2"
     text = render("celery_app", [template], INPUTS)[template]
-    (tmp_path / "app.env").write_text(text)
+    (tmp_path / "app.env").write_bytes(text.encode())
     dump = "import json, os, sys; json.dump(dict(os.environ), sys.stdout)"
 
     seen_by_shell = json.loads(
@@ -492,7 +595,7 @@ def test_settings_mean_the_same_to_a_shell_and_to_the_module(tmp_path: Path) -> 
     )
 
     assert {name: seen_by_shell[name] for name in AWKWARD} == AWKWARD
-    assert units.parse_environment(text) == AWKWARD
+    assert environment.read_environment(tmp_path / "app.env") == AWKWARD
 
 
 def unit(state: str = "active", enabled: bool = True, main_pid: int = 1) -> Any:
@@ -727,9 +830,10 @@ def test_compiling_a_project_executes_nothing_of_its_dependencies(tmp_path: Path
             commands.append(command)
             if command[0] == "tar":
                 for name in ("wheels/pip-1-py3-none-any.whl", "source/app.py", "requirements.txt"):
-                    write(folder / name, "")
-                write(folder / "manifest.json", '{"sha256": {}}')
-                write(folder / "venv/lib/python3.11/site-packages/x.pth", "")
+                    write(folder / "unpacked" / name, "")
+                write(folder / "unpacked/manifest.json", '{"sha256": {}, "python": "3.11"}')
+            if "venv" in command:
+                write(folder / "venv-3.11/lib/python3.11/site-packages/x.pth", "")
 
     release.install(Module(), folder)
 
@@ -740,3 +844,50 @@ def test_compiling_a_project_executes_nothing_of_its_dependencies(tmp_path: Path
 def test_the_room_on_a_disk_is_what_df_says() -> None:
     case = {"__celery_app_disk": {"stdout_lines": ["  Avail", "  123MB"]}}
     assert evaluate("celery_app", "__celery_app_room", [case], HERE) == ["123"]
+
+
+# --- Refused before anything is written ----------------------------------------------------------------
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    (
+        {"celery_app_root": "/opt/my app"},
+        "celery_app_root is '/opt/my app' (allowed: a whole path of letters",
+    ),
+    ({"celery_app_root": "opt/app"}, "celery_app_root is 'opt/app'"),
+    ({"celery_app_root": "/opt/%n"}, "celery_app_root is '/opt/%n'"),
+    ({"celery_app_user": "root"}, "celery_app_user is 'root' (allowed: the name of a user who is not root)"),
+    ({"celery_app_user": "my user"}, "celery_app_user is 'my user'"),
+    (
+        {"celery_app_name": "proj app"},
+        "celery_app_name is 'proj app' (allowed: a module, or module:attribute)",
+    ),
+    ({"celery_app_environment": {"EMPTY": None}}, "celery_app_environment: EMPTY has no value"),
+    ({"celery_app_environment": {"LIST": [1]}}, "celery_app_environment: LIST is a list or has keys"),
+    (
+        {"celery_app_environment": {"MY-NAME": "x"}},
+        "celery_app_environment: 'MY-NAME' is no name of a variable",
+    ),
+    ({"celery_app_environment": {"NUL": "a\0b"}}, "celery_app_environment: NUL holds a character"),
+    ({"celery_app_migrate_environment": {"NONE": None}}, "celery_app_migrate_environment: NONE has no value"),
+]
+RIGHT: list[dict[str, Any]] = [
+    {"celery_app_environment": AWKWARD},
+    {"celery_app_environment": {"NUMBER": 1, "PART": 0.5, "EMPTY": ""}},
+    {
+        "celery_app_root": "/srv/celery-2.0/",
+        "celery_app_user": "_deploy",
+        "celery_app_name": "proj.celery:app",
+    },
+]
+
+
+def test_what_cannot_work_is_named_in_one_line_and_what_can_passes() -> None:
+    cases = [INPUTS | inputs for inputs in [*(inputs for inputs, _ in WRONG), *RIGHT]]
+
+    found = evaluate("celery_app", "__celery_app_errors", cases)
+
+    for (inputs, message), errors in zip(WRONG, found, strict=False):
+        assert len(errors) == 1, inputs
+        assert message in errors[0]
+        assert "\n" not in errors[0]
+    assert found[len(WRONG) :] == [[]] * len(RIGHT)

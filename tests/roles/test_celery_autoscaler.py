@@ -36,6 +36,7 @@ CPU: dict[str, Any] = {
 }
 OWN = {name: value for name, value in CPU.items() if name != "workers"}
 APP: dict[str, Any] = {
+    "__celery_app_target": {"python": "3.13", "glibc": "2.41", "group": "celery"},
     "celery_app_name": "proj",
     "celery_app_root": "/opt/celery",
     "celery_app_user": "celery",

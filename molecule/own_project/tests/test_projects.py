@@ -42,6 +42,14 @@ def test_beat_sends_what_the_project_schedules(project: Any) -> None:
     wait_for(lambda: len(project.executed("beat")) >= before + 2, "beat sends nothing", WITHIN)
 
 
+def test_no_setting_can_lose_or_double_tasks(project: Any, host: Host) -> None:
+    check = f"celery-app -e /etc/celery/autoscaler.env celery-autoscaler -A {project.name} check --json"
+
+    found = json.loads(host.check_output(check).splitlines()[-1])
+
+    assert [one["text"] for one in found if one["level"] == "error"] == []
+
+
 def test_the_release_lists_its_parts(host: Host) -> None:
     parts = json.loads(host.check_output("cat /opt/celery/current/sbom.cdx.json"))
     installed = json.loads(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ description:
   - The symbolic link C(current) is the truth; it is changed in one step. C(previous) then points to what was
     current before.
   - The newest releases are kept; the current one, the previous one and those that a process runs always.
+  - A release that was installed for another version of Python than the host's does not become the current
+    one.
   - A release does not come back once the migrations of a newer one were marked as not reversible.
 options:
   root:
@@ -47,6 +50,7 @@ options:
 
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = b"CELERY_APP_RELEASE="
+PYTHON = Path("/usr/bin/python3")
 # In a release whose migrations cannot be taken back.
 IRREVERSIBLE = "irreversible"
 
@@ -92,7 +96,13 @@ def superfluous(releases: Path, keep: int, needed: set[str]) -> list[Path]:
 def by_age(releases: Path) -> list[Path]:
     """Return the releases, the oldest first, by when they were installed."""
     found = [path for path in releases.iterdir() if path.is_dir()] if releases.is_dir() else []
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    return sorted(found, key=installed)
+
+
+def installed(release: Path) -> float:
+    """Return when a release was installed; what is written into its folder later does not count."""
+    manifest = release / "manifest.json"
+    return (manifest if manifest.exists() else release).stat().st_mtime
 
 
 def barrier(releases: Path, release: str) -> str:
@@ -101,6 +111,19 @@ def barrier(releases: Path, release: str) -> str:
     names = [path.name for path in found]
     newer = found[names.index(release) + 1 :] if release in names else []
     return next((path.name for path in reversed(newer) if (path / IRREVERSIBLE).exists()), "")
+
+
+def other_python(release: Path, interpreter: Path) -> str:
+    """Return why a release does not run on the Python of this host, or nothing."""
+    version = interpreter.resolve().name
+    libraries = release / "venv/lib"
+    if not libraries.is_dir() or (libraries / version / "site-packages").is_dir():
+        return ""
+    found = ", ".join(sorted(path.name.removeprefix("python") for path in libraries.iterdir()))
+    return (
+        f"release {release.name} was installed for Python {found}, and the host has "
+        f"{version.removeprefix('python')} now: deploy it again, which rebuilds it"
+    )
 
 
 def main() -> None:
@@ -118,8 +141,8 @@ def main() -> None:
     )
     root, release = Path(module.params["root"]), module.params["release"]
     current, previous = root / "current", root / "previous"
-    before = target(current)
-    wanted_previous = before if before and before != release else target(previous)
+    before, previous_before = target(current), target(previous)
+    wanted_previous = before if before and before != release else previous_before
     if module.params["previous"] is not None:
         wanted_previous = module.params["previous"]
     if newer := barrier(root / "releases", release):
@@ -127,9 +150,12 @@ def main() -> None:
             msg=f"release {release} cannot come back: the migrations of {newer}, which is newer, were marked "
             "as not reversible (celery_app_reversible)"
         )
+    if problem := other_python(root / "releases" / release, PYTHON):
+        module.fail_json(msg=problem)
     needed = {release, wanted_previous, *running(module.params["user"])}
     dropped = superfluous(root / "releases", module.params["keep"], needed)
     if not module.check_mode:
+        os.umask(0o022)
         if not module.params["reversible"]:
             (root / "releases" / release / IRREVERSIBLE).touch()
         if wanted_previous:
@@ -143,7 +169,9 @@ def main() -> None:
             path.with_suffix(".tar").unlink(missing_ok=True)
     module.exit_json(
         changed=before != release or bool(dropped),
+        before=before,
         previous=wanted_previous,
+        previous_before=previous_before,
         dropped=[path.name for path in dropped],
         diff={
             "before": f"current {before}\n" + "".join(f"kept {path.name}\n" for path in dropped),

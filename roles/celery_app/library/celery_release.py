@@ -20,6 +20,9 @@ description:
   - Runs on the host, without any network. Checks the hash of each file, installs the wheels into a virtual
     environment of the release's own, which also finds the modules of a project that is not packaged. Only
     then the release counts as complete.
+  - A release that was installed for another version of Python, as before an upgrade of the host, gets a
+    second virtual environment. What still runs on the first one finds it in its place until the release is
+    dropped.
   - The bundle is removed afterwards.
 options:
   bundle:
@@ -32,8 +35,11 @@ options:
     required: true
 """
 
+PYTHON = "/usr/bin/python3"
 # Written last: a release without it was interrupted and is made again.
 COMPLETE = "manifest.json"
+# What was proved on another Python.
+PROOFS = ("proved.json", "supervised.json")
 
 
 def check_hashes(release: Path, manifest: dict[str, Any]) -> str | None:
@@ -44,36 +50,82 @@ def check_hashes(release: Path, manifest: dict[str, Any]) -> str | None:
     return None
 
 
+def packages_of(environment: Path) -> Path:
+    """Return the folder of a virtual environment that its packages are in."""
+    (python,) = (folder for folder in (environment / "lib").glob("python3*") if not folder.is_symlink())
+    return python / "site-packages"
+
+
+def python_of(release: Path) -> str:
+    """Return the version of Python that a release was last installed for; nothing if there is none."""
+    environment = release / "venv"
+    return packages_of(environment).parent.name.removeprefix("python") if environment.exists() else ""
+
+
+def point(release: Path, environment: Path) -> None:
+    """Make a virtual environment the one of the release; what runs on another one still finds that."""
+    link = release / "venv"
+    before = python_of(release)
+    if before:
+        former = release / f"venv-{before}"
+        if not link.is_symlink():
+            link.rename(former)
+        if before != environment.name.removeprefix("venv-"):
+            (environment / "lib" / f"python{before}").symlink_to(f"../../{former.name}/lib/python{before}")
+    new = release / ".venv.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(environment.name)
+    new.replace(link)
+
+
 def install(module: AnsibleModule, release: Path) -> None:
     """Fill a release directory from the bundle."""
-    release.mkdir(mode=0o755)
+    release.mkdir(mode=0o755, exist_ok=True)
+    unpacked = release / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir(mode=0o755)
 
     def run(*command: str | Path) -> None:
-        module.run_command([str(part) for part in command], check_rc=True, cwd=str(release))
+        module.run_command([str(part) for part in command], check_rc=True, cwd=str(unpacked))
 
     run("tar", "--extract", "--no-same-owner", "--file", module.params["bundle"])
-    manifest_file = release / COMPLETE
-    manifest = json.loads(manifest_file.read_text())
-    manifest_file.rename(release / "manifest.unproved")
-    if problem := check_hashes(release, manifest):
+    manifest = json.loads((unpacked / COMPLETE).read_text())
+    if problem := check_hashes(unpacked, manifest):
         module.fail_json(msg=problem)
-    run("/usr/bin/python3", "-m", "venv", "--without-pip", release / "venv")
-    python = release / "venv/bin/python"
-    (pip,) = (release / "wheels").glob("pip-*.whl")
+    environment = release / f"venv-{manifest['python']}"
+    shutil.rmtree(environment, ignore_errors=True)
+    run(PYTHON, "-m", "venv", "--without-pip", environment)
+    python = environment / "bin/python"
+    (pip,) = (unpacked / "wheels").glob("pip-*.whl")
     run(
         *(python, pip / "pip", "install", "--no-index", "--no-deps", "--require-hashes", "--no-cache-dir"),
         *("--disable-pip-version-check", "--root-user-action=ignore", "--requirement", "requirements.txt"),
     )
     source = release / "source"
-    if source.is_dir():
-        (packages,) = (release / "venv/lib").glob("python3*/site-packages")
-        (packages / "celery_app_source.pth").write_text(f"{source}\n")
+    if (unpacked / "source").is_dir():
+        if not source.exists():
+            (unpacked / "source").rename(source)
+        (packages_of(environment) / "celery_app_source.pth").write_text(f"{source}\n")
         # The app's user may not write there. That a template of code is no Python is no error. Isolated and
         # without site: a .pth file of a dependency would be executed, here by root.
         module.run_command([str(python), "-I", "-S", "-m", "compileall", "-q", str(source)])
-    shutil.rmtree(release / "wheels")
-    (release / "requirements.txt").unlink()
-    (release / "manifest.unproved").rename(manifest_file)
+    finish(release, unpacked, environment)
+
+
+def finish(release: Path, unpacked: Path, environment: Path) -> None:
+    """Make what was installed the release."""
+    complete = release / COMPLETE
+    # When it was installed first: the order of the releases stays.
+    installed = complete.stat().st_mtime if complete.exists() else None
+    for name in PROOFS:
+        (release / name).unlink(missing_ok=True)
+    for file in unpacked.glob("*.cdx.json"):
+        file.replace(release / file.name)
+    point(release, environment)
+    if installed is not None:
+        os.utime(unpacked / COMPLETE, (installed, installed))
+    (unpacked / COMPLETE).replace(complete)
+    shutil.rmtree(unpacked)
 
 
 def main() -> None:
@@ -86,16 +138,25 @@ def main() -> None:
         supports_check_mode=True,
     )
     bundle, release = Path(module.params["bundle"]), Path(module.params["path"])
-    if (release / COMPLETE).exists():
+    is_there = (release / COMPLETE).exists()
+    version = Path(PYTHON).resolve().name.removeprefix("python")
+    if is_there and python_of(release) == version:
         module.exit_json(changed=False)
     if module.check_mode:
         module.exit_json(changed=True)
-    shutil.rmtree(release, ignore_errors=True)
+    if is_there:
+        module.warn(
+            f"release {release.name} is rebuilt: it was installed for Python {python_of(release)}, and the "
+            f"host has Python {version} now"
+        )
+    else:
+        shutil.rmtree(release, ignore_errors=True)
     # The app's user reads the release whatever umask root has on this host.
     os.umask(0o022)
     try:
         install(module, release)
     finally:
+        shutil.rmtree(release / "unpacked", ignore_errors=True)
         if not (release / COMPLETE).exists():
             shutil.rmtree(release, ignore_errors=True)
         bundle.unlink()

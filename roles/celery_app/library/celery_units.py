@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.celery_environment import read_environment
 
 DOCUMENTATION = r"""
 ---
@@ -109,15 +110,6 @@ class Unit(NamedTuple):
         return self.state in {"active", "activating", "reloading"}
 
 
-def parse_environment(text: str) -> dict[str, str]:
-    """Return the variables of an environment file written by this role: ``NAME="value"`` a line.
-
-    Inside the quotes a backslash escapes what follows it (systemd.exec(5), ``EnvironmentFile=``).
-    """
-    found = re.findall(r'^([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)"$', text, flags=re.MULTILINE)
-    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
-
-
 def parse_units(show: str) -> dict[str, Unit]:
     """Return the loaded units of the output of ``systemctl show``, by name."""
     units = {}
@@ -145,7 +137,7 @@ def settings(paths: list[str], release: str) -> dict[str, str]:
     """Return the environment that a unit of a release should have according to its files."""
     wanted = {RELEASE_VARIABLE: release}
     for path in map(Path, paths):
-        wanted |= parse_environment(path.read_text()) if path.exists() else {}
+        wanted |= read_environment(path) if path.exists() else {}
     return wanted
 
 

@@ -1,0 +1,98 @@
+"""A deployment that is refused or fails changes nothing: what ran goes on, over restarts as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from scenario import Scenario
+from services import wait_for
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://single"]
+units = ["celery-autoscaler", "celery-worker@*"]
+
+SNAPSHOT = """
+readlink /opt/celery/current
+set -- /etc/celery /etc/systemd/system /etc/polkit-1/rules.d /usr/local/sbin
+find "$@" -printf '%p %m %u %g\\n' | sort
+find "$@" -type f | sort | xargs sha256sum
+"""
+GROUP = {
+    "name": "general", "queues": ["celery"], "minimum": 1, "maximum": 3, "promise": 2,
+    "pool": "prefork", "concurrency": 1, "workers": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Inputs that cannot work."""
+
+    inputs: dict[str, Any]
+    words: str
+    """What the one line says."""
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(
+            {"celery_app_worker_groups": [GROUP | {"options": {"max-tasks-per-child": 5}}]},
+            "celery_app_worker_groups: general: options: 'max-tasks-per-child' is no option of celery "
+            "worker; did you mean max_tasks_per_child?",
+        ),
+        Refusal(
+            {"celery_app_migrate_command": ["python", "-c", "import sys; sys.exit('no such table: orders')"]},
+            "celery_app_migrate_command failed: no such table: orders",
+        ),
+        Refusal(
+            {"celery_autoscaler_http": "127.0.0.1:port"},
+            "the supervisor refuses its settings: /etc/celery/autoscaler.toml: http='127.0.0.1:port' is "
+            "wrong",
+        ),
+        # It passes every check, and the supervisor cannot listen there.
+        Refusal(
+            {"celery_autoscaler_http": "192.0.2.1:9541", "celery_autoscaler_http_token": "x" * 16},
+            "(the supervisor of single is as it was)",
+        ),
+    ],
+    ids=["options", "migrations", "supervisor", "address"],
+)
+def test_what_is_refused_changes_nothing_and_what_runs_goes_on(host: Host, refusal: Refusal) -> None:
+    before = host.check_output(SNAPSHOT)
+
+    with pytest.raises(AssertionError) as failed:
+        Scenario("own_project").play(playbook="app.yml", **refusal.inputs)
+
+    assert refusal.words in str(failed.value), str(failed.value)
+    assert host.check_output(SNAPSHOT) == before
+    host.check_output("systemctl restart 'celery-worker@*.service' celery-autoscaler.service")
+    active = "systemctl is-active celery-autoscaler.service celery-worker@general-1.service"
+    wait_for(lambda: host.run(active).rc == 0, "what ran before does not run any more", 120.0)
+
+
+def test_a_setting_reaches_the_app_byte_for_byte(host: Host) -> None:
+    # As in the inventory. The second run of the scenario shows that it is changed once.
+    wanted = "first\r\nsecond\t \\ \"$HOME\" `id` %n 'x' größer "
+
+    show = "import os; print(os.environ['AWKWARD'].encode().hex())"
+    assert host.check_output("celery-app python -c %s", show) == wanted.encode().hex()
+    pid = host.check_output("systemctl show --property=MainPID --value celery-autoscaler.service")
+    running = host.check_output(f"od -An -v -tx1 /proc/{pid}/environ | tr -d ' \\n'")
+    assert f"AWKWARD={wanted}".encode().hex() in running
+
+
+def test_an_operators_command_has_the_sandbox_of_the_units(host: Host) -> None:
+    command = (
+        "touch /etc/written /opt/celery/written; grep -E '^(NoNewPrivs|Seccomp|CapBnd)' /proc/self/status"
+    )
+
+    said = host.run("celery-app sh -c %s", command)
+
+    assert said.stderr.count("Read-only file system") == 2
+    assert dict(line.split(":\t") for line in said.stdout.splitlines()) == {
+        "CapBnd": "0000000000000000",
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }

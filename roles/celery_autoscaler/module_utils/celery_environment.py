@@ -1,0 +1,1 @@
+../../celery_app/module_utils/celery_environment.py
