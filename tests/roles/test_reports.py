@@ -1,0 +1,44 @@
+"""What the last table of a play says."""
+
+import importlib.util
+from typing import Any
+
+from rich.console import Console
+from role_files import CHECKOUT
+
+
+def load(name: str) -> Any:
+    """Import a callback plugin."""
+    spec = importlib.util.spec_from_file_location(name, CHECKOUT / f"plugins/callback/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_setting_that_can_lose_tasks_is_told_once_with_its_hosts_and_errors_come_first() -> None:
+    late = {"level": "error", "text": "task_acks_late is off [see docs]"}
+    many = {"level": "warning", "text": "worker_prefetch_multiplier=4"}
+    console = Console(width=100)
+
+    with console.capture() as captured:
+        console.print(load("fleet_report").findings_table({"web2": [many, late], "web1": [late]}))
+
+    lines = captured.get().splitlines()
+    errors = [line for line in lines if "task_acks_late is off [see docs]" in line]
+    assert len(errors) == 1
+    assert "error" in errors[0]
+    assert "web1, web2" in errors[0]
+    assert lines.index(errors[0]) < next(n for n, line in enumerate(lines) if "prefetch" in line)
+
+
+def test_status_warns_of_settings_that_can_lose_tasks() -> None:
+    fleet = {
+        "also": [
+            {"word": "unsafe settings", "why": "task_acks_late is off"},
+            {"word": "dead letters", "why": "1"},
+        ]
+    }
+
+    assert list(load("fleet_status").warnings({}, fleet)) == ["unsafe settings: task_acks_late is off"]
