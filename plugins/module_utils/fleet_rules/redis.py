@@ -16,6 +16,7 @@ USER = re.compile(r"[A-Za-z0-9_.-]+")
 IN_FILES = ("replication", "sentinel", "backup", "monitor")
 FILE_PASSWORD = re.compile(r"[^\s\"'\\#]+")
 SHORTEST = 16
+QUEUE = re.compile(r"[^\s*?\"()\[\]\\]+")
 
 
 def _named(user: Record) -> str:
@@ -41,6 +42,32 @@ def users(host: Host, _inventory: Inventory) -> Texts:
             yield "redis_users", f"{name} has neither a preset nor rules; allowed: one of them or both"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield "redis_users", f"duplicate name: {name}; allowed: one user a name"
+
+
+def queues(host: Host, _inventory: Inventory) -> Texts:
+    """Who only sends tasks may be bound to some queues."""
+    for user in host.records("redis_users"):
+        if "queues" not in user.values:
+            continue
+        name = _named(user)
+        if user.values.get("preset") != "producer":
+            yield (
+                "redis_users",
+                f"{name} has queues, which go with the preset producer only; allowed: no queues",
+            )
+        given = user.texts("queues")
+        if not given:
+            yield (
+                "redis_users",
+                f"queues of {name} is empty; allowed: at least one, or no queues for all of them",
+            )
+        for queue in given:
+            if not QUEUE.fullmatch(queue):
+                yield (
+                    "redis_users",
+                    f"{shown(queue)} of {name} cannot be the name of a queue; allowed: no blank, quote, "
+                    "parenthesis, * ? [ ] and backslash",
+                )
 
 
 def passwords(host: Host, _inventory: Inventory) -> Texts:
@@ -112,7 +139,7 @@ def replication(host: Host, inventory: Inventory) -> Texts:
             "first primary",
         )
     other = inventory.reached_by(first)
-    if other is not None and other.name != host.name and "redis" in other.groups:
+    if other is not None and other.name != host.name:
         theirs = other.text("redis_replication_of", "")
         if theirs != first:
             yield (
@@ -164,4 +191,4 @@ def sentinels(host: Host, inventory: Inventory) -> Texts:
             )
 
 
-RULES = (users, passwords, operator, backup, memory, replication, extra, sentinels)
+RULES = (users, queues, passwords, operator, backup, memory, replication, extra, sentinels)
