@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from role_files import CHECKOUT, HERE, evaluate, load_module, render, security_score
+from fleet_rules import of_role
+from fleet_rules.evaluation import inventory
+from made_up_fleets import as_written
+from role_files import CHECKOUT, FACTS, HERE, evaluate, load_module, refusal, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
 proof = load_module("celery_app", "celery_proof")
@@ -851,24 +854,18 @@ def test_the_room_on_a_disk_is_what_df_says() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"celery_app_root": "/opt/my app"},
-        "celery_app_root is '/opt/my app' (allowed: a whole path of letters",
+        "celery_app_root: is '/opt/my app'; allowed: a whole path of letters",
     ),
-    ({"celery_app_root": "opt/app"}, "celery_app_root is 'opt/app'"),
-    ({"celery_app_root": "/opt/%n"}, "celery_app_root is '/opt/%n'"),
-    ({"celery_app_user": "root"}, "celery_app_user is 'root' (allowed: the name of a user who is not root)"),
-    ({"celery_app_user": "my user"}, "celery_app_user is 'my user'"),
-    (
-        {"celery_app_name": "proj app"},
-        "celery_app_name is 'proj app' (allowed: a module, or module:attribute)",
-    ),
-    ({"celery_app_environment": {"EMPTY": None}}, "celery_app_environment: EMPTY has no value"),
-    ({"celery_app_environment": {"LIST": [1]}}, "celery_app_environment: LIST is a list or has keys"),
-    (
-        {"celery_app_environment": {"MY-NAME": "x"}},
-        "celery_app_environment: 'MY-NAME' is no name of a variable",
-    ),
-    ({"celery_app_environment": {"NUL": "a\0b"}}, "celery_app_environment: NUL holds a character"),
-    ({"celery_app_migrate_environment": {"NONE": None}}, "celery_app_migrate_environment: NONE has no value"),
+    ({"celery_app_root": "opt/app"}, "celery_app_root: is 'opt/app'"),
+    ({"celery_app_root": "/opt/%n"}, "celery_app_root: is '/opt/%n'"),
+    ({"celery_app_user": "root"}, "celery_app_user: is 'root'; allowed: lower case letters"),
+    ({"celery_app_user": "my user"}, "celery_app_user: is 'my user'"),
+    ({"celery_app_name": "proj app"}, "celery_app_name: is 'proj app'; allowed: a module"),
+    ({"celery_app_environment": {"EMPTY": None}}, "celery_app_environment: EMPTY: is empty (null)"),
+    ({"celery_app_environment": {"LIST": [1]}}, "celery_app_environment: LIST: is a list"),
+    ({"celery_app_environment": {"MY-NAME": "x"}}, "celery_app_environment: MY-NAME: 'MY-NAME' cannot be"),
+    ({"celery_app_environment": {"NUL": "a\0b"}}, "celery_app_environment: NUL: holds a character"),
+    ({"celery_app_migrate_environment": {"NONE": None}}, "celery_app_migrate_environment: NONE: is empty"),
 ]
 RIGHT: list[dict[str, Any]] = [
     {"celery_app_environment": AWKWARD},
@@ -881,13 +878,31 @@ RIGHT: list[dict[str, Any]] = [
 ]
 
 
-def test_what_cannot_work_is_named_in_one_line_and_what_can_passes() -> None:
-    cases = [INPUTS | inputs for inputs in [*(inputs for inputs, _ in WRONG), *RIGHT]]
+def refused(inputs: dict[str, Any]) -> list[str]:
+    """What the role refuses in its inputs."""
+    seen = inventory({"worker1": INPUTS | inputs}, {"workers": ["worker1"]}, as_written)
+    found = of_role("celery_app", seen.hosts["worker1"], seen)
+    return [f"{finding.variable}: {finding.text}" for finding in found]
 
-    found = evaluate("celery_app", "__celery_app_errors", cases)
 
-    for (inputs, message), errors in zip(WRONG, found, strict=False):
-        assert len(errors) == 1, inputs
-        assert message in errors[0]
-        assert "\n" not in errors[0]
-    assert found[len(WRONG) :] == [[]] * len(RIGHT)
+@pytest.mark.parametrize(("inputs", "message"), WRONG)
+def test_what_cannot_work_is_named_in_one_line(inputs: dict[str, Any], message: str) -> None:
+    (line,) = refused(inputs)
+
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("inputs", RIGHT)
+def test_what_can_work_passes(inputs: dict[str, Any]) -> None:
+    assert refused(inputs) == []
+
+
+def test_the_role_itself_refuses_wrong_input_and_another_distribution() -> None:
+    """In a playbook of somebody's own, with nothing but the path of the roles."""
+    other = {**FACTS, "distribution_major_version": "11", "distribution_version": "11.9"}
+
+    assert refusal("celery_app", INPUTS | {"celery_app_root": "/my app", "ansible_facts": other}) == (
+        "the host runs Debian 11.9; supported: Debian 12, 13; "
+        "celery_app_root: is '/my app'; allowed: a whole path of letters, digits and . _ + @ -"
+    )

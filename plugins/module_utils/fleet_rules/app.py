@@ -14,7 +14,7 @@ GROUP_NAME = re.compile(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*")
 NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*(:[A-Za-z_]\w*(\.\w+)*)?", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-FOLDER = re.compile(r"/[A-Za-z0-9._+@/-]+")
+FOLDER = re.compile(r"(/[A-Za-z0-9._+@-]+)+/?")
 TAKEN_USERS = ("root", "postgres", "redis", "valkey", "prometheus")
 # systemd drops a variable with one of these.
 NO_TEXT = re.compile("[\0\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
