@@ -45,6 +45,20 @@ def test_the_inventories_of_the_scenarios_have_no_fault(inventory: Path, tmp_pat
     assert [line.split(";")[0] for line in found] == allowed
 
 
+AWKWARD = "p/a@b:c?d#e%f[g]h;i&j+k=l"
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_the_examples_encode_passwords_and_bracket_addresses(name: str, tmp_path: Path) -> None:
+    inventory = copied(CHECKOUT / "inventories" / name, tmp_path / "inventory")
+    vault, hosts = inventory / "group_vars/all/vault.yml", inventory / "hosts.yml"
+    awkward = re.compile(r"^(vault_redis_(?:app|supervisor)_password): .*$", re.MULTILINE)
+    vault.write_text(awkward.sub(rf"\1: '{AWKWARD}'", vault.read_text()))
+    hosts.write_text(hosts.read_text().replace("198.51.100.", "2001:db8::"))
+
+    assert [line for line in findings(inventory) if "_url: " in line or "_environment: " in line] == []
+
+
 FAULTS = """
 [all:vars]
 ansible_host=198.51.100.1
