@@ -18,7 +18,6 @@ MAKES_FILES = re.compile(
 # They say the mode themselves, or nobody but root needs the file.
 COMMANDS_WITH_MODES = {
     "archive | Make the key and the certificate": "a task after it gives both their owner and mode",
-    "create | Create the cluster": "pg_createcluster gives its files to postgres with modes of its own",
 }
 # Calls that make files or folders.
 MAKERS = {
@@ -46,6 +45,10 @@ MODULES_WITH_MODES = {
     "celery_app/library/celery_run.py": "gives each file its mode",
     "celery_app/module_utils/celery_source.py": "on the controller, for whoever plays",
     "common/library/certificate.py": "on the controller; gives keys their mode when it makes them",
+    "postgres/library/postgres_pgbouncer.py": "a scratch folder that it gives to the user of PgBouncer",
+    "postgres/library/postgres_source.py": "lets everybody read what it writes",
+    "postgres/module_utils/postgres_files.py": "gives each file its owner and mode",
+    "postgres/module_utils/postgres_scratch.py": "a scratch folder that it gives to the user of the server",
     "redis/library/redis_config_check.py": "a scratch folder that it gives to the user of the scratch server",
     "redis/library/redis_config_file.py": "takes owner, group and mode",
     "redis/library/redis_restore.py": "gives each file its owner and mode",

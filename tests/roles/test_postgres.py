@@ -1,14 +1,20 @@
 """The modules and the templates of the role postgres, without a host."""
 
+import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import FACTS, HERE, Place, evaluate, load_module, render
+from role_files import FACTS, HERE, Place, evaluate, load_module, render, security_score
 
 access = load_module("postgres", "postgres_access")
-live = load_module("postgres", "postgres_live_config")
+config = load_module("postgres", "postgres_config")
+scratch = sys.modules["ansible.module_utils.postgres_scratch"]
+server = sys.modules["ansible.module_utils.postgres_server"]
+source = load_module("postgres", "postgres_source")
+owner = sys.modules["ansible.module_utils.postgres_owner"]
 pgbouncer = load_module("postgres", "postgres_pgbouncer")
 state = load_module("postgres", "postgres_state")
 certificate = load_module("common", "certificate")
@@ -82,7 +88,7 @@ def test_names_are_quoted() -> None:
 
 @pytest.mark.parametrize(("loaded", "is_stale"), [(99.0, True), (100.05, True), (100.2, False)])
 def test_a_newer_file_makes_the_server_stale(loaded: float, is_stale: bool) -> None:
-    assert live.stale([50.0, 100.0], loaded) is is_stale
+    assert server.stale([50.0, 100.0], loaded) is is_stale
 
 
 def test_a_certificate_that_its_key_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -90,10 +96,10 @@ def test_a_certificate_that_its_key_does_not_fit_is_named(tmp_path: Path) -> Non
         certificate.build("data1", 1, None, []).write(tmp_path / name)
     own, other = tmp_path / "own", tmp_path / "other"
 
-    assert live.unfit(f"{own}.pem", f"{own}.key") == []
-    (line,) = live.unfit(f"{own}.pem", f"{other}.key")
+    assert scratch.unfit(f"{own}.pem", f"{own}.key") == []
+    (line,) = scratch.unfit(f"{own}.pem", f"{other}.key")
     assert "own.pem cannot be used with" in line
-    assert len(live.unfit(f"{own}.pem", f"{tmp_path}/none.key")) == 1
+    assert len(scratch.unfit(f"{own}.pem", f"{tmp_path}/none.key")) == 1
 
 
 @pytest.mark.parametrize(
@@ -105,11 +111,177 @@ def test_a_certificate_that_its_key_does_not_fit_is_named(tmp_path: Path) -> Non
     ],
 )
 def test_a_port_that_waits_for_the_restart_is_not_asked(sockets: list[str], port: int) -> None:
-    assert live.port_in_use(6000, sockets) == port
+    assert server.port_in_use(6000, sockets) == port
 
 
 def test_the_diff_has_what_differs_only() -> None:
-    assert live.changes({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ("b = 2\n", "b = 3\nc = 4\n")
+    assert config.changes({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == (
+        "b = 2\n",
+        "b = 3\nc = 4\n",
+    )
+
+
+OWN = "/etc/postgresql/17/main/conf.d/celery-fleet.conf"
+MAIN = "/etc/postgresql/17/main/postgresql.conf"
+AUTO = "/var/lib/postgresql/17/main/postgresql.auto.conf"
+
+
+def test_the_last_line_of_a_setting_counts() -> None:
+    lines = [
+        ("port", "5433", MAIN, 64),
+        ("port", "5432", OWN, 3),
+        ("work_mem", "4MB", OWN, 4),
+        ("listen_addresses", "localhost", OWN, 5),
+        ("work_mem", "4MB", MAIN, 820),  # the same: nothing is overridden
+        ("listen_addresses", "*", MAIN, 821),
+        ("jit", "off", MAIN, 822),  # nobody wants it otherwise
+    ]
+    assert server.overriding(lines, server.OWN_FILE) == [
+        ("listen_addresses", f"{MAIN}:821", "is '*', and 'localhost' is wanted")
+    ]
+
+
+def test_what_alter_system_has_set_is_named_with_its_remedy() -> None:
+    line = scratch.overridden([("work_mem", f"{AUTO}:3", "is '1MB', and '4MB' is wanted")])
+    assert f"work_mem ({AUTO}:3) is '1MB', and '4MB' is wanted" in line
+    assert "run ALTER SYSTEM RESET work_mem, or set it so in the inventory" in line
+
+
+def test_the_file_of_the_role_is_read_last() -> None:
+    once = scratch.with_include("port = 5433\ninclude_dir = 'conf.d'\nlisten_addresses = '*'\n\n\n")
+    assert once.splitlines()[:3] == ["port = 5433", "include_dir = 'conf.d'", "listen_addresses = '*'"]
+    assert once.splitlines()[-1] == "include 'conf.d/celery-fleet.conf'"
+    again = scratch.with_include(once + "work_mem = '1GB'\n")
+    assert again.count("include 'conf.d/celery-fleet.conf'") == 1
+    assert again.splitlines()[-1] == "include 'conf.d/celery-fleet.conf'"
+
+
+@pytest.mark.parametrize(
+    ("printed", "line"),
+    [
+        (
+            'LOG:  invalid value for parameter "work_mem": "many"\nHINT:  Valid units are.\n'
+            'FATAL:  configuration file "/scratch/conf.d/celery-fleet.conf" contains errors\n',
+            'invalid value for parameter "work_mem": "many"',
+        ),
+        (
+            'LOG:  starting PostgreSQL 17.5\nFATAL:  could not access file "nosuch": No such file\n',
+            'could not access file "nosuch": No such file',
+        ),
+        ('FATAL:  "/scratch/pg_hba.conf" is odd\n', '"/etc/postgresql/17/main/pg_hba.conf" is odd'),
+        ("", "it ended without a word"),
+    ],
+)
+def test_why_a_server_does_not_start_is_one_line(printed: str, line: str) -> None:
+    assert scratch.refusal(printed, "/scratch", "/etc/postgresql/17/main") == line
+
+
+def test_a_wrong_rule_is_told_with_its_line(tmp_path: Path) -> None:
+    hba = tmp_path / "pg_hba.conf"
+    hba.write_text("local all postgres peer\nhost celery all 10.0.0.0/33 scram-sha-256\n")
+    printed = (
+        f'LOG:  invalid CIDR mask in address "10.0.0.0/33"\nCONTEXT:  line 2 of configuration file "{hba}"\n'
+        f"FATAL:  could not load {hba}\n"
+    )
+    assert scratch.refusal(printed, str(tmp_path), "/etc/postgresql/17/main") == (
+        'pg_hba.conf: host celery all 10.0.0.0/33 scram-sha-256: invalid CIDR mask in address "10.0.0.0/33"'
+    )
+
+
+def test_where_nobody_can_listen_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert scratch.unusable(["127.0.0.1"], port, taken=False) == [
+            f"postgres_port: another program listens on port {port} of 127.0.0.1"
+        ]
+        assert scratch.unusable(["127.0.0.1"], port, taken=True) == []
+    assert scratch.unusable(["192.0.2.1"], port, taken=True) == [
+        "postgres_listen_addresses: 192.0.2.1 is no address of this host"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("pg_hba.conf rejects connection for host", "make 'local all postgres peer' the first rule of /x"),
+        ("fe_sendauth: no password supplied", "make 'local all postgres peer' the first rule of /x"),
+        ('role "postgres" does not exist', "CREATE ROLE postgres SUPERUSER LOGIN"),
+    ],
+)
+def test_a_server_that_lets_nobody_in_is_told_with_its_remedy(said: str, advice: str) -> None:
+    line = state.refused_login(said, Path("/x"), "postgresql@17-main")
+    assert said in line
+    assert advice in line
+
+
+def test_a_path_that_the_role_does_not_manage_is_told_with_its_remedy() -> None:
+    for name in ("data_directory", "hba_file"):
+        line = state.elsewhere(name, "/srv/pg", Path("/wanted"), "postgresql@17-main")
+        assert line.startswith(f"{name} is /srv/pg, and the role manages /wanted: ")
+
+
+def test_a_second_cluster_is_found(tmp_path: Path) -> None:
+    for name in ("17/main", "17/reports", "15/main"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "postgresql.conf").touch()
+    assert state.other_clusters(tmp_path, "17") == ["17/reports"]
+
+
+def test_apt_says_which_versions_there_are_and_why_an_archive_cannot_be_used() -> None:
+    names = "postgresql-17-pgvector\npostgresql-9.6\npostgresql-17\npostgresql-client-18\npostgresql-18\n"
+    assert source.versions(names) == ["17", "18"]
+    said = (
+        "Err:1 https://mirror.example trixie-pgdg InRelease\n"
+        "W: Failed to fetch https://mirror.example/dists/x  Could not resolve 'mirror.example'\n"
+        "W: Some index files failed to download.\n"
+    )
+    assert source.complaint(said, "https://mirror.example/") == (
+        "Failed to fetch https://mirror.example/dists/x  Could not resolve 'mirror.example'"
+    )
+
+
+def test_each_object_is_given_to_the_owner() -> None:
+    objects = [
+        ("table", 'public."Job"'),
+        ("statistics object", "public.s"),
+        ("function", "public.f(integer)"),
+    ]
+    assert owner.statements(objects, '"shop"') == [
+        'ALTER TABLE public."Job" OWNER TO "shop"',
+        'ALTER STATISTICS public.s OWNER TO "shop"',
+        'ALTER FUNCTION public.f(integer) OWNER TO "shop"',
+    ]
+
+
+BASE = "[Service]\nType=oneshot\nExecStart=/bin/true\n"
+UNITS = [
+    "postgresql@.service.d/celery-fleet-sandbox.conf",
+    "postgresql.service.d/celery-fleet-sandbox.conf",
+    "pgbouncer.service.d/celery-fleet.conf",
+    "pgbackrest.service.d/celery-fleet.conf",
+    "postgres-backup@.service",
+    "postgres-backup-check.service",
+]
+
+
+@pytest.fixture(scope="module")
+def units() -> dict[str, str]:
+    """Each unit, or what the role adds to that of a package, by its path."""
+    paths = [f"etc/systemd/system/{path}.j2" for path in UNITS]
+    texts = render("postgres", paths, {"__postgres_states": {"localhost": {}}})
+    return {path: texts[f"etc/systemd/system/{path}.j2"] for path in UNITS}
+
+
+@pytest.mark.parametrize("path", UNITS)
+def test_each_unit_exposes_at_most_2_5(units: dict[str, str], path: str, tmp_path: Path) -> None:
+    unit = path.split("/", maxsplit=1)[0].removesuffix(".d").replace("@", "")
+    text = units[path]
+    (tmp_path / unit).write_text(BASE + text if path.endswith(".conf") else text)
+
+    score = security_score(tmp_path, unit)
+
+    assert score.returncode == 0, score.stdout + score.stderr
+    assert "Overall exposure level" in score.stdout
 
 
 def rendered(variables: dict[str, Any], place: Place = HERE) -> dict[str, str]:
@@ -305,7 +477,10 @@ def test_what_the_servers_say_counts_and_not_the_inventory() -> None:
 
 def test_servers_that_do_not_fit_together_are_named() -> None:
     cases = [
-        (states(PRIMARY, {**STANDBY, "versions": ["15", "17"]}, STANDBY), "a cluster of PostgreSQL 15; this"),
+        (
+            states(PRIMARY, {**STANDBY, "versions": ["15", "17"]}, STANDBY),
+            "a cluster of PostgreSQL 15, and version 17 is wanted: keep it (postgres_version: 15), or",
+        ),
         (states(PRIMARY, PRIMARY, STANDBY), "two primaries take writes: data1, data2; choose one with"),
         (states(PRIMARY, STOPPED, STANDBY), "this was a primary, and data1 is the primary now"),
         (states(PRIMARY, {**STOPPED, "configured": False}, STANDBY), "data of a cluster without its config"),
@@ -390,16 +565,54 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"ansible_facts": {**FACTS, "distribution_major_version": "14"}},
         "carries no version of PostgreSQL that",
     ),
+    ({"postgres_version": "9.6"}, "'9.6' is no major version that this role manages (allowed: 15 and newer"),
+    ({"postgres_version": "14"}, "'14' is no major version that this role manages (allowed: 15 and newer"),
+    ({"postgres_source": "ubuntu"}, "postgres_source: 'ubuntu' is none of debian, pgdg"),
+    (
+        {"postgres_replication_clients": ["2001:db8::11/32"]},
+        "2001:db8::11/32 is no single address but the network of a whole provider",
+    ),
     ({"postgres_replication_of": "localhost"}, "localhost cannot be a standby of itself"),
     ({"postgres_replication_of": "data9"}, "data9 is not in the inventory"),
 ]
 
 
+def test_an_address_alone_is_that_host_alone() -> None:
+    addresses = ["198.51.100.11", "2001:db8::11", "10.0.0.0/24", "2001:db8::/32", "samenet", "db.example.org"]
+    clients = [{"databases": ["celery"], "users": ["celery_app"], "addresses": addresses}]
+    files = rendered({"postgres_clients": clients})
+    assert [line.split()[3] for line in files["access"].splitlines()[-6:]] == [
+        "198.51.100.11/32",
+        "2001:db8::11/128",
+        "10.0.0.0/24",
+        "2001:db8::/32",
+        "samenet",
+        "db.example.org",
+    ]
+    of_data1 = {**OF_DATA1, "postgres_replication_clients": ["2001:db8::11"]}
+    rules = rendered(of_data1, ON_DATA2)["access"].splitlines()
+    assert rules[-1] == "host replication,postgres replicator 2001:db8::11/128 scram-sha-256"
+    hba = "etc/pgbouncer/fleet/hba.conf.j2"
+    pooled = render(
+        "postgres",
+        [hba],
+        {
+            "ansible_facts": {**FACTS, "interfaces": []},
+            "postgres_clients": [clients[0] | {"addresses": addresses[:2]}],
+        },
+    )
+    assert [line.split()[3] for line in pooled[hba].splitlines()[-2:]] == [
+        "198.51.100.11/32",
+        "2001:db8::11/128",
+    ]
+
+
 def test_wrong_input_is_named_and_right_input_passes() -> None:
-    found = evaluate("postgres", "__postgres_errors", [*[inputs for inputs, _message in WRONG], RIGHT])
-    for (_inputs, message), errors in zip(WRONG, found[:-1], strict=True):
+    right = [RIGHT, {**RIGHT, "postgres_version": 17}]
+    found = evaluate("postgres", "__postgres_errors", [*[inputs for inputs, _message in WRONG], *right])
+    for (_inputs, message), errors in zip(WRONG, found[: len(WRONG)], strict=True):
         assert message in "; ".join(errors)
-    assert found[-1] == []
+    assert found[len(WRONG) :] == [[], []]
 
 
 def test_a_cluster_has_one_primary_and_a_password() -> None:

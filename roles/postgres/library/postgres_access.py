@@ -7,13 +7,13 @@ import base64
 import hashlib
 import hmac
 import os
-import pwd
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgres_owner import other_owners, owned, statements
+from ansible.module_utils.postgres_server import DiscreetModule, Server, answer
 
 DOCUMENTATION = """
 module: postgres_access
@@ -96,7 +96,6 @@ RETURN = """
 statements: {description: What was or would be run, without passwords., type: list, returned: always}
 """
 
-SOCKETS = "/run/postgresql"
 PUBLIC = "PUBLIC"
 ITERATIONS = 4096
 ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"
@@ -109,10 +108,6 @@ REWIND = (
 )
 TABLES = {"read_write": ("SELECT", "INSERT", "UPDATE", "DELETE"), "read_only": ("SELECT",)}
 SEQUENCES = {"read_write": ("USAGE", "SELECT"), "read_only": ("SELECT",)}
-
-
-class AccessError(Exception):
-    """Something that the user has to know, in one line."""
 
 
 class Privilege(NamedTuple):
@@ -241,37 +236,16 @@ FROM things LEFT JOIN LATERAL aclexplode(acl) ON true
 """
 
 
-@contextmanager
-def as_postgres() -> Iterator[None]:
-    """As the system user postgres: the server asks the socket who is connecting."""
-    former = os.geteuid()
-    os.seteuid(pwd.getpwnam("postgres").pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(former)
-
-
 class Cluster:
     """The running server, and what is to be told of the changes."""
 
     def __init__(self, port: int, *, check_mode: bool) -> None:
-        import psycopg2  # type: ignore[import-untyped]  # noqa: PLC0415 -- on the managed host only
-
-        self.driver = psycopg2
-        self.port = port
+        self.connect = Server(port).connect
         self.check_mode = check_mode
         self.statements: list[str] = []
         self.before: list[str] = []
         self.after: list[str] = []
-
-    def connect(self, database: str) -> Any:
-        """A connection as the administrator, whom the server knows by the user of this process."""
-        try:
-            with as_postgres():
-                return self.driver.connect(host=SOCKETS, port=self.port, user="postgres", dbname=database)
-        except self.driver.OperationalError as error:
-            raise AccessError(f"cannot ask PostgreSQL: {error}") from error
+        self.warnings: list[str] = []
 
     def do(self, cursor: Any, statement: str, secret: str | None = None) -> None:
         """Run a statement unless in check mode. A secret stands in the place of %s and is not told."""
@@ -353,25 +327,38 @@ class Cluster:
             self.do(cursor, f"SELECT pg_create_physical_replication_slot('{name}', true)")
             self.after.append(f"slot {name}")
 
-    def set_databases(self, cursor: Any, databases: list[dict[str, str]]) -> set[str]:
-        """Each database exists and has its owner; returns the names of those that were there."""
+    def set_databases(self, cursor: Any, databases: list[dict[str, str]]) -> dict[str, str]:
+        """Each database exists; returns the owners of those that were there, by name."""
         cursor.execute("SELECT datname, pg_get_userbyid(datdba) FROM pg_database")
         owners = dict(cursor.fetchall())
         for database in databases:
             name, owner = database["name"], database["owner"]
-            if owners.get(name) == owner:
-                continue
-            if name in owners:
-                self.before.append(f"database {name}: owner {owners[name]}")
-                self.do(cursor, f"ALTER DATABASE {quoted(name)} OWNER TO {quoted(owner)}")
-            else:
+            if name not in owners:
                 self.do(
                     cursor,
                     f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0"
                     " ENCODING 'UTF8' LOCALE 'C.UTF-8'",
                 )
-            self.after.append(f"database {name}: owner {owner}")
-        return set(owners)
+                self.after.append(f"database {name}: owner {owner}")
+        return owners
+
+    def set_owner(self, cursor: Any, database: dict[str, str], former: str) -> None:
+        """The database, and what the former owner has in it, belong to the owner; all of it or nothing."""
+        name, owner = database["name"], database["owner"]
+        if former != owner:
+            objects = owned(cursor, former)
+            self.before.append(f"database {name}: owner {former}, and of {len(objects)} objects in it")
+            self.do(cursor, f"ALTER DATABASE {quoted(name)} OWNER TO {quoted(owner)}")
+            for statement in statements(objects, quoted(owner)):
+                self.do(cursor, statement)
+            self.after.append(f"database {name}: owner {owner}, and of {len(objects)} objects in it")
+        others = [(user, number) for user, number in other_owners(cursor, owner) if user != former]
+        for user, number in others:
+            self.warnings.append(
+                f"{name}: {number} tables, views and sequences belong to {user}, and a migration that runs as"
+                f" {owner} cannot change them; to give them to it: REASSIGN OWNED BY {quoted(user)} TO"
+                f" {quoted(owner)}, as postgres in the database {name}"
+            )
 
     def set_privileges(
         self,
@@ -431,9 +418,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         exists = database["name"] in existing or not module.check_mode
         connection = cluster.connect(database["name"] if exists else "postgres")
         with connection, connection.cursor() as cursor:
+            if database["name"] in existing:
+                cluster.set_owner(cursor, database, existing[database["name"]])
             cluster.set_privileges(cursor, database, access, managed, exists=exists)
         connection.close()
 
+    for warning in cluster.warnings:
+        module.warn(warning)
     return {
         "changed": bool(cluster.statements),
         "statements": cluster.statements,
@@ -442,17 +433,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             "after": "".join(f"{line}\n" for line in cluster.after),
         },
     }
-
-
-class DiscreetModule(AnsibleModule):
-    """A module that writes no arguments into the host's log.
-
-    Ansible cuts what looks like user:password@host there, and so a password with such signs, before it looks
-    for the password itself, and leaves its end. The result hides it as a whole.
-    """
-
-    def _log_invocation(self) -> None:
-        """Log nothing."""
 
 
 def main() -> None:
@@ -497,12 +477,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except AccessError as error:
-        module.fail_json(msg=" ".join(str(error).split()))
-    else:
-        module.exit_json(**result)
+    answer(module, run)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Data:
         """Run a command to its end."""
         # libpq looks into the home, where postgres may not look into root's.
         code, output, error = self.module.run_command(
-            ["runuser", "-u", user, "--", *command], environ_update={"HOME": str(DATA)}
+            ["runuser", "-u", user, "--", *command], environ_update={"HOME": str(DATA)}, umask=0o022
         )
         if code:
             words = (error or output).strip().splitlines()
