@@ -743,7 +743,7 @@ def test_data_that_a_stopped_server_would_not_read_is_refused(
     if kept:
         (tmp_path / "appendonlydir").mkdir()
 
-    errors = takeover.stopped_errors(config, "redis-server.service")
+    errors = takeover.stopped_errors(config, "redis-server.service", {"dir": str(tmp_path)})
 
     assert bool(errors) is refused, errors
 

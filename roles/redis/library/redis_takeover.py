@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ansible.module_utils.redis_server import (
     program,
     switch_on_append_only,
     unit_of,
+    unit_properties,
 )
 
 DOCUMENTATION = """
@@ -81,6 +83,11 @@ PLACES = {
 }
 
 
+# The command of a unit as systemctl shows it, and the options in it that Debian gives.
+ARGV = re.compile(r"argv\[\]=(.*?) ; ")
+OPTIONS = {"--supervised", "--daemonize"}
+
+
 def refused(server: Server, *command: str) -> str:
     """Return why a server that has to know a command refuses it, in one line; nothing if it does not."""
     reply = server.ask(command)[0]
@@ -90,6 +97,58 @@ def refused(server: Server, *command: str) -> str:
         f"the running server refuses {' '.join(command[:2])} ({reply}): take rename-command, or the rules "
         "that forbid it, out of its configuration and restart it"
     )
+
+
+def unit_errors(unit: str, config: Path) -> list[str]:
+    """Return what of a unit would win over what the role writes."""
+    shown = unit_properties(unit)
+    errors = []
+    words = ARGV.search(shown.get("ExecStart", ""))
+    given = words[1].split()[1:] if words else []
+    if given and given[0] != str(config):
+        errors.append(f"{unit} reads {given[0]} and not {config}")
+    own = [word for word in given if word.startswith("--") and word not in OPTIONS]
+    if own:
+        errors.append(f"{unit} starts the server with {' '.join(own)}, which wins over {config}")
+    # Debian names the user as it names the folder.
+    if shown.get("User", "") not in ("", config.parent.name):
+        errors.append(f"{unit} runs the server as the user {shown['User']} and not as {config.parent.name}")
+    remedy = f"take that out of its additions (systemctl cat {unit}) and restart it"
+    return [f"{error}: {remedy}" for error in errors]
+
+
+def file_errors(config: Path) -> list[str]:
+    """Return what a configuration file, with those that it includes, has done to the data."""
+    if "rename-command" not in file_settings(config, follow=True):
+        return []
+    # Commands are logged under the names that clients use.
+    return [
+        f"{config} has rename-command, and the append-only file may have commands under such names: take it "
+        "out and restart the server"
+    ]
+
+
+def place_errors(server: Server, wanted: dict[str, Any]) -> list[str]:
+    """Return what a server is or holds that it would lose as the role wants it."""
+    errors = []
+    if server.do(("CONFIG", "GET", "cluster-enabled"))[0].get("cluster-enabled") == "yes":
+        errors.append(
+            "the running server is a node of a cluster (cluster-enabled), which Celery cannot use: give the "
+            "fleet a server of its own"
+        )
+    info = server.info()
+    if info.get("role") == "slave" and "masteruser" not in wanted:
+        errors.append(
+            f"the running server is a replica of {info['master_host']}:{info['master_port']} and takes no "
+            "tasks: set redis_replication_of, or make it a primary (REPLICAOF NO ONE)"
+        )
+    last = max((int(name[2:]) for name in info if re.fullmatch(r"db\d+", name)), default=0)
+    if last >= int(wanted.get("databases") or last + 1):
+        errors.append(
+            f"the running server has keys in database {last}, and could not load them with redis_databases: "
+            f"{wanted['databases']}; allowed: {last + 1} or more"
+        )
+    return errors
 
 
 def running_errors(server: Server, wanted: dict[str, Any]) -> list[str]:
@@ -118,7 +177,7 @@ def running_errors(server: Server, wanted: dict[str, Any]) -> list[str]:
             f"the running server holds {used >> 20} MB, and redis_maxmemory_percent leaves {limit >> 20} MB: "
             "it would take no more tasks; raise it"
         )
-    return errors
+    return errors + place_errors(server, wanted)
 
 
 def loaded_from(entry: Any) -> str:
@@ -127,14 +186,21 @@ def loaded_from(entry: Any) -> str:
     return str(found.get("path", ""))
 
 
-def stopped_errors(config: Path, unit: str) -> list[str]:
+def stopped_errors(config: Path, unit: str, wanted: dict[str, Any]) -> list[str]:
     """Return why a server that does not run cannot be started with an append-only file."""
-    found = file_settings(config)
-    folder = Path(found.get("dir") or "/var/lib/redis")
-    dump = folder / (found.get("dbfilename") or PLACES["dbfilename"])
-    kept = folder / (found.get("appenddirname") or PLACES["appenddirname"])
+    found = file_settings(config, follow=True)
+    usual = PLACES | {"dir": str(wanted["dir"])}
+    here = {name: found.get(name) or value for name, value in usual.items()}
+    folder = Path(here["dir"])
+    dump, kept = folder / here["dbfilename"], folder / here["appenddirname"]
     # A file that is switched off is one of a run that was broken off, and older than the dump.
     kept_is_read = kept.exists() and found.get("appendonly") == "yes"
+    moved = [name for name, value in usual.items() if here[name] != str(wanted.get(name) or value)]
+    if moved and (kept_is_read or (dump.is_file() and keys_in(dump))):
+        return [
+            f"{unit} does not run, and {config} has its data elsewhere ({moved[0]} {here[moved[0]]}): start "
+            f"it (systemctl start {unit}) to learn what to do, or move {folder} away"
+        ]
     if not dump.is_file() or kept_is_read or not keys_in(dump):
         return []
     return [
@@ -170,8 +236,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "errors": [],
         "needed": False,
     }
+    if errors := unit_errors(unit, config) + file_errors(config):
+        return found | {"errors": errors}
     if not main_pid(unit):
-        return found | {"errors": stopped_errors(config, unit)}
+        return found | {"errors": stopped_errors(config, unit, params["settings"])}
     try:
         server = connect(
             params["socket"],

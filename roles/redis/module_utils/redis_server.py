@@ -162,23 +162,31 @@ def unit_of(socket: str) -> str:
     return f"{Path(socket).stem}.service"
 
 
-def main_pid(unit: str) -> int:
-    """The main process of a service, 0 if it does not run or there is no systemd."""
+def unit_properties(unit: str) -> dict[str, str]:
+    """What systemd says of a service; nothing if there is no systemd."""
     try:
         done = subprocess.run(
-            ["/usr/bin/systemctl", "show", "--property=MainPID", "--value", unit],
+            ["/usr/bin/systemctl", "show", "--property=MainPID,ExecStart,User", unit],
             capture_output=True,
             text=True,
             timeout=30,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return int(done.stdout.strip() or 0)
+        return {}
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
-def file_settings(path: Path) -> dict[str, str]:
-    """What a configuration file sets, the last line of each name; nothing of what cannot be read."""
+def main_pid(unit: str) -> int:
+    """The main process of a service, 0 if it does not run or there is no systemd."""
+    return int(unit_properties(unit).get("MainPID") or 0)
+
+
+def file_settings(path: Path, follow: bool = False) -> dict[str, str]:
+    """What a configuration file sets, the last line of each name; nothing of what cannot be read.
+
+    With `follow`, what the files set that it includes as well.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -190,12 +198,15 @@ def file_settings(path: Path) -> dict[str, str]:
         except ValueError:
             continue
         found[name.lower()] = " ".join(words)
+        if follow and name.lower() == "include" and words:
+            for included in sorted(Path("/").glob(str(path.parent / words[0]).lstrip("/"))):
+                found |= file_settings(included)
     return found
 
 
 def default_passwords(given: str | None, config: Path) -> list[str]:
     """What may open a server that the role has not configured: the given password, and what its file says."""
-    return [given or "", file_settings(config).get("requirepass", "")]
+    return [given or "", file_settings(config, follow=True).get("requirepass", "")]
 
 
 def listening(pid: int) -> list[tuple[str, ...]]:

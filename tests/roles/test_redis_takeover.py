@@ -1,0 +1,120 @@
+"""What the role asks a Redis server before it takes it over, of real servers as people have them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from role_files import load_module
+from services import RedisServer, RedisServerFactory, free_port
+
+takeover = load_module("redis", "redis_takeover")
+server = sys.modules["ansible.module_utils.redis_server"]
+
+WANTED = {"dir": "/var/lib/redis", "databases": "16", "maxmemory": "100mb"}
+UNIT = "redis-server.service"
+CONFIG = Path("/etc/redis/redis.conf")
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[RedisServer], Any]:
+    """A way to a server through the redis-cli beside it, for the modules run it on the server's host."""
+
+    def way(target: RedisServer) -> Any:
+        client = tmp_path / "redis-cli"
+        client.write_text(
+            f'#!/bin/sh\nexec docker exec -i -e REDISCLI_AUTH {target.container.id} redis-cli "$@"\n'
+        )
+        client.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/local/bin:/usr/bin:/bin")
+        return server.Server(("-h", target.host, "-p", str(target.port)), None, "")
+
+    return way
+
+
+def test_a_node_of_a_cluster_is_refused(
+    redis_server_factory: RedisServerFactory, ask: Callable[[RedisServer], Any]
+) -> None:
+    node = ask(redis_server_factory("--cluster-enabled", "yes", "--cluster-port", str(free_port())))
+
+    assert "is a node of a cluster" in takeover.place_errors(node, WANTED)[0]
+
+
+def test_a_replica_is_refused_unless_the_fleet_has_replicas(
+    redis_server: RedisServer, redis_server_factory: RedisServerFactory, ask: Callable[[RedisServer], Any]
+) -> None:
+    follower = ask(redis_server_factory("--replicaof", f"{redis_server.host} {redis_server.port}"))
+
+    (error,) = takeover.place_errors(follower, WANTED)
+
+    assert f"is a replica of {redis_server.host}:{redis_server.port}" in error
+    assert takeover.place_errors(follower, {**WANTED, "masteruser": "replicas"}) == []
+
+
+def test_keys_beyond_the_wanted_databases_are_refused(
+    redis_server_factory: RedisServerFactory, ask: Callable[[RedisServer], Any]
+) -> None:
+    many = ask(redis_server_factory("--databases", "32"))
+    assert takeover.place_errors(many, WANTED) == []
+    many.raw(["SELECT 20", "LPUSH orders message"])
+
+    (error,) = takeover.place_errors(many, WANTED)
+
+    assert "has keys in database 20" in error
+    assert error.endswith("redis_databases: 16; allowed: 21 or more")
+    assert takeover.place_errors(many, {**WANTED, "databases": 21}) == []
+
+
+COMMAND = "{{ path=/usr/bin/redis-server ; argv[]=/usr/bin/redis-server {} ; ignore_errors=no ; pid=0 }}"
+DEBIANS = f"{CONFIG} --supervised systemd --daemonize no"
+
+
+@pytest.mark.parametrize(
+    ("command", "user", "errors"),
+    [
+        (DEBIANS, "redis", []),
+        ("", "", []),
+        (f"{DEBIANS} --appendonly no", "redis", ["starts the server with --appendonly"]),
+        (
+            "/srv/redis.conf --supervised systemd",
+            "redis",
+            ["reads /srv/redis.conf and not /etc/redis/redis.conf"],
+        ),
+        (DEBIANS, "root", ["runs the server as the user root and not as redis"]),
+    ],
+)
+def test_what_a_unit_says_beside_the_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch, command: str, user: str, errors: list[str]
+) -> None:
+    shown = {"ExecStart": COMMAND.format(command), "User": user} if command else {}
+    monkeypatch.setattr(takeover, "unit_properties", lambda _unit: shown)
+
+    found = takeover.unit_errors(UNIT, CONFIG)
+
+    assert len(found) == len(errors)
+    assert all(error in line for error, line in zip(errors, found, strict=True))
+
+
+def test_a_renamed_command_in_an_included_file_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "redis.conf"
+    (tmp_path / "more-1.conf").write_text('requirepass "of the file"\nrename-command LPUSH hidden\n')
+    config.write_text("port 6379\ninclude more-*.conf\n")
+
+    assert "has rename-command" in takeover.file_errors(config)[0]
+    assert server.default_passwords(None, config) == ["", "of the file"]
+    config.write_text("port 6379\n")
+    assert takeover.file_errors(config) == []
+
+
+def test_a_stopped_server_with_its_data_elsewhere_is_refused(tmp_path: Path) -> None:
+    config, other = tmp_path / "redis.conf", tmp_path / "srv"
+    (other / "appendonlydir").mkdir(parents=True)
+    config.write_text(f"dir {other}\nappendonly yes\n")
+
+    (error,) = takeover.stopped_errors(config, UNIT, WANTED)
+
+    assert f"has its data elsewhere (dir {other})" in error
+    assert takeover.stopped_errors(config, UNIT, {"dir": str(other)}) == []
