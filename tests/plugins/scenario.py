@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -52,9 +53,22 @@ class Scenario:
 
     def play(self, *options: str, playbook: str = "converge.yml", **variables: object) -> str:
         """Run a playbook of the scenario once more, with these variables; what it printed."""
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        environment.pop("ANSIBLE_FORCE_COLOR", None)
-        done = subprocess.run(
+        done = self.run(*options, playbook=playbook, variables=variables)
+        if done.returncode != 0:
+            raise AssertionError(f"ansible-playbook failed:\n{done.stdout}\n{done.stderr}")
+        return done.stdout
+
+    def run(
+        self,
+        *options: str,
+        playbook: str,
+        variables: Mapping[str, object],
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a playbook of the scenario, however it ends."""
+        own = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        own.pop("ANSIBLE_FORCE_COLOR", None)
+        return subprocess.run(
             [
                 str(ANSIBLE_PLAYBOOK),
                 f"--inventory={self.inventory}",
@@ -63,14 +77,11 @@ class Scenario:
                 str(self.folder / playbook),
             ],
             cwd=ROOT,
-            env=environment,
+            env={**own, **(environment or {})},
             capture_output=True,
             text=True,
             check=False,
         )
-        if done.returncode != 0:
-            raise AssertionError(f"ansible-playbook failed:\n{done.stdout}\n{done.stderr}")
-        return done.stdout
 
 
 @cache
