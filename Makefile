@@ -81,6 +81,10 @@ compose: venv docker ## Run the tests of the stack of compose.yaml
 $(SCENARIOS): venv docker images ## Run one Molecule scenario
 	@molecule test -s $@
 
+.PHONY: break-steps
+break-steps: venv docker images ## Break each step of each role once on hosts in use, and restart everything each time
+	@BREAK_STEPS=all molecule test -s take_over
+
 .PHONY: soak
 soak: venv docker ## Look for broken promises for hours (HOURS=8 SEED=7): random tasks, random faults
 	@scripts/images services:bookworm

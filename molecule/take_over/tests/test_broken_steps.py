@@ -1,0 +1,310 @@
+"""A step that breaks leaves host and services as they were; after a play that is cut off they restart.
+
+`make break-steps` plays all; with BREAK_STEPS=sample a few are drawn, always the same.
+"""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from typing import NamedTuple
+
+import pytest
+from scenario import ROOT
+from taken_over import (
+    HOSTS,
+    PARTS,
+    SERVICES,
+    SITE,
+    assert_whole,
+    cut,
+    host,
+    operator,
+    play_part,
+    reboot,
+    refusal,
+    restart_all,
+    running,
+)
+
+ALL = os.environ.get("BREAK_STEPS") == "all"
+DRAWN = random.Random(16)  # noqa: S311 -- the same in each run
+STEPS_OF_SAMPLE = 3
+TOO_MANY_STEPS = 60
+
+ELSEWHERE = "192.0.2.1"
+ENVIRONMENT = {
+    "CELERY_BROKER_URL": "redis://app:{{ redis_app_password }}@{{ fleet_redis_host }}:6379/0",
+    "CELERY_RESULT_BACKEND": "redis://app:{{ redis_app_password }}@{{ fleet_redis_host }}:6379/1",
+    "DB_HOST": "{{ fleet_postgres_host }}",
+    "DB_PORT": 5432,
+    "DB_NAME": "celery",
+    "DB_USER": "celery_app",
+    "DB_PASSWORD": "{{ postgres_app_password }}",
+}
+# A certificate and a key that does not fit, and a project that differs, where the fixture puts them.
+WRONG_FILES = {name: f"{{{{ broken }}}}/{name}.pem" for name in ("authority", "certificate", "key")}
+OTHER_PROJECT = "{{ broken }}/project"
+OPERATOR = {"name": "operator", "preset": "operator", "password": "another-password-0123456789"}
+GROUP = {
+    "name": "general",
+    "queues": ["default"],
+    "pool": "prefork",
+    "concurrency": 1,
+    "workers": 1,
+    "minimum": 1,
+}
+
+
+class Break(NamedTuple):
+    """A step that breaks, and what has to be said of it."""
+
+    part: str
+    reason: str
+    variables: dict[str, object]
+    # Nothing can be written there, where a path; a disk of 10 MB, where it ends with a plus.
+    closed: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.closed or self.reason}"
+
+
+READ_ONLY = "Read-only file system|read-only"
+BREAKS = [
+    Break("common", "Mars/Olympus", {"common_timezone": "Mars/Olympus"}),
+    Break("common", "no-such-package", {"common_packages": ["acl", "no-such-package"]}),
+    Break("common", "common_ca_bundle.*no certificate", {"common_ca_bundle": "{{ broken }}/nonsense.pem"}),
+    Break("redis", "redis_port: 9100 ", {"redis_port": 9100}),
+    Break("redis", "redis_backup_schedule: ", {"redis_backup_schedule": "sometime"}),
+    Break("redis", "certificate", {"redis_tls": True, "redis_tls_files": WRONG_FILES}),
+    Break("redis", "nosuch.so", {"redis_extra_settings": {"loadmodule": "/nosuch.so"}}),
+    Break("redis", "redis_maxmemory_percent", {"redis_maxmemory_percent": "much"}),
+    Break("redis", "no user with the preset backup", {"redis_users": [OPERATOR]}),
+    Break("redis", READ_ONLY, {"redis_timeout": 17}, "/etc/redis"),
+    Break(
+        "postgres",
+        "198.18.45.0/99",
+        {
+            "postgres_clients": [
+                {"databases": ["celery"], "users": ["celery_app"], "addresses": ["198.18.45.0/99"]}
+            ]
+        },
+    ),
+    Break("postgres", "work_mem", {"postgres_extra_settings": {"work_mem": "much"}}),
+    Break("postgres", "no_such_setting", {"postgres_extra_settings": {"no_such_setting": 1}}),
+    Break("postgres", "nosuchlib", {"postgres_shared_preload_libraries": ["nosuchlib"]}),
+    Break("postgres", "postgres_port: 9100 |9100.*in use", {"postgres_port": 9100}),
+    Break("postgres", "shared memory|memory", {"postgres_extra_settings": {"shared_buffers": "900GB"}}),
+    Break("postgres", "certificate", {"postgres_tls": True, "postgres_tls_files": WRONG_FILES}),
+    Break("postgres", re.escape(ELSEWHERE), {"postgres_listen_addresses": [ELSEWHERE]}),
+    Break("postgres", READ_ONLY, {"postgres_log_min_duration_statement": "7s"}, "/etc/postgresql"),
+    Break("archive", "postgres_backup_full.*sometime|sometime", {"postgres_backup_full": "sometime"}),
+    Break("archive", READ_ONLY, {"postgres_repository_host": "{{ ansible_host }}"}, "/etc/pgbackrest"),
+    Break("celery_app", "DB_PORT", {"celery_app_environment": ENVIRONMENT | {"DB_PORT": "many"}}),
+    Break("celery_app", "nosuch", {"celery_app_name": "nosuch"}),
+    Break(
+        "celery_app",
+        "no migration today",
+        {
+            "celery_app_source": OTHER_PROJECT,
+            "celery_app_migrate_command": ["python", "-c", "raise SystemExit('no migration today')"],
+        },
+    ),
+    Break(
+        "celery_app",
+        "no check today",
+        {"celery_app_check_command": ["python", "-c", "raise SystemExit('no check today')"]},
+    ),
+    Break("celery_app", "maximun", {"celery_app_worker_groups": [GROUP | {"maximun": 4}]}),
+    Break("celery_app", READ_ONLY, {"celery_app_environment": ENVIRONMENT | {"MORE": "1"}}, "/etc/celery"),
+    Break("celery_app", "the disk has", {"celery_app_source": OTHER_PROJECT}, "/opt/celery/releases+"),
+    Break(
+        "celery_autoscaler",
+        "minimum",
+        {"celery_app_worker_groups": [GROUP | {"minimum": 9, "maximum": 4}]},
+    ),
+    Break("celery_autoscaler", "celery_autoscaler_http", {"celery_autoscaler_http": f"{ELSEWHERE}:9541"}),
+    Break(
+        "celery_autoscaler",
+        "WRONGPASS|password",
+        {"celery_autoscaler_broker_url": "redis://supervisor:wrong@{{ fleet_redis_host }}:6379/0"},
+    ),
+    Break("celery_autoscaler", READ_ONLY, {"celery_autoscaler_cpu_threshold": 91}, "/etc/celery"),
+    Break("exporters", "monitoring_exporters_address", {"monitoring_exporters_address": ELSEWHERE}),
+    Break("exporters", READ_ONLY, {"postgres_monitor_password": "another-password-0123"}, "/etc/default"),
+    Break(
+        "monitoring",
+        "nosuch",
+        {"monitoring_alertmanager": {"route": {"receiver": "nosuch"}, "receivers": []}},
+    ),
+    Break("monitoring", "often", {"monitoring_scrape_interval": "often"}),
+    Break("monitoring", "long", {"monitoring_retention": "long"}),
+    Break("monitoring", READ_ONLY, {"monitoring_scrape_interval": "16s"}, "/etc/prometheus"),
+]
+SAMPLE = BREAKS if ALL else [DRAWN.choice([step for step in BREAKS if step.part == part]) for part in PARTS]
+
+# What changes every file of a part, and needs every step.
+EVERYTHING: dict[str, dict[str, object]] = {
+    "common": {"common_timezone": "Europe/Paris", "common_ca_bundle": "{{ broken }}/authority.pem"},
+    "redis": {"redis_timeout": 17, "redis_extra_settings": {"hz": 11}, "redis_tcp_backlog": 200},
+    "postgres": {
+        "postgres_log_min_duration_statement": "7s",
+        "postgres_max_connections": 91,
+        "postgres_users": [{"name": "another", "password": "another-password-0123456789"}],
+        "postgres_databases": [{"name": "another", "owner": "another"}],
+        "postgres_grants": [],
+    },
+    "archive": {"postgres_backup_keep_full": 3, "postgres_backup_full": "Sat 02:00"},
+    "celery_app": {"celery_app_source": OTHER_PROJECT, "celery_app_environment": ENVIRONMENT | {"MORE": "1"}},
+    "celery_autoscaler": {"celery_autoscaler_cpu_threshold": 91},
+    "exporters": {},
+    "monitoring": {"monitoring_scrape_interval": "16s", "monitoring_retention": "16d"},
+}
+# That the services run with it, where that can be seen.
+APPLIED = {
+    "common": lambda: "Europe/Paris" in host(SITE).check_output("readlink /etc/localtime"),
+    "redis": lambda: (
+        operator(SITE).config_get("timeout", "tcp-backlog") == {"timeout": "17", "tcp-backlog": "200"}
+    ),
+    "postgres": lambda: shown("log_min_duration_statement") == "7s" and shown("max_connections") == "91",
+    "archive": lambda: (
+        "Sat" in host("backup13").check_output("systemctl list-timers postgres-backup-full.timer")
+    ),
+    "celery_app": lambda: (
+        "\0MORE=1\0" in host(SITE).check_output("cat /proc/%s/environ", process("celery-beat"))
+    ),
+    "celery_autoscaler": lambda: (
+        "91" in host(SITE).check_output("cat /run/celery-autoscaler/autoscaler.toml")
+    ),
+    "exporters": lambda: True,
+    "monitoring": lambda: (
+        "=16d" in host("backup13").check_output("cat /proc/%s/cmdline", process("prometheus"))
+    ),
+}
+CUT = list(PARTS) if ALL else [DRAWN.choice(list(PARTS))]
+
+
+def shown(setting):
+    """What PostgreSQL runs."""
+    return host(SITE).check_output(f"runuser -u postgres -- psql -Atc 'SHOW {setting}'")
+
+
+def process(unit):
+    """The main process of a service."""
+    on = host("backup13" if unit == "prometheus" else SITE)
+    return on.check_output(f"systemctl show --property=MainPID --value {unit}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wanted():
+    """The services that run before anything is broken, and again after a restart and a reboot in the end."""
+    found = {name: set(running(name)) for name in HOSTS}
+    yield found
+    for name in HOSTS:
+        restart_all(name, found[name])
+    assert_whole()
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Files that do not fit each other."""
+    folder = tmp_path_factory.mktemp("broken")
+    for name in ("authority", "certificate", "other"):
+        subprocess.run(
+            [
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:prime256v1",
+                    "-noenc",
+                ),
+                *("-subj", f"/CN={name}", "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+    shutil.copy(folder / "other.key", folder / "key.pem")
+    (folder / "nonsense.pem").write_text("nonsense\n")
+    shutil.copytree(
+        ROOT / "app/tasks", folder / "project", ignore=shutil.ignore_patterns("*.egg-info", "build")
+    )
+    with (folder / "project/src/tasks/celery.py").open("a") as module:
+        module.write("# Another release.\n")
+    return folder
+
+
+@pytest.mark.parametrize("step", SAMPLE, ids=str)
+def test_a_step_that_breaks_changes_nothing(step, broken, wanted):
+    on = "backup13" if step.part == "monitoring" else SITE
+    path = step.closed.removesuffix("+")
+    if step.closed.endswith("+"):
+        host(on).check_output(f"mount -t tmpfs -o size=10m none {path}")
+    elif path:
+        host(on).check_output(f"mount --bind {path} {path} && mount -o remount,ro,bind {path}")
+    try:
+        printed = refusal(step.part, broken=str(broken), **step.variables)
+    finally:
+        if path:
+            host(on).check_output(f"umount --lazy {path}")
+
+    failed = re.findall(r"^(?:fatal|failed): .*$", printed, flags=re.MULTILINE)
+    assert failed, printed
+    assert any(re.search(step.reason, line) for line in failed), printed
+    assert "Traceback" not in printed
+    if ALL:
+        restart_all(on, wanted[on])
+        assert_whole()
+
+
+@pytest.mark.parametrize("part", CUT)
+def test_a_play_that_is_cut_off_leaves_services_that_restart(part, broken, wanted):
+    changed = EVERYTHING[part] | {"ansible_managed": "Managed by Ansible, changed"}
+    on = "backup13" if part == "monitoring" else SITE
+    steps = []
+    while len(steps) < (TOO_MANY_STEPS if ALL else STEPS_OF_SAMPLE):
+        step = cut(part, broken=str(broken), **changed)
+        if step is None:
+            break
+        steps.append(step)
+        restart_all(on, wanted[on])
+        assert_whole()
+    assert steps
+    assert len(steps) < TOO_MANY_STEPS, steps
+
+    play_part(part, broken=str(broken), **changed)
+    again = play_part(part, broken=str(broken), **changed)
+    back = play_part(part, broken=str(broken))
+
+    assert again.count("changed=0 ") == again.count("changed="), again
+    assert "failed=0" in back
+
+
+@pytest.mark.parametrize("part", CUT)
+def test_what_a_play_that_is_cut_off_leaves_undone_the_next_one_does(part, broken):
+    """A step that is cut off from its handler: nobody restarts the services meanwhile."""
+    on = "backup13" if part == "monitoring" else SITE
+    steps = []
+    for variables in (EVERYTHING[part], {}):
+        while len(steps) < (TOO_MANY_STEPS if ALL else STEPS_OF_SAMPLE):
+            step = cut(part, broken=str(broken), **variables)
+            if step is None:
+                break
+            steps.append(step)
+        play_part(part, broken=str(broken), **variables)
+        units = host(on).check_output(f"systemctl show --property=Id,NeedDaemonReload {SERVICES}")
+        assert "NeedDaemonReload=yes" not in units, (steps, units)
+        if variables:
+            assert APPLIED[part](), steps
+            steps = []
+
+
+def test_everything_comes_back_after_a_reboot(wanted):
+    for name in HOSTS:
+        reboot(name, wanted[name])
+
+    assert_whole()
