@@ -20,7 +20,7 @@ import pytest
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
 from made_up_fleets import as_written
-from role_files import CHECKOUT, FACTS, HERE, evaluate, load_module, refusal, render, security_score
+from role_files import CHECKOUT, FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
 
 bundle = load_module("celery_app", "celery_bundle")
 proof = load_module("celery_app", "celery_proof")
@@ -746,6 +746,47 @@ def test_units_with_the_same_spare_are_restarted_in_turns() -> None:
 
 def test_a_unit_s_worker_has_the_name_that_celery_gives_it() -> None:
     assert units.worker_name("celery-worker@slow-reports-2.service", "web1") == "slow-reports-2@web1"
+
+
+@pytest.mark.parametrize("host", ["web1", "10.0.0.5", "2001:db8::11", "Web-1.example"])
+def test_a_worker_has_the_inventory_s_name_of_its_host(host: str) -> None:
+    launcher = "usr/local/sbin/celery-launch.j2"
+
+    lines = render("celery_app", [launcher], INPUTS, Place(host, {host: {}}))[launcher]
+
+    assert f'worker --hostname "$2@{host}" ' in lines
+    assert "%h" not in lines
+
+
+def test_the_definition_of_a_host_changes_with_its_name() -> None:
+    [one], [same], [other] = (
+        evaluate("celery_app", "__celery_app_definition", [INPUTS], Place(host, {host: {}}))
+        for host in ("web1", "web1", "web2")
+    )
+
+    assert one == same != other
+
+
+def test_a_name_that_no_worker_can_have_is_refused() -> None:
+    [errors] = evaluate("celery_app", "__celery_app_errors", [INPUTS], Place("web@1", {"web@1": {}}))
+
+    assert errors == [
+        "inventory name 'web@1': a host of the app is named in its workers' names (allowed: letters, digits, "
+        "'_', '.', ':' and '-')"
+    ]
+
+
+def test_a_worker_that_runs_under_another_name_of_its_host_is_found() -> None:
+    command = [sys.executable, "-c", "input()", "worker", "--hostname", "web-1@cloned"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        seen = {"celery-worker@web-1.service": unit(main_pid=process.pid), "gone": unit(main_pid=0)}
+        names = list(seen)
+
+        assert units.running_name(process.pid) == "web-1@cloned"
+        assert units.renamed("host1", names, seen)
+        assert not units.renamed("cloned", names, seen)
+        assert not units.renamed("host1", ["gone", "unknown"], seen)
+        process.communicate(b"\n")
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
     settings = tomllib.loads(files[TOML])
 
     assert settings["launcher"] == "systemd"
+    assert settings["hostname"] == "localhost"  # as the inventory calls it, whatever the machine says
     assert settings["groups"] == {
         "general": {
             "queues": GENERAL["queues"],

@@ -198,7 +198,7 @@ WHOLE = "a whole number from 1 to 10000"
         ("tick = true", "tick=True is wrong: allowed is a number from 0.1 to 60 seconds"),
         ("stabilisation = -1", "stabilisation=-1 is wrong: allowed is a number from 0 to 86400 seconds"),
         ("capacity = -1", "capacity=-1 is wrong: allowed is a number from 0 to 100000"),
-        ('hostname = "a b"', "hostname='a b' is wrong: allowed is letters, digits, '_', '.' and '-'"),
+        ('hostname = "a b"', "hostname='a b' is wrong: allowed is letters, digits, '_', '.', ':' and '-'"),
         ('http = "9541"', "http='9541' is wrong: allowed is host:port, unix:/path, or nothing"),
         ("token_file = 5", "token_file=5 is wrong: allowed is text in one line"),
         ("groups = 5", "groups must be tables, such as [groups.general]"),

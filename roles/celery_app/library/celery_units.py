@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from itertools import zip_longest
 from pathlib import Path
@@ -73,6 +72,11 @@ options:
     type: list
     elements: str
     default: []
+  host:
+    description: The host's name in the names of its workers. Workers that have another one are restarted,
+      and the supervisor is stopped first, for it would take the new ones for another host's.
+    type: str
+    default: ""
   release:
     description: The release id that the units must run.
     type: str
@@ -131,6 +135,15 @@ def running_environment(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)
+
+
+def running_name(pid: int) -> str:
+    """Return the name that a worker's process was started with; nothing if it shows none."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return words[words.index("--hostname") + 1] if "--hostname" in words[:-1] else ""
 
 
 def settings(paths: list[str], release: str) -> dict[str, str]:
@@ -260,11 +273,24 @@ def restart(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) 
         systemctl(module, "stop", *spares)
 
 
-def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) -> None:
+def renamed(host: str, units: list[str], seen: dict[str, Unit]) -> bool:
+    """Tell whether a worker runs under another name of the host."""
+    names = {unit: running_name(seen[unit].main_pid) for unit in units if unit in seen}
+    return any(name and name != worker_name(unit, host) for unit, name in names.items())
+
+
+def replace(
+    module: AnsibleModule, units: list[str], wanted: dict[str, Wanted], seen: dict[str, Unit]
+) -> None:
     """Have the supervisor replace workers until none is left that was there before."""
+    host = module.params["host"]
     is_supervised = module.run_command(["systemctl", "is-active", "--quiet", SUPERVISOR])[0] == 0
+    if is_supervised and renamed(host, units, seen):
+        # It would wait for workers of the old name in vain, and stop those of the new one.
+        systemctl(module, "stop", SUPERVISOR)
+        is_supervised = False
     for _ in range(PASSES if is_supervised and module.params["replace"] else 0):
-        names = [worker_name(unit, socket.gethostname()) for unit in units]
+        names = [worker_name(unit, host) for unit in units]
         code, _output, error = module.run_command([*module.params["replace"], *names])
         if code == UNSUPERVISED:
             break
@@ -281,7 +307,9 @@ def replace(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) 
     systemctl(module, "restart", *units)
 
 
-def apply(module: AnsibleModule, todo: Plan, wanted: dict[str, Wanted], *, reread: bool) -> None:
+def apply(
+    module: AnsibleModule, todo: Plan, wanted: dict[str, Wanted], seen: dict[str, Unit], *, reread: bool
+) -> None:
     """Do what has to happen."""
     if reread:
         systemctl(module, "daemon-reload")
@@ -292,7 +320,7 @@ def apply(module: AnsibleModule, todo: Plan, wanted: dict[str, Wanted], *, rerea
     if todo.restart:
         restart(module, todo.restart, wanted)
     if todo.replace:
-        replace(module, todo.replace, wanted)
+        replace(module, todo.replace, wanted, seen)
     if todo.reload:
         systemctl(module, "reload", *todo.reload)
     if todo.start:
@@ -324,6 +352,7 @@ def main() -> None:
                 },
             },
             "replace": {"type": "list", "elements": "str", "default": []},
+            "host": {"type": "str", "default": ""},
             "release": {"type": "str", "required": True},
             "owned": {"type": "list", "elements": "str", "required": True},
         },
@@ -336,7 +365,7 @@ def main() -> None:
     }
     shown, seen, todo = look(module, wanted)
     if not module.check_mode:
-        apply(module, todo, wanted, reread="NeedDaemonReload=yes" in shown)
+        apply(module, todo, wanted, seen, reread="NeedDaemonReload=yes" in shown)
 
     active = [name for name, unit in seen.items() if unit.active]
     outdated = {*todo.restart, *todo.replace, *todo.reload}

@@ -124,7 +124,7 @@ class Settings:
     memory_threshold: float = setting(85.0, PERCENT, "MEMORY_THRESHOLD")
     queue_threshold: int = setting(1000, whole(1, 1_000_000_000), "QUEUE_THRESHOLD")
     """Messages in one queue over which its group grows if they are much work; twice that is an emergency."""
-    hostname: str = setting("", text(r"[A-Za-z0-9_.-]*", "letters, digits, '_', '.' and '-'"))
+    hostname: str = setting("", text(r"[A-Za-z0-9_.:-]*", "letters, digits, '_', '.', ':' and '-'"))
     """Name of this host in the names of its workers; by default the machine's own."""
     capacity: float = setting(0.0, number(0, 100_000))
     """Share of the work that this host offers in relation to the others; 0 means its number of CPUs."""
