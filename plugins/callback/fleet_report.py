@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -37,14 +38,21 @@ def _state(text: str, good: bool) -> str:
     return f"[green]{text}[/]" if good else f"[bold red]{text} DOWN[/]"
 
 
-def hosts_table(hosts: dict[str, dict[str, Any]], executed: dict[str, int]) -> Table:
-    """Return a row for each host: its services, its workers, and the tasks they executed."""
+def silent_hosts(expected: Collection[str], hosts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the hosts that did not answer: those that said so, and those that nothing was collected of."""
+    return sorted(name for name in {*expected, *hosts} if not hosts.get(name, {}).get("answers", False))
+
+
+def hosts_table(hosts: Mapping[str, Mapping[str, Any]], executed: Mapping[str, int]) -> Table:
+    """Return a row for each host that answers: its services, its workers, and the tasks they executed."""
     table = Table(title="Hosts", title_justify="left")
     table.add_column("host")
     table.add_column("services")
     table.add_column("workers", justify="right")
     table.add_column("tasks executed", justify="right")
     for host, seen in sorted(hosts.items()):
+        if not seen["answers"]:
+            continue
         workers = [unit for unit in seen["units"] if unit["unit"].startswith(WORKER_PREFIX)]
         active = sum(unit["active"] == "active" for unit in workers)
         count = sum(tasks for worker, tasks in executed.items() if worker.endswith(f"@{host}"))
@@ -101,6 +109,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         console = Console()
         if report := told.get("fleet_report"):
             probe = report.get("probe") or {"queues": {}, "workers": {}}
+            for name in silent_hosts(report["expected"], report["hosts"]):
+                console.print(f"[bold red]{name} does not answer[/]")
             console.print(hosts_table(report["hosts"], probe["workers"]))
             console.print(queues_table(probe["queues"]))
         if findings := told.get("fleet_findings"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -20,6 +20,13 @@ description:
 """
 
 Host = Mapping[str, Any]
+# Of a host that answered to nothing, or was lost while it was asked.
+SILENT: Host = {"answers": False, "units": [], "release": "", "redis": {}, "postgres": {}}
+
+
+def complete(hosts: Mapping[str, Host], expected: Collection[str]) -> dict[str, Host]:
+    """Return what was collected of all hosts that were to be asked."""
+    return {name: hosts.get(name, SILENT) for name in {*expected, *hosts}}
 
 
 def new_table(title: str, *columns: str) -> Table:
@@ -98,10 +105,9 @@ UNSAFE = "unsafe settings"
 
 
 def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what somebody should look at."""
+    """Yield what somebody should look at; hosts that do not answer come first."""
+    yield from (f"{name} does not answer" for name, host in sorted(hosts.items()) if not host["answers"])
     for name, host in sorted(hosts.items()):
-        if not host["answers"]:
-            yield f"{name} does not answer"
         for unit in host["units"]:
             if unit["active"] == "failed":
                 yield f"{name}: {unit['unit']} has failed"
@@ -141,7 +147,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         report = stats.custom.get("_run", {}).get("fleet_status")
         if not report:
             return
-        hosts, fleet = report["hosts"], report["fleet"]
+        hosts, fleet = complete(report["hosts"], report["expected"]), report["fleet"]
         console = Console(highlight=False)
         if fleet:
             bad = fleet["verdict"] != "keeping up"

@@ -494,6 +494,17 @@ def test_servers_that_do_not_fit_together_are_named() -> None:
     assert found[len(cases) :] == [[], [], []]
 
 
+def test_how_far_a_standby_is_behind_is_known_while_its_primary_answers() -> None:
+    behind = {**STANDBY, "replayed": 900}
+    cases = [
+        states(PRIMARY, behind, STANDBY),
+        states(SILENT, behind, STANDBY),
+        states(PRIMARY, SILENT, STANDBY),
+    ]
+
+    assert evaluate("postgres", "__postgres_known_lag | int", cases, ON_DATA2) == [100, 0, 0]
+
+
 def test_an_empty_host_becomes_a_primary_only_beside_other_empty_hosts() -> None:
     cases = [states(BARE, BARE, BARE), states(BARE, SILENT, BARE), states(BARE, STOPPED, BARE)]
     cases = [{**variables, "postgres_replication_of": ""} for variables in cases]
