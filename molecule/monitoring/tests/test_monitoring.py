@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +12,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from scenario import Scenario
+from scenario import Scenario, address
 from secrets_scan import assert_no_secrets
 from services import wait_for
 from testinfra.host import Host
+from unit_exposure import exposed
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/monitoring"
 HOSTS = ("monitor12", "monitor13")
 SCENARIO = Scenario("monitoring")
 WITHIN = 60.0  # seconds
+EXPORTERS = (9100, 9121, 9187)
 REDIS = "redis-cli --tls --cacert /etc/ssl/celery-fleet/authority.pem --user {}"
 # Of the exporters; the tests of the supervisor know its own.
 METRIC = r"\b(?:celery_fleet|node|pg|redis)_\w+"
@@ -207,6 +210,88 @@ def test_the_exporter_of_redis_may_read_no_key_and_no_setting(host: Host) -> Non
     for command in ("get any", "config get masterauth", "slowlog get 1", "client list", "acl list"):
         refused = host.run(f"REDISCLI_AUTH={password} {REDIS.format('monitor')} {command}")
         assert "NOPERM" in refused.stdout + refused.stderr, command
+
+
+def test_nobody_but_prometheus_reaches_an_exporter(host: Host) -> None:
+    def reached(port: int) -> bool:
+        try:
+            socket.create_connection((address(host), port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    # This machine is on the same network, and no host of the group monitoring.
+    assert [port for port in EXPORTERS if reached(port)] == []
+    asked = " ".join(f"http://{name}:{port}/metrics" for name in HOSTS for port in EXPORTERS)
+    script = "import sys, urllib.request as r; [r.urlopen(url, timeout=30) for url in sys.argv[1:]]"
+    host.check_output(f"python3 -c '{script}' {asked}")
+
+
+# Writes down what it is sent; to clients of PostgreSQL it says that it wants the password in the clear.
+LISTENER = r"""
+import socket
+WANTED = b"R\0\0\0\x08\0\0\0\x03"
+with socket.create_server(("127.0.0.1", 7777)) as server, open("/run/sent", "wb", buffering=0) as sent:
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(1)
+            try:
+                while received := connection.recv(4096):
+                    sent.write(received)
+                    connection.sendall(WANTED if b"user" in received else b"-ERR no\r\n")
+            except OSError:
+                pass
+"""
+
+
+@pytest.fixture
+def listener(host: Host) -> Iterator[str]:
+    """An address of somebody else, who writes down what it is sent."""
+    host.check_output("systemd-run --quiet --unit=listener python3 -c %s", LISTENER)
+    wait_for(lambda: host.socket("tcp://127.0.0.1:7777").is_listening or None, "nobody listens", WITHIN)
+    yield "127.0.0.1:7777"
+    host.check_output("systemctl stop listener; rm /run/sent")
+
+
+@pytest.mark.parametrize(
+    ("exporter", "path"),
+    [
+        ("redis", "9121/scrape?target=redis://{}"),
+        ("redis", "9121/scrape?target=redis://monitor@{}"),
+        ("redis", "9121/scrape?target={}"),
+        ("postgres", "9187/probe?target={}"),
+        ("postgres", "9187/probe?target=postgresql://monitor@{}/postgres%3Fsslmode%3Ddisable"),
+    ],
+)
+def test_an_exporter_sends_its_password_to_no_other_server(
+    host: Host, listener: str, exporter: str, path: str
+) -> None:
+    url = f"http://{host.check_output('hostname')}:{path.format(listener)}"
+    host.run("python3 -c %s %s", "import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)", url)
+
+    sent = host.check_output("cat /run/sent")
+
+    assert SCENARIO.secrets[f"{exporter}_monitor"] not in sent
+
+
+def test_the_services_may_do_only_what_they_must(host: Host) -> None:
+    assert exposed(host) == {}
+
+
+CONFIGURATION = "/etc/prometheus /etc/default/prometheus* /etc/systemd/system/prometheus*"
+
+
+def test_what_alertmanager_would_refuse_is_refused_before_a_file_is_written() -> None:
+    hosts = SCENARIO.hosts("monitoring").values()
+    sums = f"find {CONFIGURATION} -type f -exec sha256sum {{}} + | sort"
+    before = [host.check_output(sums) for host in hosts]
+    wrong = {"route": {"receiver": "nobody"}, "receivers": [{"name": "somebody"}]}
+
+    with pytest.raises(AssertionError, match=r"undefined receiver .{1,3}nobody"):
+        SCENARIO.play(playbook="watch.yml", monitoring_alertmanager=wrong, monitoring_retention="16d")
+
+    assert [host.check_output(sums) for host in hosts] == before
 
 
 def test_no_secret_can_be_seen(host: Host) -> None:

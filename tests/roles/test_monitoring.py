@@ -1,0 +1,133 @@
+"""The variables and the templates of the role monitoring, without a host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from role_files import Place, evaluate, security_score
+
+ALERTMANAGER = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
+USERS = [{"name": "monitor", "preset": "monitor", "password": "a-monitors-password"}]
+HERE = Place(
+    host="data1",
+    hosts={
+        "data1": {"ansible_host": "2001:db8::11"},
+        "monitor1": {"ansible_host": "2001:db8::21"},
+        "monitor2": {"ansible_host": "monitor2.example"},
+    },
+    groups={"redis": ["data1"], "postgres": ["data1"], "monitoring": ["monitor1", "monitor2"]},
+)
+GIVEN: dict[str, Any] = {
+    "monitoring_alertmanager": ALERTMANAGER,
+    "postgres_monitor_password": "another-password",
+    "redis_users": USERS,
+    "redis_bind": ["2001:db8::11", "::1"],
+}
+RESOLVED = {
+    "__monitoring_resolved": {
+        "results": [
+            {
+                "item": "monitor2.example",
+                "ansible_facts": {
+                    "getent_ahosts": {
+                        "monitor2.example": None,
+                        "192.0.2.22": [["RAW"]],
+                        "2001:db8::22": [["RAW"]],
+                    }
+                },
+            }
+        ]
+    }
+}
+
+
+UNRESOLVED = {"__monitoring_resolved": {"results": [{"item": "monitor2.example", "ansible_facts": {}}]}}
+WRONG: dict[str, dict[str, Any]] = {
+    "monitoring_retention: '15' is no time": {"monitoring_retention": "15"},
+    "monitoring_scrape_interval: 'often' is no time": {"monitoring_scrape_interval": "often"},
+    "monitoring_alert_after: '5 m' is no time": {"monitoring_alert_after": "5 m"},
+    "monitoring_alertmanager has no receivers": {"monitoring_alertmanager": {"route": {}}},
+    "monitoring_addresses: 'monitor1' is no address": {"monitoring_addresses": ["monitor1"]},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "resolved": {**GIVEN, **RESOLVED},
+    "unresolved": {**GIVEN, **UNRESOLVED},
+    "a network": {**GIVEN, "monitoring_addresses": ["192.0.2.0/24"], "monitoring_retention": "1d12h"},
+    **{message: {**GIVEN, **RESOLVED, **inputs} for message, inputs in WRONG.items()},
+}
+ASKED = ("allowed", "names", "unresolved", "exporter_units", "exporter_secrets", "files")
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """What the role makes of each case."""
+    values = ", ".join(f"'{name}': __monitoring_{name}" for name in ASKED)
+    expression = f"{{{values}, 'errors': __monitoring_errors + __monitoring_exporters_errors}}"
+    results = evaluate("monitoring", f"({expression})", list(CASES.values()), HERE)
+    return dict(zip(CASES, results, strict=True))
+
+
+def texts(found: dict[str, dict[str, Any]], case: str = "resolved") -> dict[str, str]:
+    """The text of each file, by its path."""
+    names = ("exporter_units", "exporter_secrets", "files")
+    return {file["path"]: file["content"] for name in names for file in found[case][name]}
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "prometheus",
+        "prometheus-alertmanager",
+        "prometheus-node-exporter",
+        "prometheus-postgres-exporter",
+        "prometheus-redis-exporter",
+    ],
+)
+def test_the_units_expose_at_most_2_5(found: dict[str, dict[str, Any]], tmp_path: Path, unit: str) -> None:
+    addition = texts(found)[f"/etc/systemd/system/{unit}.service.d/celery-fleet.conf"]
+    # The packages' own have little more than a user and a command.
+    (tmp_path / "a.service").write_text(addition + "\nUser=prometheus\nExecStart=/bin/true\n")
+
+    score = security_score(tmp_path, "a.service")
+
+    assert score.returncode == 0, score.stdout + score.stderr
+
+
+def test_only_those_who_ask_and_the_host_itself_reach_its_exporters(found: dict[str, dict[str, Any]]) -> None:
+    assert found["resolved"]["allowed"] == ["192.0.2.22", "2001:db8::11", "2001:db8::21", "2001:db8::22"]
+    assert found["a network"]["allowed"] == ["192.0.2.0/24", "2001:db8::11"]
+    assert found["a network"]["names"] == []
+    unit = texts(found)["/etc/systemd/system/prometheus-redis-exporter.service.d/celery-fleet.conf"]
+    assert "\nIPAddressDeny=any\nIPAddressAllow=localhost 192.0.2.22 2001:db8::11 2001:db8::21 " in unit
+
+
+def test_a_name_that_cannot_be_resolved_is_named(found: dict[str, dict[str, Any]]) -> None:
+    assert found["resolved"]["unresolved"] == []
+    assert found["unresolved"]["unresolved"] == found["unresolved"]["names"] == ["monitor2.example"]
+
+
+def test_addresses_of_ipv6_stand_in_brackets(found: dict[str, dict[str, Any]]) -> None:
+    jobs = yaml.safe_load(texts(found)["/etc/prometheus/prometheus.yml"])["scrape_configs"]
+    targets = {job["job_name"]: [entry["targets"] for entry in job["static_configs"]] for job in jobs}
+    assert targets["redis"] == [["[2001:db8::11]:9121"]]
+    settings = texts(found)["/etc/default/prometheus-redis-exporter"]
+    assert "-web.listen-address=[2001:db8::11]:9121 " in settings
+    assert 'REDIS_ADDR="redis://[2001:db8::11]:6379"' in settings
+
+
+def test_the_exporter_of_redis_knows_the_password_of_one_server(found: dict[str, dict[str, Any]]) -> None:
+    assert yaml.safe_load(texts(found)["/etc/prometheus-redis-exporter.json"]) == {
+        "redis://[2001:db8::11]:6379": "a-monitors-password",
+        "redis://monitor@[2001:db8::11]:6379": "a-monitors-password",
+    }
+    assert "a-monitors-password" not in texts(found)["/etc/default/prometheus-redis-exporter"]
+
+
+def test_wrong_input_is_named_and_right_input_passes(found: dict[str, dict[str, Any]]) -> None:
+    for message in WRONG:
+        (error,) = found[message]["errors"]
+        assert message in error
+    assert found["resolved"]["errors"] == found["a network"]["errors"] == []
