@@ -9,8 +9,8 @@ from typing import Any
 ALLOWED = 2.5
 # What any Debian host runs, with or without a role of ours.
 OF_THE_SYSTEM = re.compile(
-    r"(?:apt-|console-getty|dbus|dpkg-|e2scrub|emergency|getty|initrd|logrotate|man-db|polkit|rc-local|rescue"
-    r"|ssh|sudo|systemd-|udev|user@|user-runtime-dir@)"
+    r"(?:apt-|console-getty|dbus|dpkg-|e2scrub|emergency|getty|initrd|kmod-|ldconfig|logrotate|man-db|modprobe@"
+    r"|polkit|rc-local|rescue|ssh|sudo|systemd-|udev|user@|user-runtime-dir@)"
 )
 # Those that systemd has loaded, and those in its own folder that nothing has asked for yet.
 LIST = (

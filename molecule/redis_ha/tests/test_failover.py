@@ -21,6 +21,7 @@ from scenario import Scenario
 from secrets_scan import assert_no_secrets
 from services import wait_for
 from supervised_fleet import SUPERVISOR, SupervisedHost, one_worker, wait_for_workers
+from unit_exposure import ALLOWED, exposures
 
 SCENARIO = Scenario("redis_ha")
 SERVERS = Servers(SCENARIO)
@@ -207,6 +208,11 @@ def test_a_primary_that_is_cut_off_is_replaced_and_comes_back_as_a_replica(host:
 
 
 @pytest.mark.usefixtures("host")
+def test_sentinels_may_do_only_what_they_must() -> None:
+    for host in SCENARIO.hosts("redis").values():
+        assert exposures(host)["redis-sentinel.service"] <= ALLOWED
+
+
 def test_no_secret_can_be_seen() -> None:
     for host in SCENARIO.hosts("redis").values():
         assert_no_secrets(host, SCENARIO.secrets.values())
