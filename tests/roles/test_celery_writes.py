@@ -78,6 +78,16 @@ def test_files_have_their_modes_whatever_the_umask_is(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "etc/celery").iterdir()) == ["app.env", "groups"]
 
 
+@pytest.mark.usefixtures("umask")
+def test_a_folder_that_is_closed_to_others_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "celery"
+    assert not files.is_open(folder)
+    folder.mkdir()
+    assert not files.is_open(folder)
+    folder.chmod(0o755)
+    assert files.is_open(folder) == (os.getuid() == 0)
+
+
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_one_file_that_is_refused_replaces_none(tmp_path: Path, place: str) -> None:
     before = file(tmp_path / "app.env", "A=1")
@@ -170,8 +180,10 @@ def prove(tmp_path: Path, code: str, proof: dict[str, Any], **environment: str) 
         text=True,
         check=False,
     )
-    answer = run.answer_in(done.stdout, "word:") or []
-    return done.returncode, (done.stderr.splitlines() or [""])[-1], [each["text"] for each in answer]
+    answer = run.answer_in(done.stdout, "word:")
+    if done.returncode:
+        return done.returncode, answer["problem"], []
+    return 0, (done.stderr.splitlines() or [""])[-1], [each["text"] for each in answer]
 
 
 SAFE = "app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)\n"
@@ -188,6 +200,17 @@ def test_settings_by_which_tasks_can_be_lost_are_the_answer(tmp_path: Path) -> N
     assert prove(tmp_path, "", {"plain": True}) == (0, "", [])
     [queue, *_] = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})[2]
     assert queue == "queue celery of the app belongs to no group: its tasks wait for ever"
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no settings')", "raise ValueError('no settings')"])
+def test_an_app_that_ends_or_talks_at_its_end_is_refused_with_its_reason(tmp_path: Path, end: str) -> None:
+    talk = "import atexit, sys\natexit.register(lambda: print('Sending 2 events', file=sys.stderr))\n"
+
+    status, problem, _ = prove(tmp_path, talk + end, {})
+
+    assert status == 4
+    assert problem.startswith(("SystemExit: ", "ValueError: "))
+    assert "no settings" in problem or "3" in problem
 
 
 def test_settings_that_the_supervisor_refuses_are_named(tmp_path: Path) -> None:

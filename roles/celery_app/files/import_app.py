@@ -35,6 +35,9 @@ def fail(words: str, status: int) -> None:
     for name, value in os.environ.items():
         if value and SECRET.search(name.upper()):
             words = words.replace(value, f"({name})")
+    if len(sys.argv) > 3:
+        # What the app prints when it ends may come after the line below.
+        print(f"\n{sys.argv[3]}{json.dumps({'problem': words})}", flush=True)  # noqa: T201
     sys.exit(print(words, file=sys.stderr) or status)  # noqa: T201
 
 
@@ -52,11 +55,10 @@ def import_app(name: str) -> Celery:
     """Import the app and its tasks, or end with the reason."""
     try:
         app = find_app(name)
-        if not isinstance(app, Celery):
-            fail(f"there is no Celery app behind `celery -A {name}`", 3)
-        app.loader.import_default_modules()
-        app.finalize()
-    except Exception as error:  # noqa: BLE001 -- whatever a project may raise
+        if isinstance(app, Celery):
+            app.loader.import_default_modules()
+            app.finalize()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a project may raise
         frames = traceback.extract_tb(error.__traceback__)
         if isinstance(error, AttributeError) and frames[-1].filename == utils.__file__:
             fail(f"there is no Celery app behind `celery -A {name}`", 3)
@@ -70,6 +72,8 @@ def import_app(name: str) -> Celery:
             f"{type(error).__name__}: {reason}{f' ({where[-1]})' if where else ''}",
             3 if isinstance(error, CERTAIN) else 4,
         )
+    if not isinstance(app, Celery):
+        fail(f"there is no Celery app behind `celery -A {name}`", 3)
     return app
 
 

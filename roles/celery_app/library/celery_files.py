@@ -50,6 +50,11 @@ options:
         description: Its group.
         type: str
         default: root
+  directories:
+    description: Folders that belong to root and that everybody may look into.
+    type: list
+    elements: path
+    default: []
   keep:
     description: Archives of what was replaced. The first one is written if something is; the others, which an
       earlier run left, are removed. All are restored.
@@ -122,6 +127,15 @@ def make_directories(files: Iterable[File]) -> None:
             if not folder.exists():
                 folder.mkdir()
                 folder.chmod(0o755)
+
+
+def is_open(folder: Path) -> bool:
+    """Tell whether a folder belongs to root, and everybody may look into it."""
+    try:
+        seen = folder.stat()
+    except FileNotFoundError:
+        return False
+    return (stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid) == (0o755, 0, 0)
 
 
 def check(module: AnsibleModule, files: list[File], scratch: Path) -> None:
@@ -237,6 +251,7 @@ def main() -> None:
                     "group": {"type": "str", "default": "root"},
                 },
             },
+            "directories": {"type": "list", "elements": "path", "default": []},
             "keep": {"type": "list", "elements": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "restored"], "default": "present"},
         },
@@ -262,7 +277,14 @@ def main() -> None:
             archive.unlink(missing_ok=True)
         if changed:
             put(module, changed, archives[0])
-    module.exit_json(changed=bool(changed), created=created, diff=diff)
+    folders = [Path(path) for path in module.params["directories"]]
+    closed = [path for path in folders if not is_open(path)]
+    if not module.check_mode:
+        for path in closed:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o755)
+            os.chown(path, 0, 0)
+    module.exit_json(changed=bool(changed or closed), created=created, diff=diff)
 
 
 if __name__ == "__main__":

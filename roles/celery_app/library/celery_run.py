@@ -43,7 +43,8 @@ options:
     required: true
   script:
     description: A Python program to run in the release. Its last argument is a word; a line that begins with
-      it is the program's answer, as JSON. What the app prints is never taken for that.
+      it is the program's answer, as JSON, or an object with the C(problem). What the app prints is never
+      taken for that.
     type: str
     default: ""
   environment:
@@ -226,7 +227,9 @@ def main() -> None:
     if ended.status:
         log = release / "failed.log"
         remember(log, f"{' '.join(command)}\n{ended.output}{ended.error}{ended.journal}", 0o600)
-        problem = masked(reason(ended), settings).replace(str(folder), "/etc/celery")
+        said = answer_in(ended.output, word)
+        told = said["problem"] if isinstance(said, dict) else reason(ended)
+        problem = masked(told, settings).replace(str(folder), "/etc/celery")
         module.exit_json(changed=False, problem=f"{params['name']}: {problem}", log=str(log), answer=None)
     answer = answer_in(ended.output, word) if params["script"] else None
     if creates is not None:

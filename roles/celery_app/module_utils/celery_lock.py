@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +123,7 @@ def lock_options(lock: Path) -> list[str]:
             local = lock.parent / value
             # A folder is named from where the lock file stands.
             value = str(local.resolve()) if option == "--find-links" and value and local.exists() else value
-            found.append(f"{option} {value}".strip())
+            found.append(f"{option} {shlex.quote(value)}" if value else option)
         elif (option, value) not in IMPLIED:
             raise BundleError(
                 f"{lock.name}: the option {option} has no place in a lock file "
