@@ -744,6 +744,30 @@ def test_units_with_the_same_spare_are_restarted_in_turns() -> None:
     assert units.rounds([], wanted) == ([], [])
 
 
+def test_what_systemctl_could_not_do_is_one_line() -> None:
+    said = (
+        "Created symlink a → b.\nJob for w@1.service failed because a timeout was exceeded.\n"
+        'See "systemctl status w@1.service" for details.\n'
+    )
+
+    assert units.reason(said) == "Job for w@1.service failed because a timeout was exceeded."
+    assert units.reason("Unit w@2.service not found.\n") == "Unit w@2.service not found."
+    assert units.reason("") == "it said nothing"
+
+
+def test_the_workers_of_before_have_the_settings_of_their_groups() -> None:
+    ran = ["celery-worker@web-1.service", "celery-worker@slow-reports-12.service"]
+    cases = [INPUTS | {"__celery_app_ran": ran, "celery_app_supervised": on} for on in (False, True)]
+
+    here, supervised = evaluate("celery_app", "__celery_app_units_before", cases)
+
+    assert [(unit["name"], unit["environment_files"][1]) for unit in here] == [
+        (ran[0], "/etc/celery/groups/web.env"),
+        (ran[1], "/etc/celery/groups/slow-reports.env"),
+    ]
+    assert supervised == []
+
+
 def test_a_unit_s_worker_has_the_name_that_celery_gives_it() -> None:
     assert units.worker_name("celery-worker@slow-reports-2.service", "web1") == "slow-reports-2@web1"
 

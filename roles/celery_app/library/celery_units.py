@@ -27,6 +27,7 @@ description:
     when the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
+  - A failure says in C(before) which units ran when it began.
 options:
   units:
     description: The wanted units, each with the files its environment comes from.
@@ -241,6 +242,20 @@ def lines(states: dict[str, str]) -> str:
     return "".join(f"{name} {state}\n" for name, state in sorted(states.items()))
 
 
+class SystemctlError(Exception):
+    """One line that says what systemctl could not do, and the last words of the units."""
+
+    def __init__(self, line: str, journal: list[str]) -> None:
+        super().__init__(line)
+        self.journal = journal
+
+
+def reason(error: str) -> str:
+    """Return the line of systemctl's that says what has failed, among those that say where to look."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()] or ["it said nothing"]
+    return next((line for line in lines if "failed" in line.lower()), lines[-1])
+
+
 def systemctl(module: AnsibleModule, verb: str, *arguments: str) -> str:
     """Run systemctl; fail with the units' last words."""
     code, output, error = module.run_command(["systemctl", verb, *arguments])
@@ -248,7 +263,7 @@ def systemctl(module: AnsibleModule, verb: str, *arguments: str) -> str:
         units = [f"--unit={argument}" for argument in arguments if argument.endswith(".service")]
         journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat", *units]
         last_words = module.run_command(journal)[1].splitlines()
-        module.fail_json(msg=f"systemctl {verb} failed: {error.strip()}", journal=last_words)
+        raise SystemctlError(f"systemctl {verb} failed: {reason(error)}", last_words)
     return str(output)
 
 
@@ -363,11 +378,16 @@ def main() -> None:
         unit["name"]: Wanted(unit["environment_files"], unit["reloads"], unit["spare"])
         for unit in module.params["units"]
     }
-    shown, seen, todo = look(module, wanted)
-    if not module.check_mode:
-        apply(module, todo, wanted, seen, reread="NeedDaemonReload=yes" in shown)
-
+    try:
+        shown, seen, todo = look(module, wanted)
+    except SystemctlError as failed:
+        module.fail_json(msg=str(failed), journal=failed.journal)
     active = [name for name, unit in seen.items() if unit.active]
+    if not module.check_mode:
+        try:
+            apply(module, todo, wanted, seen, reread="NeedDaemonReload=yes" in shown)
+        except SystemctlError as failed:
+            module.fail_json(msg=str(failed), journal=failed.journal, before=active)
     outdated = {*todo.restart, *todo.replace, *todo.reload}
     before = {name: "outdated" if name in outdated else "running" for name in active}
     after = {name for name in active if name not in todo.stop} | set(wanted)
