@@ -136,7 +136,7 @@ def neighbours(variables: Mapping[str, Any], loader: Any) -> tuple[Any, Any]:
         return evaluation.host(other, written, groups, evaluator(loader, own))
 
     hosts = evaluation.Hosts([str(other) for other in hostvars], make)
-    return hosts[name], rules.Inventory(hosts, groups)
+    return hosts[name], rules.Inventory(hosts, groups, play=variables["ansible_play_hosts_all"])
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import FACTS, HERE, Place, evaluate, load_module, render, security_score
+from fleet_rules import of_role
+from fleet_rules.evaluation import inventory
+from made_up_fleets import as_written
+from role_files import FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
 
 access = load_module("postgres", "postgres_access")
 config = load_module("postgres", "postgres_config")
@@ -414,15 +417,17 @@ def test_an_archive_that_cannot_work_is_refused() -> None:
     cases = [
         (TO_BACKUP1, ""),
         ({**TO_BACKUP1, "postgres_repository": ""}, ""),
-        ({**TO_BACKUP1, "postgres_repository_passphrase": "short"}, "must be 16 or more ASCII characters"),
-        ({**TO_BACKUP1, "postgres_repository": "data1"}, "data1 is one of the servers; backups must outlive"),
-        ({**TO_BACKUP1, "postgres_repository": "nowhere"}, "nowhere is not in the inventory"),
+        ({**TO_BACKUP1, "postgres_repository_passphrase": "short"}, "allowed: 16 or more ASCII"),
+        (
+            {**TO_BACKUP1, "postgres_repository": "data1"},
+            "data1 is one of the servers, and backups must outlive",
+        ),
+        ({**TO_BACKUP1, "postgres_repository": "nowhere"}, "'nowhere' is no host of the inventory"),
     ]
-    given = [variables for variables, _message in cases]
-    found = evaluate("postgres", "__postgres_archive_errors", given, ARCHIVE)
-    for (_given, message), errors in zip(cases, found, strict=True):
-        assert message in "; ".join(errors)
-        assert bool(errors) == bool(message)
+    for given, message in cases:
+        found = refused({**HOSTS, "backup1": given}, "backup1", {"postgres": [*HOSTS]})
+        assert message in "; ".join(found)
+        assert bool(found) == bool(message)
 
 
 @pytest.mark.parametrize(
@@ -564,7 +569,7 @@ def test_the_rules_of_access_know_scram_and_the_local_administrator_only(files: 
 
 RIGHT: dict[str, Any] = {"postgres_users": USERS, "postgres_databases": DATABASES}
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"postgres_users": [{"name": "app", "password": "short"}]}, "must be 16 or more ASCII characters"),
+    ({"postgres_users": [{"name": "app", "password": "short"}]}, "allowed: 16 or more ASCII characters"),
     ({"postgres_users": [{"name": "postgres", "password": "x" * 16}]}, "cannot be a name"),
     ({"postgres_users": [{"name": "replicator", "password": "x" * 16}]}, "cannot be a name"),
     ({"postgres_databases": [{"name": "shop", "owner": "nobody"}]}, "the owner nobody of shop is not in"),
@@ -572,19 +577,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"postgres_extra_settings": {"port": 1}}, "port belongs to the role"),
     ({"postgres_extra_settings": {"primary_conninfo": ""}}, "primary_conninfo belongs to the role"),
     ({"postgres_extra_settings": {"archive_command": ""}}, "archive_command belongs to the role"),
-    (
-        {"ansible_facts": {**FACTS, "distribution_major_version": "14"}},
-        "carries no version of PostgreSQL that",
-    ),
-    ({"postgres_version": "9.6"}, "'9.6' is no major version that this role manages (allowed: 15 and newer"),
-    ({"postgres_version": "14"}, "'14' is no major version that this role manages (allowed: 15 and newer"),
-    ({"postgres_source": "ubuntu"}, "postgres_source: 'ubuntu' is none of debian, pgdg"),
+    ({"postgres_source": "ubuntu"}, "postgres_source: is 'ubuntu'; allowed: debian, pgdg"),
     (
         {"postgres_replication_clients": ["2001:db8::11/32"]},
-        "2001:db8::11/32 is no single address but the network of a whole provider",
+        "'2001:db8::11/32' is the network of a whole provider",
     ),
-    ({"postgres_replication_of": "localhost"}, "localhost cannot be a standby of itself"),
-    ({"postgres_replication_of": "data9"}, "data9 is not in the inventory"),
+    ({"postgres_replication_of": "alone"}, "alone cannot be a standby of itself"),
+    ({"postgres_replication_of": "data9"}, "'data9' is no host of the inventory"),
 ]
 
 
@@ -618,34 +617,69 @@ def test_an_address_alone_is_that_host_alone() -> None:
     ]
 
 
-def test_wrong_input_is_named_and_right_input_passes() -> None:
-    right = [RIGHT, {**RIGHT, "postgres_version": 17}]
-    found = evaluate("postgres", "__postgres_errors", [*[inputs for inputs, _message in WRONG], *right])
-    for (_inputs, message), errors in zip(WRONG, found[: len(WRONG)], strict=True):
-        assert message in "; ".join(errors)
-    assert found[len(WRONG) :] == [[], []]
+def refused(
+    hosts: dict[str, dict[str, Any]], name: str, groups: dict[str, list[str]] | None = None
+) -> list[str]:
+    """What the role refuses on a host of an inventory."""
+    seen = replace(inventory(hosts, groups or {}, as_written), play=list(hosts))
+    found = of_role("postgres", seen.hosts[name], seen)
+    return [f"{finding.variable}: {finding.text}" for finding in found]
+
+
+@pytest.mark.parametrize(("inputs", "message"), WRONG)
+def test_wrong_input_is_named(inputs: dict[str, Any], message: str) -> None:
+    assert message in "; ".join(refused({"alone": inputs}, "alone"))
+
+
+def test_right_input_passes() -> None:
+    assert refused({"alone": {**RIGHT, "postgres_version": 17}}, "alone") == []
+
+
+def test_a_version_that_the_role_does_not_manage_is_refused() -> None:
+    cases: list[dict[str, Any]] = [
+        {"ansible_facts": {**FACTS, "distribution_major_version": "14"}},
+        {"postgres_version": "9.6"},
+        {"postgres_version": "14"},
+        {},
+    ]
+    unknown, old, older, right = evaluate("postgres", "__postgres_errors", cases)
+    assert "carries no version of PostgreSQL that" in unknown[0]
+    assert "'9.6' is no major version that this role manages (allowed: 15 and newer" in old[0]
+    assert "'14' is no major version that this role manages (allowed: 15 and newer" in older[0]
+    assert right == []
+
+
+def test_the_role_itself_refuses_wrong_input_and_an_unknown_version() -> None:
+    """In a playbook of somebody's own, with nothing but the path of the roles."""
+    inputs = {"postgres_users": [{"name": "postgres", "password": "x" * 16}], "postgres_version": "9.6"}
+    found = refusal("postgres", inputs)
+    assert "'9.6' is no major version" in found
+    assert "postgres_users: 'postgres' cannot be a name" in found
 
 
 def test_a_cluster_has_one_primary_and_a_password() -> None:
-    cases = [OF_DATA1, {**OF_DATA1, "postgres_replication_of": "data3"}, {"postgres_replication_of": "data1"}]
-    right, of_a_standby, open_to_all = evaluate("postgres", "__postgres_errors", cases, ON_DATA2)
-    assert right == []
-    assert "data3 is itself a standby, of data1; name the primary" in of_a_standby[0]
-    assert open_to_all == ["postgres_replication_password must be 16 or more ASCII characters without blanks"]
+    def on_data2(given: dict[str, Any], **others: dict[str, Any]) -> list[str]:
+        return refused({**HOSTS, **others, "data2": given}, "data2")
 
-    with_another = Place("data2", {**HOSTS, "alone": {}}, "all")
-    ((error,),) = evaluate("postgres", "__postgres_errors", [OF_DATA1], with_another)
-    assert error.startswith("two primaries in one play with standbys: alone, data1;")
+    assert on_data2(OF_DATA1) == []
+    of_a_standby = on_data2({**OF_DATA1, "postgres_replication_of": "data3"})
+    assert "data3 is itself a standby, of data1; allowed: the primary" in of_a_standby[0]
+    assert on_data2({"postgres_replication_of": "data1"}) == [
+        "postgres_replication_password: is not set; allowed: 16 or more ASCII characters without blanks"
+    ]
+    (error,) = on_data2(OF_DATA1, alone={})
+    assert error.startswith("postgres_replication_of: two primaries in one play with standbys: alone, data1;")
 
 
 def test_memory_is_not_promised_twice() -> None:
-    both = Place(groups={"redis": ["localhost"], "postgres": ["localhost"]})
-    shares: list[dict[str, Any]] = [{}, {"postgres_memory_percent": 40, "redis_maxmemory_percent": 60}]
-    line = "postgres_memory_percent: 100 and redis_maxmemory_percent: 50 promise more memory than there is"
+    both = {"redis": ["alone"], "postgres": ["alone"]}
+    enough = {"postgres_memory_percent": 40, "redis_maxmemory_percent": 60}
 
-    found = evaluate("postgres", "__postgres_errors", [{**RIGHT, **share} for share in shares], both)
-
-    assert found == [[line], []]
+    assert refused({"alone": RIGHT}, "alone", both) == [
+        "redis_maxmemory_percent: is 50 and postgres_memory_percent is 100, more memory than there is; "
+        "allowed: 100 together"
+    ]
+    assert refused({"alone": RIGHT | enough}, "alone", both) == []
 
 
 def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
@@ -680,18 +714,18 @@ def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
         pooled | {"postgres_pgbouncer_max_clients": 48, "postgres_pgbouncer_pool_size": 7},
         pooled | {"postgres_pgbouncer_max_clients": 47, "postgres_pgbouncer_pool_size": 8},
     ]
-    refused, *right, refused_pool = evaluate(
-        "postgres", "__postgres_errors", cases, Place("localhost", hosts)
-    )
+    too_few, *right, too_small_pool = [refused({**hosts, "localhost": case}, "localhost") for case in cases]
     sum_of_groups = "(fixed on worker1: 8, short: 20, io: 20)"
-    assert refused == [
-        f"postgres_max_connections: 50 leaves 47 for the app, whose workers may open 48 {sum_of_groups}"
+    assert too_few == [
+        "postgres_max_connections: 50 leaves 47 for the app, whose workers may open 48 "
+        f"{sum_of_groups}; allowed: 51 or more"
     ]
     assert right == [[], [], []]
-    assert refused_pool == [
+    assert too_small_pool == [
         "postgres_max_connections: 10 leaves 7 for PgBouncer, which may open 8"
-        " (postgres_pgbouncer_pool_size: 8 for each database)",
-        f"postgres_pgbouncer_max_clients: is 47, and the workers of the app may open 48 {sum_of_groups}",
+        " (postgres_pgbouncer_pool_size: 8 for each database); allowed: 11 or more",
+        "postgres_pgbouncer_max_clients: is 47, and the workers of the app may open 48 "
+        f"{sum_of_groups}; allowed: 48 or more",
     ]
 
 
@@ -699,14 +733,11 @@ def test_pgbouncer_refuses_clients_by_name() -> None:
     entry = {"databases": ["celery"], "users": ["all"]}
     addresses = ["10.0.0.0/24", "fd00::/8", "samenet", "worker1.example.org"]
     case = {"postgres_clients": [entry | {"addresses": addresses}]}
-    refused, right = evaluate(
-        "postgres", "__postgres_errors", [case | {"postgres_pgbouncer": True}, case], Place("localhost")
-    )
-    assert refused == [
-        "postgres_clients: PgBouncer knows no 'worker1.example.org'"
-        " (allowed: networks such as 10.0.0.0/24, samenet)"
+    assert refused({"alone": case | {"postgres_pgbouncer": True}}, "alone") == [
+        "postgres_clients: 'worker1.example.org' is no network, and PgBouncer knows no other; "
+        "allowed: such as 10.0.0.0/24, samenet"
     ]
-    assert right == []
+    assert refused({"alone": case}, "alone") == []
 
 
 def test_pgbouncer_knows_the_networks_of_the_host() -> None:

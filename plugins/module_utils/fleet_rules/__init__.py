@@ -6,7 +6,7 @@ anything, or fails, whatever the values are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from . import app, monitoring, names, postgres, redis, specs, supervisor
@@ -27,8 +27,7 @@ __all__ = [
     "validate",
 ]
 
-Rule = Callable[[Host, Inventory], Iterator[tuple[str, str]]]
-RULES: dict[str, Iterable[Rule]] = {
+RULES: dict[str, Iterable[names.Rule]] = {
     "celery_app": app.RULES,
     "celery_autoscaler": supervisor.RULES,
     "common": (),

@@ -184,6 +184,8 @@ class Inventory:
     used: frozenset[str] = frozenset()
     # Files of variables whose name is that of a group or a host, by name.
     files: Mapping[str, str] = field(default_factory=dict)
+    # The hosts of the play, where a role asks.
+    play: Sequence[str] = ()
 
     def of(self, group: str) -> Iterator[Host]:
         """The hosts of a group."""

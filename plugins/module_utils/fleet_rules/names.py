@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from .model import Finding, Host, Inventory, NotKnownError
 from .specs import options
 from .text import did_you_mean, resembling, shown
+
+Rule = Callable[[Host, Inventory], Iterator[tuple[str, str]]]
 
 GROUPS = ("redis", "postgres", "workers", "beat", "monitoring")
 # What playbooks take beside the variables of the roles.
@@ -97,27 +99,17 @@ def identities(inventory: Inventory) -> Iterator[Finding]:
             )
 
 
-# Variables that name a host of the inventory, and whether an address from elsewhere is allowed as well.
-REFERENCES = {"postgres_replication_of": False, "postgres_repository": False, "redis_replication_of": True}
+def reference(variable: str, elsewhere: bool = False) -> Rule:
+    """Return the rule that a variable names a host which is there, or with `elsewhere` an address."""
+
+    def rule(host: Host, inventory: Inventory) -> Iterator[tuple[str, str]]:
+        name, known = host.text(variable, ""), inventory.hosts.keys()
+        if not name or name in known or (elsewhere and inventory.reached_by(name)):
+            return
+        if not elsewhere or resembling(name, known):
+            yield variable, f"{shown(name)} is no host of the inventory; {did_you_mean(name, known)}"
+
+    return rule
 
 
-def references(inventory: Inventory) -> Iterator[Finding]:
-    """Find variables that name a host which is not there."""
-    known = inventory.hosts.keys()
-    for host in inventory.hosts.values():
-        for variable, elsewhere in REFERENCES.items():
-            try:
-                name = host.text(variable, "")
-            except NotKnownError:
-                continue
-            if not name or name in known or (elsewhere and inventory.reached_by(name)):
-                continue
-            if not elsewhere or resembling(name, known):
-                yield Finding(
-                    variable,
-                    f"{shown(name)} is no host of the inventory; {did_you_mean(name, known)}",
-                    host.name,
-                )
-
-
-RULES = (variables, groups, files, identities, references)
+RULES = (variables, groups, files, identities)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 
 from .model import Host, Inventory, NotKnownError, Record
+from .names import reference
+from .redis import memory
 from .specs import settings
 from .text import shown
 
@@ -145,13 +147,27 @@ def replication(host: Host, inventory: Inventory) -> Texts:
     primary = host.text("postgres_replication_of")
     if primary == host.name:
         yield "postgres_replication_of", f"{primary} cannot be a standby of itself; allowed: another host"
-    elif primary in inventory.hosts:
+    elif primary and primary in inventory.hosts:
         theirs = inventory.hosts[primary].text("postgres_replication_of", "")
         if theirs:
             yield (
                 "postgres_replication_of",
                 f"{primary} is itself a standby, of {theirs}; allowed: the primary",
             )
+
+
+def one_primary(_host: Host, inventory: Inventory) -> Texts:
+    """Standbys know which of the servers they follow."""
+    group = inventory.groups.get("postgres", ())
+    names = [name for name in inventory.play if name in group or not group] or group
+    servers = [inventory.hosts[name] for name in names if name in inventory.hosts]
+    primaries = [server.name for server in servers if not server.text("postgres_replication_of", "")]
+    if 1 < len(primaries) < len(servers):
+        yield (
+            "postgres_replication_of",
+            f"two primaries in one play with standbys: {', '.join(sorted(primaries))}; "
+            "allowed: one, or a play for each",
+        )
 
 
 def repository(host: Host, inventory: Inventory) -> Texts:
@@ -170,9 +186,10 @@ def _app_connections(host: Host, inventory: Inventory) -> dict[str, int]:
     """What the worker groups may open: under supervisors in the whole fleet, otherwise on each host."""
     found: dict[str, int] = {}
     pool_size = host.whole("postgres_app_pool_size")
-    for other in inventory.of("workers") if pool_size else ():
+    workers_of = inventory.of("workers") if "workers" in inventory.groups else inventory.hosts.values()
+    for other in workers_of if pool_size else ():
         supervised = other.flag("celery_app_supervised")
-        for group in other.records("celery_app_worker_groups"):
+        for group in other.records("celery_app_worker_groups", []):
             concurrency, workers = group.whole("concurrency"), group.whole("workers")
             each = concurrency if group.text("pool") == "prefork" else min(concurrency, pool_size)
             if supervised:
@@ -184,6 +201,8 @@ def _app_connections(host: Host, inventory: Inventory) -> dict[str, int]:
 
 def connections(host: Host, inventory: Inventory) -> Texts:
     """The server takes the connections of all who may come."""
+    if host.text("postgres_repository", "") == host.name:
+        return
     total = host.whole("postgres_max_connections")
     offered = total - RESERVED
     opened = _app_connections(host, inventory)
@@ -222,4 +241,7 @@ def extra(host: Host, _inventory: Inventory) -> Texts:
         yield "postgres_extra_settings", f"{name} belongs to the role; allowed: use its variable"
 
 
-RULES = (users, passwords, databases, clients, replication, repository, connections, extra)
+RULES = (
+    *(users, passwords, databases, clients, reference("postgres_replication_of"), replication, one_primary),
+    *(reference("postgres_repository"), repository, memory, connections, extra),
+)

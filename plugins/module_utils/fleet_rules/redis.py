@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from .model import Host, Inventory, NotKnownError, Record
+from .names import reference
 from .specs import settings
 from .text import shown
 
@@ -191,4 +192,6 @@ def sentinels(host: Host, inventory: Inventory) -> Texts:
             )
 
 
-RULES = (users, queues, passwords, operator, backup, memory, replication, extra, sentinels)
+first_primary = reference("redis_replication_of", elsewhere=True)
+
+RULES = (users, queues, passwords, operator, backup, memory, first_primary, replication, extra, sentinels)
