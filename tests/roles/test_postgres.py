@@ -413,6 +413,13 @@ def test_the_repository_knows_all_servers_and_each_server_only_the_repository() 
     assert """restore_command = 'pgbackrest --stanza=main archive-get %f "%p"'""" in settings
 
 
+def test_the_archive_listens_where_its_hosts_are() -> None:
+    for host, address in (("backup1", "*"), ("2001:db8::9", "::")):
+        variables = {**TO_BACKUP1, "postgres_repository_host": host}
+        lines = render("postgres", [PGBACKREST], variables, ARCHIVE)[PGBACKREST].splitlines()
+        assert f"tls-server-address={address}" in lines
+
+
 def test_an_archive_that_cannot_work_is_refused() -> None:
     cases = [
         (TO_BACKUP1, ""),
