@@ -223,6 +223,18 @@ def test_a_path_that_the_role_does_not_manage_is_told_with_its_remedy() -> None:
         assert line.startswith(f"{name} is /srv/pg, and the role manages /wanted: ")
 
 
+def test_data_in_a_folder_that_the_unit_hides_are_found(tmp_path: Path) -> None:
+    home, data = tmp_path / "home", tmp_path / "data"
+    for folder in (home / "shop/space", home / "main/pg_wal", home / "main/pg_tblspc", tmp_path / "ssd"):
+        folder.mkdir(parents=True)
+    data.symlink_to(home / "main")
+    (data / "pg_tblspc/1").symlink_to(home / "shop/space")
+    (data / "pg_tblspc/2").symlink_to(tmp_path / "ssd")
+
+    assert state.homes(data, (f"{home}/",)) == [str(home / "main"), str(home / "shop/space")]
+    assert state.homes(data) == []
+
+
 def test_a_second_cluster_is_found(tmp_path: Path) -> None:
     for name in ("17/main", "17/reports", "15/main"):
         (tmp_path / name).mkdir(parents=True)

@@ -86,9 +86,7 @@ SELECT json_build_object(
         WHERE wal_status = 'lost'),
     'superuser', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
     'settings', (SELECT json_object_agg(name, setting) FROM pg_settings
-        WHERE name IN ('data_directory', 'hba_file', 'config_file', 'unix_socket_directories')),
-    'tablespaces', (SELECT coalesce(json_agg(place), '[]')
-        FROM pg_tablespace, pg_tablespace_location(oid) AS place WHERE place <> '')
+        WHERE name IN ('data_directory', 'hba_file', 'unix_socket_directories'))
 ) FROM pg_is_in_recovery() AS recovery
 """
 
@@ -169,9 +167,10 @@ class Asked:
                 self.errors.append(elsewhere(name, settings[name], path, self.unit))
         folders = [folder.strip() for folder in settings["unix_socket_directories"].split(",")]
         if not {SOCKETS, f"/var{SOCKETS}"} & set(folders):
+            kept = [folder for folder in folders if folder and folder not in PRIVATE]
             self.errors.append(
                 f"its socket is in {', '.join(folders) or 'no folder'}: set unix_socket_directories ="
-                f" '{','.join([SOCKETS, *filter(None, folders)])}' in postgresql.conf and restart {self.unit}"
+                f" '{','.join([SOCKETS, *kept])}' in postgresql.conf and restart {self.unit}"
             )
         elif hidden := sorted(set(folders) & set(PRIVATE)):
             self.errors.append(
@@ -195,10 +194,13 @@ class Asked:
                 f" (pg_dropcluster {self.version} main)"
             )
 
-    def homes(self, tablespaces: list[str]) -> list[str]:
-        """Folders of data below those that the unit hides."""
-        paths = [self.data.resolve(), (self.data / "pg_wal").resolve(), *map(Path, tablespaces)]
-        return sorted({str(path) for path in paths if str(path).startswith(HOMES)})
+
+def homes(data: Path, hidden: tuple[str, ...] = HOMES) -> list[str]:
+    """Folders of data below those that the unit hides: a link, that of the log, tablespaces."""
+    paths = {data, data / "pg_wal", *(data / "pg_tblspc").glob("*")}
+    places = {path.resolve() for path in paths}
+    found = {path for path in places if f"{path}/".startswith(hidden)}
+    return sorted(str(path) for path in found if not found & set(path.parents))
 
 
 def refused_login(said: str, hba: Path, unit: str) -> str:
@@ -243,7 +245,7 @@ def main() -> None:
         "configured": (asked.config / "postgresql.conf").exists(),
         "running": bool(answer),
         "standby": (asked.data / "standby.signal").exists(),
-        "homes": asked.homes(answer.get("tablespaces", [])),
+        "homes": homes(asked.data),
         "errors": asked.errors,
     }
     told = {name: value for name, value in answer.items() if name not in ("settings", "superuser")}
