@@ -117,3 +117,11 @@ def test_a_program_that_is_written_with_its_unit_is_not_missed() -> None:
 
     assert checked.complaints(said, {"/usr/local/sbin/a"}) == ""
     assert checked.complaints(said, {"/usr/local/sbin/b"}) == said.strip()
+
+
+def test_a_unit_that_the_host_does_not_have_yet_is_left_out(tmp_path: Path) -> None:
+    path = "/etc/systemd/system/no-such-unit-here.service"
+
+    assert not checked.is_there("no-such-unit-here.service", {"/etc/default/other"})
+    assert checked.is_there("no-such-unit-here.service", {path})
+    assert checked.run(Module(files=[file(tmp_path / "a")], units=["no-such-unit-here.service"]))["changed"]

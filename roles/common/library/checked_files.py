@@ -21,7 +21,8 @@ short_description: Write files together, once the programs that read them have a
 description:
   - Compares all files with what is wanted. Where one differs, all are written below a scratch folder, and the
     checks are run on them there. What a check says is the one line of the failure; nothing is written then.
-  - A check whose program is not installed is left out, as in the check mode of a bare host.
+  - A check whose program is not installed is left out, and so is a unit that is not there, as in the check
+    mode of a bare host.
   - Folders that are missing are created, with the mode 0755.
 options:
   files:
@@ -70,6 +71,7 @@ written: {description: The files that were written., type: list, returned: alway
 """
 
 CHECKED_WITHIN = 60  # seconds
+UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 # What names a file and says nothing against it.
 QUIET = re.compile(r"Checking |SUCCESS")
 
@@ -153,19 +155,27 @@ def complaints(output: str, written: Collection[str]) -> str:
     )
 
 
+def is_there(unit: str, written: Collection[str]) -> bool:
+    """Whether the host has a unit, or will have it."""
+    places = [f"{folder}/{unit}" for folder in UNIT_FOLDERS]
+    return any(place in written or Path(place).exists() for place in places)
+
+
 def check(params: dict[str, Any]) -> None:
     """Have all checks read all files."""
     commands = [list(map(str, command)) for command in params["checks"]]
-    if params["units"]:
-        commands.append(["systemd-analyze", "verify", "--man=no", *params["units"]])
+    paths = {file["path"] for file in [*params["files"], *params["secret_files"]]}
+    # In the check mode of a bare host there is nothing yet to which the files add something.
+    units = [unit for unit in params["units"] if is_there(unit, paths)]
+    if units:
+        commands.append(["systemd-analyze", "verify", "--man=no", *units])
     if not commands:
         return
     # The programs may run as others than root do; nobody else reads it.
     with tempfile.TemporaryDirectory(prefix="checked-files-") as root:
-        files = [*params["files"], *params["secret_files"]]
-        stage(Path(root), files)
+        stage(Path(root), [*params["files"], *params["secret_files"]])
         for command in commands:
-            run_check(command, root, {file["path"] for file in files})
+            run_check(command, root, paths)
 
 
 def write(module: AnsibleModule, file: dict[str, Any]) -> None:
