@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from role_files import Place, evaluate, security_score
+from fleet_rules import of_role
+from fleet_rules.evaluation import inventory
+from made_up_fleets import as_written
+from role_files import Place, evaluate, refusal, security_score
 
 ALERTMANAGER = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
 USERS = [{"name": "monitor", "preset": "monitor", "password": "a-monitors-password"}]
@@ -46,17 +49,16 @@ RESOLVED = {
 
 UNRESOLVED = {"__monitoring_resolved": {"results": [{"item": "monitor2.example", "ansible_facts": {}}]}}
 WRONG: dict[str, dict[str, Any]] = {
-    "monitoring_retention: '15' is no time": {"monitoring_retention": "15"},
-    "monitoring_scrape_interval: 'often' is no time": {"monitoring_scrape_interval": "often"},
-    "monitoring_alert_after: '5 m' is no time": {"monitoring_alert_after": "5 m"},
-    "monitoring_alertmanager has no receivers": {"monitoring_alertmanager": {"route": {}}},
+    "monitoring_retention: is '15'; allowed: a time": {"monitoring_retention": "15"},
+    "monitoring_scrape_interval: is 'often'; allowed: a time": {"monitoring_scrape_interval": "often"},
+    "monitoring_alert_after: is '5 m'; allowed: a time": {"monitoring_alert_after": "5 m"},
+    "monitoring_alertmanager: has no receivers": {"monitoring_alertmanager": {"route": {}}},
     "monitoring_addresses: 'monitor1' is no address": {"monitoring_addresses": ["monitor1"]},
 }
 CASES: dict[str, dict[str, Any]] = {
     "resolved": {**GIVEN, **RESOLVED},
     "unresolved": {**GIVEN, **UNRESOLVED},
     "a network": {**GIVEN, "monitoring_addresses": ["192.0.2.0/24"], "monitoring_retention": "1d12h"},
-    **{message: {**GIVEN, **RESOLVED, **inputs} for message, inputs in WRONG.items()},
 }
 ASKED = ("allowed", "names", "unresolved", "exporter_units", "exporter_secrets", "files")
 
@@ -65,8 +67,7 @@ ASKED = ("allowed", "names", "unresolved", "exporter_units", "exporter_secrets",
 def found() -> dict[str, dict[str, Any]]:
     """What the role makes of each case."""
     values = ", ".join(f"'{name}': __monitoring_{name}" for name in ASKED)
-    expression = f"{{{values}, 'errors': __monitoring_errors + __monitoring_exporters_errors}}"
-    results = evaluate("monitoring", f"({expression})", list(CASES.values()), HERE)
+    results = evaluate("monitoring", f"({{{values}}})", list(CASES.values()), HERE)
     return dict(zip(CASES, results, strict=True))
 
 
@@ -126,8 +127,26 @@ def test_the_exporter_of_redis_knows_the_password_of_one_server(found: dict[str,
     assert "a-monitors-password" not in texts(found)["/etc/default/prometheus-redis-exporter"]
 
 
-def test_wrong_input_is_named_and_right_input_passes(found: dict[str, dict[str, Any]]) -> None:
-    for message in WRONG:
-        (error,) = found[message]["errors"]
-        assert message in error
-    assert found["resolved"]["errors"] == found["a network"]["errors"] == []
+def refused(inputs: dict[str, Any]) -> list[str]:
+    """What the role refuses on a host that is watched and watches."""
+    seen = inventory({"data1": GIVEN | inputs}, {group: ["data1"] for group in HERE.groups}, as_written)
+    host = seen.hosts["data1"]
+    found = [*of_role("monitoring", host, seen), *of_role("exporters", host, seen)]
+    return [f"{finding.variable}: {finding.text}" for finding in found]
+
+
+@pytest.mark.parametrize(("message", "inputs"), WRONG.items())
+def test_wrong_input_is_named(message: str, inputs: dict[str, Any]) -> None:
+    assert [line for line in refused(inputs) if line.startswith(message)]
+
+
+@pytest.mark.parametrize("inputs", [{}, CASES["a network"], {"monitoring_alert_after": ""}])
+def test_right_input_passes(inputs: dict[str, Any]) -> None:
+    assert refused(inputs) == []
+
+
+def test_the_role_itself_refuses_wrong_input() -> None:
+    """In a playbook of somebody's own, with nothing but the path of the roles."""
+    assert refusal("monitoring", {**GIVEN, "monitoring_retention": "15"}).startswith(
+        "monitoring_retention: is '15'; allowed: a time"
+    )

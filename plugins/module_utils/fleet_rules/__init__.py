@@ -36,6 +36,8 @@ RULES: dict[str, Iterable[names.Rule]] = {
     "postgres": postgres.RULES,
     "redis": redis.RULES,
 }
+# Entry points that other hosts play than those of their role.
+PARTS = {"exporters": "monitoring"}
 
 
 def roles_of(host: Host, inventory: Inventory) -> list[str]:
@@ -65,7 +67,7 @@ def _flag(host: Host, name: str) -> bool:
 
 def of_role(role: str, host: Host, inventory: Inventory) -> list[Finding]:
     """Find what a role cannot do with the variables of a host."""
-    found = list(values(role, host)) if role in specs.roles() else []
+    found = list(values(role, host))
     for rule in RULES[role]:
         # What was found before a value was missing counts.
         with suppress(NotKnownError):
@@ -76,8 +78,8 @@ def of_role(role: str, host: Host, inventory: Inventory) -> list[Finding]:
 
 def values(role: str, host: Host) -> Iterator[Finding]:
     """Find variables of a role that a host has not, that cannot be evaluated, or that have another type."""
-    described = specs.roles()[role]
-    for variable in sorted(described.required - host.names):
+    described = specs.roles()[PARTS.get(role, role)]
+    for variable in sorted(described.required - host.names if role not in PARTS else ()):
         yield Finding(variable, f"is not set; the role {role} needs it", host.name)
     for variable, option in described.options.items():
         if variable in host.values:

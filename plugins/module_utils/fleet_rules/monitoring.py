@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Iterator
 
 from .model import Host, Inventory
@@ -9,6 +11,8 @@ from .supervisor import NEAR
 from .text import shown
 
 Texts = Iterator[tuple[str, str]]
+
+TIME = re.compile(r"(?=.)(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?", re.ASCII)
 
 
 def alertmanager(host: Host, _inventory: Inventory) -> Texts:
@@ -31,6 +35,26 @@ def supervisors(host: Host, inventory: Inventory) -> Texts:
             )
 
 
+def times(host: Host, _inventory: Inventory) -> Texts:
+    """Prometheus reads the times."""
+    for name in ("monitoring_retention", "monitoring_scrape_interval", "monitoring_alert_after"):
+        given = host.text(name)
+        if not TIME.fullmatch(given) and (given or name != "monitoring_alert_after"):
+            yield name, f"is {shown(given)}; allowed: a time such as 15d, 1h30m, 15s, 500ms"
+
+
+def addresses(host: Host, _inventory: Inventory) -> Texts:
+    """Who may ask the exporters has addresses."""
+    for given in host.texts("monitoring_addresses"):
+        try:
+            ipaddress.ip_network(given, strict=False)
+        except ValueError:
+            yield (
+                "monitoring_addresses",
+                f"{shown(given)} is no address; allowed: 192.0.2.1, 192.0.2.0/24, 2001:db8::1, 2001:db8::/64",
+            )
+
+
 def exporters(host: Host, inventory: Inventory) -> Texts:
     """Exporters log in as users of their own."""
     if not inventory.groups.get("monitoring"):
@@ -46,5 +70,5 @@ def exporters(host: Host, inventory: Inventory) -> Texts:
         yield "postgres_monitor_password", "is not set; the exporter needs it"
 
 
-MAIN_RULES = (alertmanager, supervisors)
-EXPORTER_RULES = (exporters,)
+MAIN_RULES = (alertmanager, times, supervisors)
+EXPORTER_RULES = (exporters, addresses)
