@@ -60,15 +60,14 @@ def known_groups(host: Host, _inventory: Inventory) -> Texts:
             )
 
 
-def own_bounds(host: Host, _inventory: Inventory) -> Texts:
-    """There is a number of workers between the bounds (those of celery_app_worker_groups: app.py)."""
-    if not host.has("celery_autoscaler_groups"):
-        return
-    for group in _groups(host)[1]:
+def bounds(host: Host, _inventory: Inventory) -> Texts:
+    """There is a number of workers between the bounds."""
+    variable, groups = _groups(host)
+    for group in groups:
         low, high = group.whole("minimum", 1), group.whole("maximum", 10)
         if low > high:
             yield (
-                "celery_autoscaler_groups",
+                variable,
                 f"{shown(group.text('name'))}: minimum is {low} and maximum is {high}; "
                 "allowed: a minimum of at most the maximum",
             )
@@ -91,10 +90,10 @@ def same_bounds(host: Host, inventory: Inventory) -> Texts:
     variable, groups = _groups(host)
     for group in groups:
         name = group.text("name")
-        bounds = group.whole("minimum", 1), group.whole("maximum", 10)
+        ours = group.whole("minimum", 1), group.whole("maximum", 10)
         for other in inventory.of("workers"):
             theirs = _bounds(other, name)
-            if other.name < host.name and theirs not in (None, bounds):
+            if other.name < host.name and theirs not in (None, ours):
                 yield (
                     variable,
                     f"{shown(name)}: minimum and maximum differ from those on {other.name}; "
@@ -152,6 +151,6 @@ def broker(host: Host, _inventory: Inventory) -> Texts:
 
 
 RULES = (
-    *(switches, some_group, known_groups, own_bounds, one_group_a_queue, same_bounds),
+    *(switches, some_group, known_groups, bounds, one_group_a_queue, same_bounds),
     *(address, tokens, broker),
 )
