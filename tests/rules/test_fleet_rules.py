@@ -177,6 +177,10 @@ def test_bounds_of_a_group_that_differ_between_hosts_are_named() -> None:
     [
         ({"SETTING": None}, 'SETTING: is empty (null); allowed: a text, "" for an empty one'),
         ({"SETTING": "a\0b"}, "SETTING: holds a character that no variable can have"),
+        (
+            {"CELERY_BROKER_URL": "app:another-password@data1"},
+            "CELERY_BROKER_URL: is no URL; allowed: redis://",
+        ),
         ({"SETTING": ["a"]}, "SETTING: is a list; allowed: a text"),
         ({"SETTING": {"a": 1}}, "SETTING: is a dictionary; allowed: a text"),
         ({"MY-SETTING": "a"}, "MY-SETTING: 'MY-SETTING' cannot be the name of a setting"),

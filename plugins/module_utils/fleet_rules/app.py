@@ -178,14 +178,8 @@ def broker(host: Host, _inventory: Inventory) -> Texts:
         value = given.get(key)
         if not isinstance(value, str) or host.flag("celery_app_plain_workers"):
             continue
-        for part in urls.parts(value):
-            scheme = part.partition("://")[0].lower()
-            if scheme not in urls.BROKERS:
-                yield (
-                    "celery_app_environment",
-                    f"{key}: {shown(scheme[:20])} is no supported broker; allowed: "
-                    f"{', '.join(f'{known}://' for known in urls.BROKERS)}",
-                )
+        for problem in {problem: 0 for part in urls.parts(value) if (problem := urls.broker_problem(part))}:
+            yield "celery_app_environment", f"{key}: {problem}"
 
 
 def logins(host: Host, inventory: Inventory) -> Texts:

@@ -138,16 +138,9 @@ def broker(host: Host, _inventory: Inventory) -> Texts:
     if not host.has("celery_autoscaler_broker_url"):
         return
     url = host.text("celery_autoscaler_broker_url")
-    for problem in urls.problems(url):
+    found = [*urls.problems(url), *(urls.broker_problem(part) for part in urls.parts(url))]
+    for problem in {problem: 0 for problem in found if problem}:
         yield "celery_autoscaler_broker_url", problem
-    for part in urls.parts(url):
-        scheme = part.partition("://")[0].lower()
-        if scheme not in urls.BROKERS:
-            allowed = ", ".join(f"{known}://" for known in urls.BROKERS)
-            yield (
-                "celery_autoscaler_broker_url",
-                f"{shown(scheme[:20])} is no supported broker; allowed: {allowed}",
-            )
 
 
 RULES = (

@@ -83,6 +83,15 @@ def parts(text: str) -> list[str]:
     return [part.strip() for part in re.split(r";(?=[A-Za-z][A-Za-z0-9+.-]*://)", text)]
 
 
+def broker_problem(part: str) -> str:
+    """What is wrong with the scheme of a broker's URL; what is none is not shown, for it may be a secret."""
+    allowed = ", ".join(f"{known}://" for known in BROKERS)
+    if not LOOKS_LIKE_ONE.match(part):
+        return f"is no URL; allowed: {allowed}"
+    scheme = part.partition("://")[0]
+    return "" if scheme.lower() in BROKERS else f"'{scheme[:20]}' is no supported broker; allowed: {allowed}"
+
+
 def problems(text: str) -> Iterator[str]:
     """Say what is wrong with the URLs in a text, each thing once."""
     seen = set()
