@@ -79,14 +79,23 @@ def refused(host, words, **variables):
                 ],
                 "postgres_pgbouncer": False,
             },
-            "(postgres_clients): pg_hba.conf: host celery celery_app 10.0.0.0/33 scram-sha-256: invalid CIDR",
+            "10.0.0.0/33",
+        ),
+        (
+            {
+                "postgres_clients": [
+                    {"databases": ["/("], "users": ["celery_app"], "addresses": ["10.0.0.0/24"]}
+                ],
+                "postgres_pgbouncer": False,
+            },
+            "(postgres_clients): pg_hba.conf: host /( celery_app 10.0.0.0/24 scram-sha-256: invalid regular",
         ),
         ({"postgres_extra_settings": {"work_mem": "many"}}, "invalid value for parameter"),
         ({"postgres_shared_preload_libraries": ["no_such"]}, "could not access file"),
         ({"postgres_extra_settings": {"shared_buffers": "900TB"}}, "shared_buffers"),
         ({"postgres_listen_addresses": ["192.0.2.1"]}, "192.0.2.1 is no address of this host"),
     ],
-    ids=["network", "setting", "library", "memory", "address"],
+    ids=["network", "rule", "setting", "library", "memory", "address"],
 )
 def test_what_the_server_would_refuse_is_refused_before_it_is_written(db13, variables, words):
     refused(db13, words, **variables)

@@ -22,6 +22,8 @@ READY_WITHIN = 60.0  # seconds
 # The sign of the lines at the end of postgresql.conf that let the role's file count.
 MARK = "# Celery Fleet: what is set above and below in conf.d gives way to this file."
 INCLUDE = f"include '{OWN_FILE}'"
+# It is not there yet, or not any more; what it says itself is FATAL.
+WAITING = r"^(?!.*FATAL).*(No such file|Connection refused|closed the connection|reset by peer)|starting up"
 NOISE = re.compile("^(starting PostgreSQL|listening on|database system|redirecting log)")
 # Folders that the unit of the server hides.
 HIDDEN = ("/home", "/root", "/run/user")
@@ -254,7 +256,8 @@ class Scratch:
                 try:
                     server.ask("SELECT 1")
                 except PostgresError as error:
-                    waiting = re.search("No such file|Connection refused|starting up", str(error))
+                    # One that refuses its rules ends while it is asked already.
+                    waiting = re.search(WAITING, str(error).splitlines()[0])
                     if not waiting or time.monotonic() > deadline:
                         raise PostgresError(f"FATAL: {error}") from error
                     time.sleep(0.05)
