@@ -88,7 +88,7 @@ def test_the_users_may_do_what_the_role_allows_them(
     def connect(_: object, database: str) -> psycopg.Connection[Any]:
         return replace(server.admin, name=database).connect()
 
-    monkeypatch.setattr(access.Cluster, "connect", connect)
+    monkeypatch.setattr(access.Server, "connect", connect)
     # The driver of the hosts; not needed where it does not connect.
     monkeypatch.setitem(sys.modules, "psycopg2", psycopg)
     users = [
