@@ -801,8 +801,11 @@ def test_a_name_that_no_worker_can_have_is_refused() -> None:
 
 
 def test_a_worker_that_runs_under_another_name_of_its_host_is_found() -> None:
-    command = [sys.executable, "-c", "input()", "worker", "--hostname", "web-1@cloned"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", "input(1)", "worker", "--hostname", "web-1@cloned"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        # Its command line is there for certain once it says something.
+        assert process.stdout is not None
+        process.stdout.read(1)
         seen = {"celery-worker@web-1.service": unit(main_pid=process.pid), "gone": unit(main_pid=0)}
         names = list(seen)
 
