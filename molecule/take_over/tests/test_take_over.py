@@ -96,7 +96,6 @@ def test_the_password_from_before_opens_nothing():
 @pytest.mark.parametrize(
     ("variables", "reason"),
     [
-        ({"redis_extra_settings": {"hz-typo": 10}}, "hz-typo"),
         ({"redis_extra_settings": {"hz": "often"}}, "hz: "),
         ({"redis_extra_settings": {"rename-command": "CONFIG hidden extra"}}, "rename-command: "),
         ({"redis_bind": ["192.0.2.1"]}, "192.0.2.1 is no address of this host"),
