@@ -55,7 +55,8 @@ class Taker:
 
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Redis]:
-    with Redis.from_url(redis_url, decode_responses=True) as client:
+    # A step over many lists holds the server up, on a busy machine for seconds.
+    with Redis.from_url(redis_url, decode_responses=True, socket_timeout=60.0) as client:
         yield client
 
 

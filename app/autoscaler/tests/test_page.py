@@ -375,7 +375,12 @@ def test_what_is_wrong_is_said_besides_the_worst_and_as_text(
     expect(opened.page.locator("#why")).to_have_text(
         f"14 of 100 executions of {shown} failed in the last hour (14 %)"
     )
-    expect(opened.page.locator("#also")).to_have_text("dead letters: 1 message was put aside: queue mails")
+    expect(opened.page.locator("#also li")).to_have_text(
+        [
+            "dead letters: 1 message was put aside: queue mails",
+            "unsafe settings: task_acks_late is off: a worker that is killed loses the tasks it runs",
+        ]
+    )
     assert opened.row("failures", shown) == [shown, "14 of 100"]
     expect(opened.page.locator("article", has_text="other").locator(".chip")).to_have_text("limited by CPU")
 
