@@ -124,7 +124,11 @@ BREAKS = [
         "minimum",
         {"celery_app_worker_groups": [GROUP | {"minimum": 9, "maximum": 4}]},
     ),
-    Break("celery_autoscaler", "is as it was", {"celery_autoscaler_http": f"{ELSEWHERE}:9541"}),
+    Break(
+        "celery_autoscaler",
+        "celery_autoscaler_http: is '198.18.45.13:port'",
+        {"celery_autoscaler_http": "198.18.45.13:port"},
+    ),
     Break(
         "celery_autoscaler",
         "WRONGPASS|password",
