@@ -51,7 +51,7 @@ compose-down: docker ## Remove the stack with its data
 	@scripts/compose down
 
 # The longest come first, the shortest last: all lanes are busy until the end.
-LONGEST := unit deploy beat default roles scaling postgres_restore workers
+LONGEST := unit deploy take_over beat roles default postgres_ha redis scaling postgres_restore monitoring workers
 SHORTEST := redis_restore queues lint
 .PHONY: test
 test: test-setup ## Run everything: lint, unit tests, role tests, every Molecule scenario
