@@ -123,7 +123,7 @@ def stay(name: str, wanted: set[str]) -> None:
 
     # systemd starts again what has ended after a pause of 0.1 s, units of the roles after some seconds.
     for _look in range(2):
-        wait_for(settled, lambda: f"{name} lacks {', '.join(sorted(wanted - seen[-1].keys()))}", 90)
+        wait_for(settled, lambda: f"{name} lacks {', '.join(sorted(wanted - seen[-1].keys()))}", 240)
 
 
 def executed() -> dict[str, Any]:
