@@ -70,7 +70,7 @@ class Break(NamedTuple):
         return f"{self.part}: {self.closed or self.reason}"
 
 
-READ_ONLY = "Read-only file system|read-only"
+READ_ONLY = "Read-only file system|read-only|not writable"
 BREAKS = [
     Break("common", "Mars/Olympus", {"common_timezone": "Mars/Olympus"}),
     Break("common", "no-such-package", {"common_packages": ["acl", "no-such-package"]}),
