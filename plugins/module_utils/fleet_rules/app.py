@@ -183,7 +183,7 @@ def broker(host: Host, _inventory: Inventory) -> Texts:
 
 
 def logins(host: Host, inventory: Inventory) -> Texts:
-    """Whoever logs in to a Redis of the inventory has the name and the password of one of its users."""
+    """A URL of a Redis of the inventory has the name and the password of one of its users."""
     given = [
         ("celery_app_environment", f"{key}: ", value)
         for key, value in host.table("celery_app_environment").items()

@@ -1,4 +1,4 @@
-"""URLs of brokers, result back ends and databases: what in them is not encoded, and whom they mean."""
+"""URLs of brokers, result back ends and databases: what is not encoded in them, and the server they mean."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ description:
   - Makes the cluster where there is none, writes, starts, reloads when a file is newer than what the server
     read last, also when an interrupted run left that undone, and restarts only where the server says that a
     setting waits for it. If it does not come up, the former files come back, and it is started with them.
-  - In the end what the server runs is compared with what is wanted, whoever wrote it.
+  - In the end what the server runs is compared with what is wanted, no matter who wrote it.
 options:
   version: {description: The major version., type: str, required: true}
   port: {description: The wanted port., type: int, required: true}
@@ -43,7 +43,7 @@ options:
   settings: {description: The wanted text of conf.d/celery-fleet.conf., type: str, required: true}
   access: {description: The wanted text of pg_hba.conf., type: str, required: true}
   files:
-    description: Other files, by whom the unit is run.
+    description: Other files, by the user that runs the unit.
     type: list
     elements: dict
     default: []

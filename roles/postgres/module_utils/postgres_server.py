@@ -62,7 +62,7 @@ class Server:
         self.port = port_in_use(port, names)
 
     def connect(self, database: str = "postgres") -> Any:
-        """A connection as the administrator, whom the server knows by the user of this process."""
+        """A connection as the administrator, known to the server by the user of this process."""
         import psycopg2  # type: ignore[import-untyped]  # noqa: PLC0415 -- on the managed host only
 
         try:
