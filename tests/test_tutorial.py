@@ -1,4 +1,4 @@
-"""What docs/bring-your-own-project.md has its reader type: a project, and the inventory of the rehearsal."""
+"""The project and the inventory that the tutorial has its reader type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from celery_autoscaler.check import check_app
 from role_files import CHECKOUT
 
-TEXT = (CHECKOUT / "docs/bring-your-own-project.md").read_text(encoding="utf-8")
+TEXT = (CHECKOUT / "docs/tutorial/bring-your-own-project.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

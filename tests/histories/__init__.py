@@ -4,5 +4,5 @@
 
     PYTHONPATH=tests:tests/plugins python -m histories --minutes 5 --seed 7
 
-docs/guarantees.md holds the promises; :mod:`histories.checker` holds what follows from them for a history.
+docs/explanation/guarantees.md holds the guarantees; :mod:`histories.checker` checks a history against them.
 """

@@ -1,4 +1,4 @@
-"""What the promises of docs/guarantees.md say of a whole history. Pure: no clock, no server, no process."""
+"""Checks a whole history against docs/explanation/guarantees.md. Pure: no clock, no server, no process."""
 
 from __future__ import annotations
 

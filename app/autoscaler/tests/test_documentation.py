@@ -1,4 +1,4 @@
-"""What docs/autoscaling.md and docs/metrics.md list is what there is, and what the fleet is watched by."""
+"""The reference lists each setting, metric, command and alert that exists, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.task_counts import BUCKETS
 
 DOCS = Path(__file__).parents[3] / "docs"
-TEXT = (DOCS / "autoscaling.md").read_text()
-METRICS = (DOCS / "metrics.md").read_text()
+SETTINGS = (DOCS / "reference/settings.md").read_text()
+COMMANDS = (DOCS / "reference/commands.md").read_text()
+METRICS = (DOCS / "reference/metrics.md").read_text()
 WATCHERS = DOCS.parent / "roles/monitoring/files"
 
 
@@ -25,7 +26,7 @@ def test_each_setting_is_documented_with_its_default(kind: type) -> None:
     for item in fields(kind):
         if item.name in {"groups", "name"}:
             continue
-        [row] = [line for line in TEXT.splitlines() if line.startswith(f"| `{item.name}` |")]
+        [row] = [line for line in SETTINGS.splitlines() if line.startswith(f"| `{item.name}` |")]
         variable = item.metadata["variable"]
         assert not variable or f"`{variable}`" in row
         if isinstance(item.default, int | float):
@@ -71,8 +72,8 @@ def test_what_watches_the_fleet_asks_for_metrics_that_there_are(file: str) -> No
 def test_each_alert_is_documented() -> None:
     alerts = re.findall(r"- alert: (\w+)", (WATCHERS / "rules.yml").read_text())
 
-    assert re.findall(r"^### Alert (\w+)$", (DOCS / "operations.md").read_text(), re.MULTILINE) == alerts
+    assert re.findall(r"^## (\w+)$", (DOCS / "how-to/alerts.md").read_text(), re.MULTILINE) == alerts
 
 
 def test_each_command_is_documented() -> None:
-    assert [name for name in main.commands if not re.search(rf"[ `]{name}\b", TEXT)] == []
+    assert [name for name in main.commands if not re.search(rf"[ `]{name}\b", COMMANDS)] == []

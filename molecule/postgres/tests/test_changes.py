@@ -188,7 +188,7 @@ def test_a_foreign_cluster_is_refused_in_one_line(hosts, make, remove):
 
 @pytest.mark.usefixtures("load_table")
 def test_the_data_of_a_former_version_move_by_a_dump(hosts):
-    """As docs/operations.md says it, from version 15 to 17."""
+    """As docs/how-to/upgrades.md says it, from version 15 to 17."""
     former, present = hosts
     ask(former, "SET ROLE celery_owner; INSERT INTO test_load SELECT generate_series(1, 1000)")
     ask(present, "DROP TABLE test_load")

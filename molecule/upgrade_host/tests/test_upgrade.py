@@ -1,4 +1,4 @@
-"""A worker host gets the next Debian in place, as docs/operations.md says; no task is lost or repeated."""
+"""A worker host gets the next Debian in place, as docs/how-to/upgrades.md says, and loses no task."""
 
 import logging
 import time
