@@ -62,7 +62,7 @@ test-fast: test-setup ## Run what tells most in under ten minutes: lint, unit te
 	@scripts/test unit lint redis_restore queues
 
 .PHONY: lint
-lint: venv ## Check style, types and shell scripts
+lint: venv ## Check style, types, prose and shell scripts
 	@scripts/lint
 
 .PHONY: unit
@@ -141,8 +141,9 @@ images: docker ## Build the images of the test hosts
 	@scripts/images host:bookworm used-host:bookworm services:bookworm host:trixie used-host:trixie
 
 .PHONY: docs
-docs: venv ## Generate the tables of the role READMEs from the argument specs
+docs: venv ## Generate docs/reference and the tables of the role READMEs from the code
 	@scripts/role-docs
+	@scripts/reference-docs
 
 .PHONY: compose-files
 compose-files: venv ## Write the files of compose/ that come from the templates of the roles

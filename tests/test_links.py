@@ -94,8 +94,25 @@ def test_each_document_that_a_file_names_is_there() -> None:
 
 def test_each_page_is_listed_in_the_index() -> None:
     docs = CHECKOUT / "docs"
-    listed = {(docs / link.target.partition("#")[0]).resolve() for link in links(docs / "README.md")}
-    assert [path for path in tracked("docs/*.md") if path not in listed and path != docs / "README.md"] == []
+    indexes = [docs / "README.md", docs / "decisions/README.md"]
+    listed = {
+        (index.parent / link.target.partition("#")[0]).resolve() for index in indexes for link in links(index)
+    }
+    assert [path for path in tracked("docs/*.md") if path not in {docs / "README.md", *listed}] == []
+
+
+def test_each_scenario_is_listed() -> None:
+    page = (CHECKOUT / "docs/reference/scenarios.md").read_text(encoding="utf-8")
+    scenarios = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
+    assert re.findall(r"(?m)^\| `(\w+)` \|", page) == scenarios
+
+
+def test_each_test_that_proves_a_guarantee_is_there() -> None:
+    page = (CHECKOUT / "docs/explanation/guarantees.md").read_text(encoding="utf-8")
+    tests = {path.name for path in tracked("*test_*.py")}
+    named = set(re.findall(r"`(test_\w+\.py)`", page))
+    assert named
+    assert named - tests == set()
 
 
 def test_each_alert_has_a_runbook_of_its_name() -> None:
