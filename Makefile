@@ -95,7 +95,7 @@ soak: venv docker ## Look for broken promises for hours (HOURS=8 SEED=7): random
 .PHONY: conformance
 conformance: venv docker ## Run Celery's own integration tests against our workers and against plain ones; compare
 	@scripts/images services:bookworm
-	@PYTHONPATH=tests/plugins python tests/conformance/run.py
+	@PYTHONPATH=tests python tests/conformance/run.py
 
 .PHONY: bench
 bench: bench-workers bench-scaling bench-law bench-plays ## Run all benchmarks
@@ -103,16 +103,16 @@ bench: bench-workers bench-scaling bench-law bench-plays ## Run all benchmarks
 .PHONY: bench-workers
 bench-workers: venv docker ## Measure our workers beside plain Celery's
 	@scripts/images services:bookworm
-	@PYTHONPATH=tests/plugins python benchmarks/workers.py
+	@PYTHONPATH=tests python benchmarks/workers.py
 
 .PHONY: bench-scaling
 bench-scaling: venv docker ## Measure the supervisor beside Celery's own autoscaling; draw docs/burst.svg
 	@scripts/images services:bookworm
-	@PYTHONPATH=tests/plugins python benchmarks/scaling.py
+	@PYTHONPATH=tests python benchmarks/scaling.py
 
 .PHONY: bench-law
 bench-law: venv ## Measure the control law beside those of KEDA and Airflow, in a simulation
-	@PYTHONPATH=tests/plugins python benchmarks/control_law.py
+	@PYTHONPATH=tests python benchmarks/control_law.py
 
 .PHONY: bench-plays
 bench-plays: venv docker ## Measure what a run of the playbooks that changes nothing costs

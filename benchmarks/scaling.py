@@ -22,14 +22,14 @@ from typing import Any
 
 import burst_picture
 import docker
-from counted_tasks import SETTINGS, Tasks
-from launched_workers import APP, LaunchedWorker, settings_variable
 from redis import Redis
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from services import RedisServer, wait_for
-from supervisors import SupervisedFleet, Supervisor, toml
+from support.processes.counted_tasks import SETTINGS, Tasks
+from support.processes.launched_workers import APP, LaunchedWorker, settings_variable
+from support.processes.services import RedisServer, wait_for
+from support.processes.supervisors import SupervisedFleet, Supervisor, toml
 from workers import cpu_seconds
 
 # The task that bursts are made of: it also notes which process runs it.

@@ -27,7 +27,7 @@ from redis import Redis
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from services import RedisServer
+from support.processes.services import RedisServer
 
 ROUNDS = 5
 NOOP_TASKS = 4000

@@ -12,9 +12,9 @@ from typing import Any
 import docker
 import psycopg
 import pytest
-import services
 import yaml
-from role_files import CHECKOUT, load_module
+from support.processes import services
+from support.role_files import CHECKOUT, load_module
 
 access = load_module("postgres", "postgres_access")
 SQL = CHECKOUT / "compose/postgres.sql"

@@ -14,7 +14,7 @@ import docker
 import pytest
 import yaml
 from docker.models.images import Image
-from role_files import CHECKOUT, load_module
+from support.role_files import CHECKOUT, load_module
 
 load_module("celery_app", "celery_bundle")
 source = importlib.import_module("ansible.module_utils.celery_source")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 URL = "redis://user:password@host:port/0"
 PORTS = ("REDIS_PORT", "POSTGRES_PORT", "PAGE_PORTS", "FLOWER_PORT", "PROMETHEUS_PORT")

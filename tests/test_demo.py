@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 spec = spec_from_file_location("demo", CHECKOUT / "compose/demo.py")
 assert spec is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)\s>]+)>?\)")
 # Documents that code, comments and inventories name, from the root of the checkout.

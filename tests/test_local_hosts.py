@@ -14,7 +14,7 @@ import docker
 import pytest
 import yaml
 from docker.models.containers import Container
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 IMAGE = "celery-fleet/services:bookworm"
 

@@ -8,7 +8,7 @@ import docker
 import psycopg
 import pytest
 import redis
-import services
+from support.processes import services
 
 
 def test_redis_is_empty_at_the_start_of_each_test(redis_url: str) -> None:

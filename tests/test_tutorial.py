@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.check import check_app
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 TEXT = (CHECKOUT / "docs/tutorial/bring-your-own-project.md").read_text(encoding="utf-8")
 

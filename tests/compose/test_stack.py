@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from compose_stack import LABEL, NAME, Stack, edit
 from docker.models.containers import Container
-from services import wait_for
+from support.processes.compose_stack import LABEL, NAME, Stack, edit
+from support.processes.services import wait_for
 
 # Seconds: the workers are as few as before, that is the stabilisation of 20 s for some steps, thrice.
 SHRUNK_WITHIN = 240.0

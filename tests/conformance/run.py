@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
-from services import RedisServer, remove_orphans
+from support.processes.services import RedisServer, remove_orphans
 
 TOP = Path(__file__).resolve().parents[2]
 HERE = TOP / "tests/conformance"

@@ -15,7 +15,7 @@ from celery_autoscaler.recovery import Client
 from celery_autoscaler.rollout import RolloutError, living, replace_workers
 from docker.errors import APIError
 from redis.exceptions import RedisError
-from services import RedisServer, ServiceError, wait_for
+from support.processes.services import RedisServer, ServiceError, wait_for
 
 from histories.events import FaultKind
 from histories.script import Step
@@ -163,7 +163,7 @@ class Faults:
             worker = ready[step.target % len(ready)]
             with self.stage.fault(FaultKind.HUP, worker.pid):
                 worker.restarts += 1
-                worker.tell(signal.SIGHUP)
+                worker.signal(signal.SIGHUP)
 
     def change_clock(self, step: Step) -> None:
         """Have the wall clock of a worker, or of a supervisor and all its workers, jump, and jump back."""
@@ -219,7 +219,7 @@ class Faults:
                     self.stage.workers.remove(old)
                     self.stage.leaving.append(old)
             old.asked = old.asked or time.time()
-            old.tell(signal.SIGTERM)
+            old.signal(signal.SIGTERM)
 
     # --- Servers ---------------------------------------------------------------------------------------
 
@@ -274,22 +274,22 @@ class Faults:
         supervisor = self.stage.supervisors[step.target % len(self.stage.supervisors)]
         supervisor.descendants()
         with self.stage.fault(FaultKind.KILL_SUPERVISOR, supervisor.pid):
-            supervisor.tell(signal.SIGKILL)
+            supervisor.signal(signal.SIGKILL)
 
     def freeze_supervisor(self, step: Step) -> None:
         """Stop a supervisor for a while, but not its workers."""
         supervisor = self.stage.supervisors[step.target % len(self.stage.supervisors)]
         with self.stage.fault(FaultKind.FREEZE_SUPERVISOR, supervisor.pid):
-            supervisor.tell(signal.SIGSTOP)
+            supervisor.signal(signal.SIGSTOP)
             time.sleep(step.seconds)
-            supervisor.tell(signal.SIGCONT)
+            supervisor.signal(signal.SIGCONT)
 
     def terminate_supervisor(self, step: Step) -> None:
         """Ask a supervisor to end; its workers end before it."""
         supervisor = self.stage.supervisors[step.target % len(self.stage.supervisors)]
         with self.stage.fault(FaultKind.TERM_SUPERVISOR, supervisor.pid):
             supervisor.asked = supervisor.asked or time.time()
-            supervisor.tell(signal.SIGTERM)
+            supervisor.signal(signal.SIGTERM)
 
     def reload(self, step: Step) -> None:
         """Have a supervisor read other settings."""
@@ -299,7 +299,7 @@ class Faults:
             self.stage.write_settings(supervisor.name.rpartition(".")[0])
             # One that begins or ends has no handler for it.
             if supervisor.ready and supervisor.asked is None:
-                supervisor.tell(signal.SIGHUP)
+                supervisor.signal(signal.SIGHUP)
 
     def scale(self, step: Step) -> None:
         """Set other bounds for the group, or take them back."""

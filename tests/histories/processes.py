@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, Signals
 
 import psutil
-from celery_processes import clean_environment
+from support.processes.process import PythonProcess, clean_environment, with_path
 
 from histories.clock import Clock
 from histories.proxy import Gate
@@ -25,8 +22,8 @@ SOURCES = Path(__file__).parents[1]
 SUPERVISED = ("celery", "second", "third", "news")
 
 
-class Process:
-    """A process in a session of its own, whose connections to the broker go through a port of their own."""
+class Process(PythonProcess):
+    """A process whose connections to the broker go through a port of their own."""
 
     def __init__(
         self, name: str, folder: Path, gate: Gate, command: list[str], environment: Mapping[str, str]
@@ -34,84 +31,35 @@ class Process:
         """Start `python -m COMMAND`."""
         self.name = name
         self.gate = gate
-        self.log = folder / f"{name}.log"
         self.asked: float | None = None
         """When it was asked to end, by the recorder's clock."""
         self.frozen = False
         self.restarts = 0
         """How often it was asked to start itself anew."""
         self.since = time.monotonic()
-        self.family: set[psutil.Process] = set()
-        paths = [str(SOURCES), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = clean_environment() | {"PYTHONPATH": os.pathsep.join(paths)} | dict(environment)
         self.clock = Clock(folder / f"{name}.clock")
-        variables |= self.clock.environment()
+        variables = clean_environment() | with_path(SOURCES) | dict(environment) | self.clock.environment()
         variables["BROKER"] = f"redis://127.0.0.1:{gate.port}/0"
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=variables,
-                cwd=folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self.process.pid
-
-    @property
-    def status(self) -> int | None:
-        """The exit status, once it has ended."""
-        return self.process.poll()
-
-    def descendants(self) -> list[psutil.Process]:
-        """Return the processes that it has started, with theirs, as far as they live."""
-        with suppress(psutil.NoSuchProcess):
-            self.family.update(psutil.Process(self.pid).children(recursive=True))
-        return [process for process in self.family if process.is_running()]
+        super().__init__(folder / f"{name}.log", *command, environment=variables)
 
     def mains(self) -> list[int]:
         """Return the process ids of the workers that it is, or has."""
         raise NotImplementedError
 
-    def tell(self, number: Signals) -> None:
-        """Send a signal to the process alone."""
-        if self.status is None:
-            self.process.send_signal(number)
-
-    def tell_group(self, number: Signals) -> None:
-        """Send a signal to the process and its children."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
-
     @property
     def ready(self) -> bool:
         """Whether it has ever said that it consumes."""
-        return "ready." in self.log.read_text(errors="replace")
+        return "ready." in self.output()
 
     def words(self) -> str:
         """Return what it printed last."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = self.output().splitlines()
         telling = [
             line for line in lines if re.search("error|critical|Traceback|Fenced", line, re.IGNORECASE)
         ]
         # What has ended it, though others came after that.
         reason = [line for line in lines if "Unrecoverable error" in line][-1:]
         return " | ".join(line[:200] for line in [*reason, *(telling or lines)[-2:]])
-
-    def end(self) -> None:
-        """End it with all that belongs to it, at once."""
-        everybody = self.descendants()
-        self.tell_group(SIGCONT)
-        self.tell_group(SIGKILL)
-        for process in everybody:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait(30)
 
 
 class Worker(Process):
@@ -120,7 +68,7 @@ class Worker(Process):
     @property
     def ready(self) -> bool:
         """Whether it has said that it consumes since it was last started anew."""
-        return self.log.read_text(errors="replace").count("ready.") > self.restarts
+        return self.output().count("ready.") > self.restarts
 
     def mains(self) -> list[int]:
         """Return the process ids of the workers that it is, or has."""
@@ -133,7 +81,7 @@ class Supervisor(Process):
     @property
     def ready(self) -> bool:
         """Whether it has ever said that it supervises."""
-        return "Supervising" in self.log.read_text(errors="replace")
+        return "Supervising" in self.output()
 
     def workers(self) -> list[psutil.Process]:
         """Return the main processes of its workers."""

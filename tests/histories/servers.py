@@ -12,7 +12,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from services import RedisServer, wait_for
+from support.processes.services import RedisServer, wait_for
 
 from histories.proxy import Proxy
 

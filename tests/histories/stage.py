@@ -164,7 +164,7 @@ class Stage:
         for seats in (self.workers, self.supervisors):
             for number, process in enumerate(list(seats)):
                 if process.asked is not None and time.time() - process.asked > STOP_WITHIN:
-                    process.tell_group(signal.SIGKILL)
+                    process.signal_group(signal.SIGKILL)
                 if process.status is not None:
                     self._note_death(process)
                     if not self.closing:
@@ -228,7 +228,7 @@ class Stage:
             everybody = [*self.workers, *self.supervisors, *self.leaving]
             for process in everybody:
                 process.asked = process.asked or time.time()
-                process.tell(signal.SIGTERM)
+                process.signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_WITHIN
         while any(process.status is None for process in everybody) and time.monotonic() < deadline:
             time.sleep(LOOK)
@@ -243,7 +243,7 @@ class Stage:
         if self._watch.ident is not None:
             self._watch.join(20)
         for process in (*self.workers, *self.supervisors, *self.leaving, *self.retired):
-            process.end()
+            process.kill_family()
         for gate in list(self.servers.proxy.gates):
             with suppress(ValueError):
                 self.servers.proxy.remove(gate)

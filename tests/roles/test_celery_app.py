@@ -19,8 +19,18 @@ from typing import Any, ClassVar
 import pytest
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
-from made_up_fleets import as_written
-from role_files import CHECKOUT, FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
+from support.made_up_fleets import as_written
+from support.role_files import (
+    CHECKOUT,
+    FACTS,
+    HERE,
+    Place,
+    evaluate,
+    load_module,
+    refusal,
+    render,
+    security_score,
+)
 
 bundle = load_module("celery_app", "celery_bundle")
 proof = load_module("celery_app", "celery_proof")

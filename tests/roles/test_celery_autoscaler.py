@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
-from made_up_fleets import as_written
-from role_files import refusal, render, security_score
+from support.made_up_fleets import as_written
+from support.role_files import refusal, render, security_score
 
 TOML = "etc/celery/autoscaler.toml.j2"
 ENVIRONMENT = "etc/celery/autoscaler.env.j2"

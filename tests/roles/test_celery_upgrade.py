@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ansible
 import pytest
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 # What Ansible does with the module, in a container that has the folder of the releases.
 DRIVER = """

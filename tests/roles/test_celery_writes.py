@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import CHECKOUT, load_module
+from support.role_files import CHECKOUT, load_module
 
 files = load_module("celery_app", "celery_files")
 run = load_module("celery_app", "celery_run")

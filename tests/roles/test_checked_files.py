@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import load_module
+from support.role_files import load_module
 
 checked = load_module("common", "checked_files")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from role_files import Place, evaluate, load_module
-from services import wait_for
+from support.processes.services import wait_for
+from support.role_files import Place, evaluate, load_module
 
 module = load_module("common", "certificate")
 check = load_module("common", "certificate_check")

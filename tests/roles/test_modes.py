@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import CHECKOUT
-from role_tasks import COMMANDS, WRITERS, Task, tasks
+from support.role_files import CHECKOUT
+from support.role_tasks import COMMANDS, WRITERS, Task, tasks
 
 # Commands that make a file by a redirection, by an option, or by what they are.
 MAKES_FILES = re.compile(

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
-from made_up_fleets import as_written
-from role_files import Place, evaluate, refusal, security_score
+from support.made_up_fleets import as_written
+from support.role_files import Place, evaluate, refusal, security_score
 
 ALERTMANAGER = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
 USERS = [{"name": "monitor", "preset": "monitor", "password": "a-monitors-password"}]

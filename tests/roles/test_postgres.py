@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
-from made_up_fleets import as_written
-from role_files import FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
+from support.made_up_fleets import as_written
+from support.role_files import FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
 
 access = load_module("postgres", "postgres_access")
 config = load_module("postgres", "postgres_config")

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from fleet_rules import of_role
 from fleet_rules.evaluation import inventory
-from made_up_fleets import as_written
-from role_files import FACTS, ROLES, Place, evaluate, load_module, refusal, render, security_score
+from support.made_up_fleets import as_written
+from support.role_files import FACTS, ROLES, Place, evaluate, load_module, refusal, render, security_score
 
 module = load_module("redis", "redis_live_config")
 config_file = load_module("redis", "redis_config_file")

@@ -14,8 +14,8 @@ import redis
 from celery import chord, group
 from celery.result import GroupResult
 from kombu.exceptions import OperationalError
-from role_files import evaluate
-from services import RedisServer, wait_for
+from support.processes.services import RedisServer, wait_for
+from support.role_files import evaluate
 
 PASSWORD = "a-password-of-a-web-application"  # noqa: S105 -- of a server that lives for this test
 QUEUES = ["celery", "other.queue"]

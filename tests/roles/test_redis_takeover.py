@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from role_files import load_module
-from services import RedisServer, RedisServerFactory, free_port
+from support.processes.services import RedisServer, RedisServerFactory, free_port
+from support.role_files import load_module
 
 takeover = load_module("redis", "redis_takeover")
 server = sys.modules["ansible.module_utils.redis_server"]

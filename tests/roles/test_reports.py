@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any
 
 from rich.console import Console
-from role_files import CHECKOUT
+from support.role_files import CHECKOUT
 
 
 def load(name: str) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from role_files import ROLES
+from support.role_files import ROLES
 
 ONESHOTS = sorted(
     path

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from role_files import ROLES
+from support.role_files import ROLES
 
 # Their packages give them one, whose exposure is tested on hosts; the roles' additions widen nothing.
 IN_THEIR_OWN = {"redis-server.service", "redis-sentinel.service"}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from read_inventories import CHECKOUT, copied, findings
+from support.read_inventories import CHECKOUT, copied, findings
 
 EXAMPLES = sorted(path.parent for path in CHECKOUT.glob("inventories/*/hosts.yml"))
 SCENARIOS = sorted(path.parent for path in CHECKOUT.glob("molecule/*/inventory/hosts.yml"))

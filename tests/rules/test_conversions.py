@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fleet_rules.specs import options
 from jinja2 import nodes
-from role_files import CHECKOUT, evaluate
+from support.role_files import CHECKOUT, evaluate
 
 
 def names_of(*types: str) -> set[str]:

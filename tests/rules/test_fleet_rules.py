@@ -11,7 +11,7 @@ from fleet_rules.evaluation import inventory
 from fleet_rules.options import ALLOWED, REFUSED
 from fleet_rules.specs import options
 from fleet_rules.urls import UrlError, parse, problems
-from made_up_fleets import (
+from support.made_up_fleets import (
     APP,
     CPU,
     DATA,

@@ -8,7 +8,7 @@ from fleet_rules.specs import options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.utils.url import url_to_parts
-from made_up_fleets import CPU, GENERAL, GROUPS, HOSTS, findings, with_group, with_values
+from support.made_up_fleets import CPU, GENERAL, GROUPS, HOSTS, findings, with_group, with_values
 
 NAMES = sorted(options())
 SCALARS = (

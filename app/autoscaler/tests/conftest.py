@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from counted_tasks import SHORT_LEASE, Fleet, NewFleet
-from launched_workers import LaunchedWorker, LaunchedWorkerFactory
+from support.processes.counted_tasks import SHORT_LEASE, Fleet, NewFleet
+from support.processes.launched_workers import LaunchedWorker, LaunchedWorkerFactory
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from contextlib import closing, suppress
 from typing import Any
 
 import pytest
-from counted_tasks import SHORT_LEASE, Load, NewFleet
 from redis import Redis, RedisError
-from services import RedisServer, RedisServerFactory, wait_for
-from silent_deaths import Wire, gone_without_a_word
+from support.processes.counted_tasks import SHORT_LEASE, Load, NewFleet
+from support.processes.services import RedisServer, RedisServerFactory, wait_for
+from support.processes.silent_deaths import Wire, gone_without_a_word
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 from celery.result import AsyncResult
-from counted_tasks import Fleet
-from services import RedisServer, wait_for
+from support.processes.counted_tasks import Fleet
+from support.processes.services import RedisServer, wait_for
 
 WITHIN = 30.0
 HERE = ["behaved@here"]

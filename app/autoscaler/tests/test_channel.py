@@ -15,10 +15,10 @@ from celery.worker import state
 from celery_autoscaler.channel import LOOK, transport_for
 from celery_autoscaler.fetch import FETCH
 from celery_autoscaler.ledger import Ledger
-from counted_tasks import LEASE, Fleet
 from kombu import Connection, Consumer, Queue
 from redis import Redis, ResponseError
-from services import wait_for
+from support.processes.counted_tasks import LEASE, Fleet
+from support.processes.services import wait_for
 
 WORKER = "tested@here:1"
 

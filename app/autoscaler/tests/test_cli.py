@@ -26,10 +26,10 @@ from celery_autoscaler.observation import Observer
 from celery_autoscaler.policy import Override
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
-from celery_processes import clean_environment
 from click.testing import CliRunner, Result
-from launched_workers import write_app
-from services import RedisServerFactory, wait_for
+from support.processes.launched_workers import write_app
+from support.processes.process import clean_environment
+from support.processes.services import RedisServerFactory, wait_for
 
 GROUPS = {
     "default": Group(name="default", queues=("celery",), min_workers=0, max_workers=4),

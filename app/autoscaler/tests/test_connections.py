@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from counted_tasks import NewFleet
 from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
-from services import RedisServer, RedisServerFactory, free_port, wait_for
+from support.processes.counted_tasks import NewFleet
+from support.processes.services import RedisServer, RedisServerFactory, free_port, wait_for
 
 MASTER = "fleet-master"
 # In the server's container.

@@ -11,7 +11,7 @@ from statistics import median
 
 import pytest
 from celery_autoscaler.policy import GroupPolicy
-from scaling_traces import (
+from support.scaling_traces import (
     GROUP,
     HOUR,
     LOADS,
@@ -24,7 +24,7 @@ from scaling_traces import (
     keda,
     our_law,
 )
-from simulated_fleet import (
+from support.simulated_fleet import (
     SimulatedGroup,
     SimulatedHost,
     Simulation,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import give_back
-from celery_processes import clean_environment
-from counted_tasks import SEPARATOR, Fleet
 from redis import Redis
-from services import wait_for
+from support.processes.counted_tasks import SEPARATOR, Fleet
+from support.processes.process import clean_environment
+from support.processes.services import wait_for
 
 KEYS = Keys()
 VICTIM = "victim@here:1"

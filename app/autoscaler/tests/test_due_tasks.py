@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.due_tasks import overdue
-from counted_tasks import SEPARATOR, Fleet, NewFleet
-from launched_workers import LaunchedWorker
-from services import RedisServerFactory, wait_for
+from support.processes.counted_tasks import SEPARATOR, Fleet, NewFleet
+from support.processes.launched_workers import LaunchedWorker
+from support.processes.services import RedisServerFactory, wait_for
 
 SECONDS = 0.2
 

@@ -10,7 +10,7 @@ import pytest
 from celery_autoscaler.estimates import FIRST_START, Age, Average, Meter, Pace, StartUp, WorkerCounters
 from celery_autoscaler.policy import GroupPolicy
 from celery_autoscaler.settings import Group
-from simulated_fleet import as_tasks, poisson, repeatable, simulate
+from support.simulated_fleet import as_tasks, poisson, repeatable, simulate
 
 # --- Age -----------------------------------------------------------------------------------------------
 

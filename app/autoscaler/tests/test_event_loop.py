@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from counted_tasks import SHORT_LEASE, Fleet, NewFleet
-from services import RedisServer, RedisServerFactory, wait_for
-from silent_deaths import Wire, gone_without_a_word
+from support.processes.counted_tasks import SHORT_LEASE, Fleet, NewFleet
+from support.processes.services import RedisServer, RedisServerFactory, wait_for
+from support.processes.silent_deaths import Wire, gone_without_a_word
 
 # Seconds that the end of an idle worker takes at most, three times over for a busy machine.
 STOP = 3 * 3.0

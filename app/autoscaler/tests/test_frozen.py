@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from counted_tasks import SHORT_LEASE, Fleet
-from services import wait_for
+from support.processes.counted_tasks import SHORT_LEASE, Fleet
+from support.processes.services import wait_for
 
 SEVERAL = {"worker_prefetch_multiplier": 4}
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from celery_autoscaler.cli import main
 from click.testing import CliRunner, Result
-from fuzzing import fuzz, keep
 from hypothesis import strategies as st
-from odd_keys import HEARTBEAT, Put, as_bytes, puts
-from odd_values import TEXTS, cut, mutated, scalars
 from redis import Redis
+from support.fuzzing import fuzz, keep
+from support.odd_keys import HEARTBEAT, Put, as_bytes, puts
+from support.odd_values import TEXTS, cut, mutated, scalars
 
 EXAMPLES = 120
 # 0: done, 1: refused, 2: wrong usage, 3: no supervisor that could do it.

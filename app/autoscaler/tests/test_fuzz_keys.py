@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
-from counted_tasks import NewFleet
-from fuzzing import fuzz, keep
 from hypothesis import strategies as st
-from odd_keys import Put, puts, records
 from redis import Redis
-from services import free_port, wait_for
-from supervisors import SupervisedFleet, Supervisor
+from support.fuzzing import fuzz, keep
+from support.odd_keys import Put, puts, records
+from support.processes.counted_tasks import NewFleet
+from support.processes.services import free_port, wait_for
+from support.processes.supervisors import SupervisedFleet, Supervisor
 
 EXAMPLES = 15
 RESCUES = 8
@@ -101,7 +101,7 @@ class Fuzzed:
         for key in self.redis.scan_iter(match="fleet:worker:*", count=1000):
             if self.redis.type(key) == b"hash" and self.redis.hexists(key, "release"):
                 pid = self.redis.hget(key, "pid") or b""
-                if pid.isdigit() and int(pid) in {child.pid for child in self.supervisor.children()}:
+                if pid.isdigit() and int(pid) in {child.pid for child in self.supervisor.descendants()}:
                     found.add(key.decode().removeprefix("fleet:worker:"))
         return found
 

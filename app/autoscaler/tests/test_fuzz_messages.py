@@ -10,12 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
-from counted_tasks import SEPARATOR, Fleet, NewFleet
-from fuzzing import fuzz, keep
 from hypothesis import strategies as st
-from launched_workers import LaunchedWorker
-from odd_values import encoded, envelope, messages
-from services import wait_for
+from support.fuzzing import fuzz, keep
+from support.odd_values import encoded, envelope, messages
+from support.processes.counted_tasks import SEPARATOR, Fleet, NewFleet
+from support.processes.launched_workers import LaunchedWorker
+from support.processes.services import wait_for
 
 POOLS = ("prefork", "threads", "solo", "gevent")
 SLOTS = 3

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fuzzing import fuzz, keep
 from hypothesis import strategies as st
-from odd_requests import Request, requests
-from services import free_port, wait_for
-from supervisors import SupervisedFleet, Supervisor
+from support.fuzzing import fuzz, keep
+from support.odd_requests import Request, requests
+from support.processes.services import free_port, wait_for
+from support.processes.supervisors import SupervisedFleet, Supervisor
 
 BATCHES = 40
 BATCH = 10

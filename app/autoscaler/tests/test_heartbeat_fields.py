@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from counted_tasks import SHORT_LEASE, Fleet
+from support.processes.counted_tasks import SHORT_LEASE, Fleet
 
 
 def test_odd_names_and_times_neither_cost_the_lease_nor_keep_a_task(fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ from celery_autoscaler.http_requests import BODY, HEAD, HEADERS, RequestError, r
 from celery_autoscaler.http_server import Server, listen
 from hypothesis import given
 from hypothesis import strategies as st
-from services import wait_for
+from support.processes.services import wait_for
 
 HOST = "Host: 127.0.0.1"
 ENOUGH = 30.0  # seconds

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 
-from counted_tasks import Fleet
-from hard_times import CONCURRENCY, kill_idle_workers, kill_workers
+from support.processes.counted_tasks import Fleet
+from support.processes.hard_times import CONCURRENCY, kill_idle_workers, kill_workers
 
 
 def test_workers_killed_at_work_lose_nothing_and_repeat_only_what_was_running(fleet: Fleet) -> None:

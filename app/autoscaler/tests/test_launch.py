@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery_autoscaler.systemd import notify
-from launched_workers import LaunchedWorkerFactory
-from services import wait_for
+from support.processes.launched_workers import LaunchedWorkerFactory
+from support.processes.services import wait_for
 
 
 class Manager:

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from counted_tasks import Fleet
-from launched_workers import write_app
-from services import wait_for
-from supervisors import SupervisedFleet
+from support.processes.counted_tasks import Fleet
+from support.processes.launched_workers import write_app
+from support.processes.services import wait_for
+from support.processes.supervisors import SupervisedFleet
 
 JSON: Mapping[str, str] = {"LOG_FORMAT": "json", "CELERY_APP_RELEASE": "r1"}
 

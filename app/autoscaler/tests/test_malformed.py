@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from counted_tasks import Fleet, NewFleet
-from services import RedisServerFactory, wait_for
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.services import RedisServerFactory, wait_for
 
 DEEP = 100_000
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from counted_tasks import Fleet, NewFleet
-from services import wait_for
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.services import wait_for
 
 WITH_NEWS = {
     "task_queues": {

@@ -21,7 +21,7 @@ from celery_autoscaler.policy import Override
 from celery_autoscaler.server_room import short_of
 from celery_autoscaler.settings import Group
 from redis import Redis
-from services import RedisServerFactory, wait_for
+from support.processes.services import RedisServerFactory, wait_for
 
 GROUPS = [Group(name="default", queues=("celery", "mails")), Group(name="slow", queues=("reports",))]
 WORKER = "default-1@here:1700000000-1"

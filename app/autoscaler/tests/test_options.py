@@ -18,10 +18,10 @@ from celery_autoscaler import app_settings
 from celery_autoscaler.check import check_app
 from celery_autoscaler.parent import DRAIN_VARIABLE, SOFT_SHUTDOWN, SUPERVISOR_VARIABLE
 from celery_autoscaler.task_counts import PUBLISHED
-from celery_processes import clean_environment
-from counted_tasks import SHORT_LEASE, Fleet
-from launched_workers import APP, LaunchedProcess
-from services import wait_for
+from support.processes.counted_tasks import SHORT_LEASE, Fleet
+from support.processes.launched_workers import APP, LaunchedProcess
+from support.processes.process import clean_environment
+from support.processes.services import wait_for
 
 MORE = '''
 

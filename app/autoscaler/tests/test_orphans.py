@@ -11,9 +11,9 @@ from celery_autoscaler import orphans
 from celery_autoscaler.keys import Keys, as_bytes
 from celery_autoscaler.orphans import Searcher, forsaken
 from celery_autoscaler.recovery import recover, recover_each
-from counted_tasks import SEPARATOR, Fleet
 from redis import Redis
-from services import wait_for
+from support.processes.counted_tasks import SEPARATOR, Fleet
+from support.processes.services import wait_for
 
 LOST = "lost@gone:1"
 

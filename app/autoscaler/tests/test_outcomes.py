@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
-from counted_tasks import Fleet
-from services import RedisServer, RedisServerFactory, wait_for
+from support.processes.counted_tasks import Fleet
+from support.processes.services import RedisServer, RedisServerFactory, wait_for
 
 # Seconds that the end of an idle worker takes at most, three times over for a busy machine.
 STOP = 3 * 3.0

@@ -25,7 +25,6 @@ from celery_autoscaler.http import serve
 from celery_autoscaler.letters import DeadLetter
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
-from counted_tasks import SEPARATOR, Load
 from playwright.sync_api import (
     Browser,
     ConsoleMessage,
@@ -37,8 +36,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 from redis import Redis
-from services import RedisServerFactory, wait_for
-from supervisors import SupervisedFleet
+from support.processes.counted_tasks import SEPARATOR, Load
+from support.processes.services import RedisServerFactory, wait_for
+from support.processes.supervisors import SupervisedFleet
 
 CACHE = Path(__file__).parents[3] / ".cache"
 GROUPS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_processes import clean_environment
-from launched_workers import LaunchedWorkerFactory
+from support.processes.launched_workers import LaunchedWorkerFactory
+from support.processes.process import clean_environment
 
 
 @pytest.fixture

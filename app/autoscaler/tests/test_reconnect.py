@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from counted_tasks import Fleet, NewFleet
 from kombu.exceptions import OperationalError
 from redis import RedisError
-from services import RedisServer, RedisServerFactory, wait_for
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.services import RedisServer, RedisServerFactory, wait_for
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import give_back, recover
-from counted_tasks import SEPARATOR
 from redis import Redis
+from support.processes.counted_tasks import SEPARATOR
 
 WORKER = "dead@here:1"
 KEYS = Keys()

@@ -13,11 +13,11 @@ from celery_autoscaler.keys import Keys, as_bytes, as_name, worker_name
 from celery_autoscaler.letters import DeadLetter, UnreadableLetter
 from celery_autoscaler.marks import COUNT, MOST, marked, parse_record, redeliveries, unmarked
 from celery_autoscaler.recovery import MAX_REDELIVERIES, give_back, recover, recover_each, without_step
-from counted_tasks import SEPARATOR, Fleet
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
-from services import wait_for
+from support.processes.counted_tasks import SEPARATOR, Fleet
+from support.processes.services import wait_for
 
 KEYS = Keys()
 WORKER = "dead@here:1"

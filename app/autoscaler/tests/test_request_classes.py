@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.task_counts import Tallies
-from counted_tasks import SHORT_LEASE, Fleet
-from launched_workers import APP
-from services import wait_for
+from support.processes.counted_tasks import SHORT_LEASE, Fleet
+from support.processes.launched_workers import APP
+from support.processes.services import wait_for
 
 # All the ways to define a task that Celery documents, and those of libraries that take its place. A task of
 # each kind runs to its end, fails, or kills its process, as its argument says.

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from counted_tasks import NewFleet
-from services import wait_for
+from support.processes.counted_tasks import NewFleet
+from support.processes.services import wait_for
 
 STEPS = {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from celery import chord
 from celery.result import AsyncResult
-from counted_tasks import NewFleet
-from refusing_servers import alone, full, replica
-from services import RedisServer, RedisServerFactory
+from support.processes.counted_tasks import NewFleet
+from support.processes.refusing_servers import alone, full, replica
+from support.processes.services import RedisServer, RedisServerFactory
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ from celery_autoscaler import gate
 from celery_autoscaler.broker import Broker, connect
 from celery_autoscaler.overrides import change
 from celery_autoscaler.rollout import RolloutError, replace_workers
-from counted_tasks import Load
-from services import wait_for
-from supervisors import GROUP, SupervisedFleet
+from support.background import sampling
+from support.processes.counted_tasks import Load
+from support.processes.services import wait_for
+from support.processes.supervisors import GROUP, SupervisedFleet
 
 
 @pytest.fixture
@@ -35,19 +35,8 @@ def broker(fleet: SupervisedFleet) -> Broker:
 def counted(fleet: SupervisedFleet) -> Iterator[list[int]]:
     """Note how many workers take messages and how many live, until the block ends."""
     found: list[int] = []
-    enough = threading.Event()
-
-    def look() -> None:
-        while not enough.wait(0.05):
-            found.append(len(fleet.consuming()))
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
+    with sampling(lambda: found.append(len(fleet.consuming())), 0.05):
         yield found
-    finally:
-        enough.set()
-        looking.join()
 
 
 @pytest.mark.parametrize("maximum", [2, 4])

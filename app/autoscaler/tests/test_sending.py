@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from celery import chain
 from celery_autoscaler.sending import waiting
-from counted_tasks import Fleet, NewFleet
 from redis import Redis
-from services import RedisServer, RedisServerFactory
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.services import RedisServer, RedisServerFactory
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always", "--dir", "/tmp")  # noqa: S108
 # Seconds for which the broker is away: longer than Celery tries.

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from celery_autoscaler.server_state import is_refusal
-from counted_tasks import Fleet, NewFleet
 from redis import Redis, RedisError, exceptions
-from refusing_servers import alone, full, replica
-from services import RedisServer, RedisServerFactory, wait_for
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.refusing_servers import alone, full, replica
+from support.processes.services import RedisServer, RedisServerFactory, wait_for
 
 State = Callable[[RedisServer], AbstractContextManager[None]]
 # Seconds for which the server refuses: longer than the tasks that run meanwhile.

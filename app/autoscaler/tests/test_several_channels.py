@@ -7,9 +7,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from counted_tasks import Fleet, NewFleet
 from kombu import Exchange, Queue
-from services import RedisServerFactory, wait_for
+from support.processes.counted_tasks import Fleet, NewFleet
+from support.processes.services import RedisServerFactory, wait_for
 
 QUEUES = [
     Queue("celery", Exchange("celery", "direct"), routing_key="celery"),

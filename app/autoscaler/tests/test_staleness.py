@@ -17,7 +17,7 @@ from celery_autoscaler.metrics import registry
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
 from prometheus_client import generate_latest
-from services import RedisServerFactory, wait_for
+from support.processes.services import RedisServerFactory, wait_for
 
 GROUPS = {"default": Group(name="default", queues=("celery",), min_workers=1, max_workers=4)}
 WITHIN = 30.0  # seconds

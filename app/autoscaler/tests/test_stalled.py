@@ -16,8 +16,8 @@ from celery_autoscaler.heartbeat import WorkerSeen
 from celery_autoscaler.local import CATATONIC, LocalWorker
 from celery_autoscaler.overrides import change
 from celery_autoscaler.settings import Group
-from services import wait_for
-from supervisors import GROUP, SupervisedFleet
+from support.processes.services import wait_for
+from support.processes.supervisors import GROUP, SupervisedFleet
 
 # Of each group: one worker, which nothing but its being stalled could end.
 ALONE = {"min_workers": 1, "max_workers": 1}

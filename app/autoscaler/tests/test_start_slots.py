@@ -12,8 +12,8 @@ import pytest
 from celery_autoscaler.limits import STARTS_A_CPU
 from celery_autoscaler.server_room import FIRST_CLIENTS, ClientsPerWorker, ClientsSeen
 from redis import Redis
-from services import RedisServerFactory, wait_for
-from supervisors import GROUP, SupervisedFleet, Supervisor
+from support.processes.services import RedisServerFactory, wait_for
+from support.processes.supervisors import GROUP, SupervisedFleet, Supervisor
 
 SOLO = {"pool": "solo", "concurrency": 1}
 

@@ -11,9 +11,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from counted_tasks import SHORT_LEASE, Fleet
-from hard_times import kill_while_stopping, stop_and_start
-from services import wait_for
+from support.processes.counted_tasks import SHORT_LEASE, Fleet
+from support.processes.hard_times import kill_while_stopping, stop_and_start
+from support.processes.services import wait_for
 
 
 def children(pid: int) -> list[int]:

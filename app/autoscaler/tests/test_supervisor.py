@@ -19,10 +19,10 @@ from celery_autoscaler.broker import connect
 from celery_autoscaler.overrides import change
 from celery_autoscaler.settings import load
 from celery_autoscaler.supervisor import Supervisor
-from counted_tasks import Load
-from launched_workers import write_app
-from services import RedisServerFactory, wait_for
-from supervisors import GROUP, Sampler, SupervisedFleet
+from support.processes.counted_tasks import Load
+from support.processes.launched_workers import write_app
+from support.processes.services import RedisServerFactory, wait_for
+from support.processes.supervisors import GROUP, Sampler, SupervisedFleet
 
 # Seconds after which the others take over the share of a supervisor that is silent.
 LEASE = 5.0
@@ -180,7 +180,7 @@ def test_a_supervisor_that_is_killed_leaves_no_orphan_and_loses_no_task(fleet: S
     fleet.wait_for_workers(3)
 
     supervisor.kill_alone()
-    wait_for(lambda: not supervisor.children(), "its workers go on", 30.0)
+    wait_for(lambda: not supervisor.descendants(), "its workers go on", 30.0)
     done = len(fleet.tasks.ended())
     fleet.start()
     outcome = fleet.tasks.settle(ids)
@@ -220,7 +220,7 @@ def test_three_supervisors_share_the_work_and_keep_the_bounds_when_one_dies_and_
     with Load(fleet.tasks, 30.0, 0.1) as load:
         fleet.wait_for_workers(4)
         sampler.watch(1.0)
-        c.children()
+        c.descendants()
         c.kill()
         b.signal(signal.SIGSTOP)
         sampler.watch(2 * LEASE)

@@ -12,8 +12,8 @@ from celery_autoscaler.metrics import registry
 from celery_autoscaler.settings import Settings
 from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.task_counts import BUCKETS, MOST, OTHERS, PUBLISHED, HostCounts, Tallies, TaskCounts
-from counted_tasks import Fleet
-from services import wait_for
+from support.processes.counted_tasks import Fleet
+from support.processes.services import wait_for
 
 COUNT = ("single.count", "celery")
 # Seconds until the supervisor has what a worker counted: both do it every five.

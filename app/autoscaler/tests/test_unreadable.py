@@ -19,8 +19,8 @@ from celery_autoscaler.overrides import change, paused
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor import Supervisor
 from redis import Redis
-from services import wait_for
-from supervisors import GROUP, SupervisedFleet
+from support.processes.services import wait_for
+from support.processes.supervisors import GROUP, SupervisedFleet
 
 DEEP = "[" * 100_000 + "]" * 100_000
 HUGE = "1" + "0" * 400

@@ -20,11 +20,11 @@ from celery_autoscaler.supervisor import Supervisor
 from celery_autoscaler.terminal import new_console, record_view
 from celery_autoscaler.text import as_lines, as_text, in_json, missing
 from click.testing import CliRunner
-from counted_tasks import Fleet
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from support.processes.counted_tasks import Fleet
 
 # Each kind once: markup of the terminal library, emoji, the title and a link by OSC, colours, C1, a line that
 # looks like a record, marks that turn the order of reading, one that is not seen, half a pair of UTF-16.

@@ -9,7 +9,8 @@ from pathlib import Path
 import docker
 import psycopg
 import pytest
-from celery_processes import (
+from redis import Redis
+from support.processes.celery_processes import (
     CeleryFactory,
     CeleryProcess,
     Platform,
@@ -18,8 +19,7 @@ from celery_processes import (
     forget_settings,
     grant_rows_only,
 )
-from redis import Redis
-from services import PostgresServer, RedisServer
+from support.processes.services import PostgresServer, RedisServer
 from tasks.db import process_pool
 from tasks.migrate import migrate
 from tasks.store import redis_client

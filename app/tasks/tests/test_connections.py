@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from celery_processes import CeleryFactory, Platform, WorkerFactory, forget_settings
 from redis import Redis, RedisError
-from services import RedisServerFactory, free_port, wait_for
+from support.processes.celery_processes import CeleryFactory, Platform, WorkerFactory, forget_settings
+from support.processes.services import RedisServerFactory, free_port, wait_for
 from tasks.store import redis_client
 
 USER, PASSWORD = "app", "p@ss;w/rd"

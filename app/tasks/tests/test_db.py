@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection as Pipe
 
 import psycopg
 import pytest
-from celery_processes import WorkerFactory, database_environment, database_settings
 from psycopg_pool import PoolTimeout
-from services import Database, PostgresServer, wait_for
+from support.processes.celery_processes import WorkerFactory, database_environment, database_settings
+from support.processes.services import Database, PostgresServer, wait_for
 from tasks import io_intensive
 from tasks.db import get_db_connection, process_pool
 from tasks.migrate import migrate

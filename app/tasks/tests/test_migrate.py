@@ -10,8 +10,9 @@ from importlib import resources
 import psycopg
 import pytest
 import yoyo
-from celery_processes import Platform, clean_environment, database_environment
-from services import Database
+from support.processes.celery_processes import Platform, database_environment
+from support.processes.process import clean_environment
+from support.processes.services import Database
 
 ALL = "applied 0001_sessions\napplied 0002_daily_reports\n"
 NONE = "schema is up to date\n"

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from celery_processes import forget_settings
 from redis import Redis
-from services import RedisServer, RedisServerFactory
+from support.processes.celery_processes import forget_settings
+from support.processes.services import RedisServer, RedisServerFactory
 from tasks import app, base, default, records
 
 LIMIT = 1000

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from celery import Celery
 from celery.schedules import schedule as every
-from celery_processes import CeleryFactory, Platform, forget_settings
 from redbeat import RedBeatSchedulerEntry
 from redis import Redis
-from services import wait_for
+from support.processes.celery_processes import CeleryFactory, Platform, forget_settings
+from support.processes.services import wait_for
 from tasks import io_intensive, priority, scheduled
 from tasks.queues import QUEUES, redis_keys
 

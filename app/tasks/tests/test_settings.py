@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from celery_processes import clean_environment
+from support.processes.process import clean_environment
 from tasks.settings import DatabaseSettings, Sentinels, Settings, SettingsError, masked_url, read, sentinels
 
 VALID = {

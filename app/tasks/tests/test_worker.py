@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from celery.exceptions import QueueNotFound
-from celery_processes import CeleryProcess, Platform, WorkerFactory
 from kombu import Producer
 from redis import Redis
-from services import wait_for
+from support.processes.celery_processes import CeleryProcess, Platform, WorkerFactory
+from support.processes.services import wait_for
 from tasks import app, cpu_intensive, default, io_intensive, priority, scheduled
 from tasks.queues import PRIORITY_STEPS, QUEUES, Priority
 

@@ -1,10 +1,10 @@
 """Hooks and fixtures of this scenario's tests."""
 
 import pytest
-from beat_schedule import scratch, shortened
-from deployed_app import use_settings_of
-from scenario import Scenario
-from unit_journal import pytest_runtest_makereport
+from support.hosts.beat_schedule import scratch, shortened
+from support.hosts.deployed_app import use_settings_of
+from support.hosts.scenario import Scenario
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport", "scratch", "shortened"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from beat_schedule import LOCK, Scratch
-from deployed_app import redis
-from lost_hosts import without_network, without_power
-from scenario import Scenario
-from services import wait_for
+from support.hosts.beat_schedule import LOCK, Scratch
+from support.hosts.deployed_app import redis
+from support.hosts.lost_hosts import without_network, without_power
+from support.hosts.scenario import Scenario
+from support.processes.services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://beat1"]

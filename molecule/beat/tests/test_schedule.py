@@ -9,10 +9,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from beat_schedule import Shorten, stored_entry, wait_for_messages
 from celery.schedules import BaseSchedule, crontab, schedule
-from deployed_app import redis
-from services import wait_for
+from support.hosts.beat_schedule import Shorten, stored_entry, wait_for_messages
+from support.hosts.deployed_app import redis
+from support.processes.services import wait_for
 from tasks.settings import settings
 from tasks.store import HEALTH
 from testinfra.host import Host

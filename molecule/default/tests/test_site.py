@@ -2,10 +2,10 @@
 
 import json
 
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
+from support.hosts.unit_exposure import exposed
 from testinfra.host import Host
-from unit_exposure import exposed
 
 QUEUES = ["cpu_intensive", "default", "io_intensive", "priority", "scheduled"]
 

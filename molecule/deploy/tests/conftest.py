@@ -4,13 +4,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from deployed_app import redis, use_settings_of
-from fleet_workers import forget_everything
-from releases import Rollouts, Source
-from scenario import Scenario
-from services import wait_for
-from supervised_fleet import SupervisedHost
-from unit_journal import pytest_runtest_makereport
+from support.hosts.deployed_app import redis, use_settings_of
+from support.hosts.fleet_workers import forget_everything
+from support.hosts.releases import Rollouts, Source
+from support.hosts.scenario import Scenario
+from support.hosts.supervised_fleet import SupervisedHost
+from support.hosts.unit_journal import pytest_runtest_makereport
+from support.processes.services import wait_for
 
 __all__ = ["pytest_runtest_makereport"]
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import pytest
-from fleet_workers import load, outcome
-from releases import Rollouts, Source, sampled
+from support.hosts.fleet_workers import load, outcome
+from support.hosts.releases import Rollouts, Source, sampled
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler", "celery-worker@general-1"]

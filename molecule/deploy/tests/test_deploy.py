@@ -4,10 +4,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployed_app import Batch, send
-from fleet_workers import load, outcome
-from releases import Rollouts, Source, sampled
-from services import wait_for
+from support.hosts.deployed_app import Batch, send
+from support.hosts.fleet_workers import load, outcome
+from support.hosts.releases import Rollouts, Source, sampled
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler", "celery-worker@general-1", "celery-worker@slow-1"]

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from deployed_app import redis
-from fleet_workers import enlisted, load, outcome
-from lost_hosts import without_power
-from releases import PLAYBOOKS, Rollouts, sampled
-from scenario import Scenario
-from services import wait_for
-from supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
+from support.hosts.deployed_app import redis
+from support.hosts.fleet_workers import enlisted, load, outcome
+from support.hosts.lost_hosts import without_power
+from support.hosts.releases import PLAYBOOKS, Rollouts, sampled
+from support.hosts.scenario import Scenario
+from support.hosts.supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler"]

@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets
+from support.hosts.unit_exposure import exposed
+from support.processes.services import wait_for
 from testinfra.host import Host
-from unit_exposure import exposed
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/monitoring"
 HOSTS = ("monitor12", "monitor13")

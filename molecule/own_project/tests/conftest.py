@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from unit_journal import pytest_runtest_makereport
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["Project", "pytest_runtest_makereport"]
 

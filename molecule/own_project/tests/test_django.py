@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services import wait_for
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://django"]
 units = ["celery-worker@general-1"]

@@ -5,9 +5,9 @@ import re
 import time
 from typing import Any
 
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
+from support.processes.services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://workers"]

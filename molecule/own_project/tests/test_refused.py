@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from scenario import Scenario
-from services import wait_for
+from support.hosts.scenario import Scenario
+from support.processes.services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://single"]

@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 from psycopg import errors
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets
 
 SCENARIO = Scenario("postgres")
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from scenario import Scenario, address
+from support.hosts.scenario import Scenario, address
 
 SCENARIO = Scenario("postgres")
 ROTATED = "rotated-" + "0123456789abcdef"

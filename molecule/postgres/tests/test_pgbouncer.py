@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("postgres")
 PORT = 6432

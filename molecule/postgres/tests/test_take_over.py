@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from scenario import Scenario, address
+from support.hosts.scenario import Scenario, address
 
 SCENARIO = Scenario("postgres")
 ARCHIVE = Path(__file__).with_name("archive")

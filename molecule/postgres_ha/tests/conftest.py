@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from unit_journal import pytest_runtest_makereport
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
 

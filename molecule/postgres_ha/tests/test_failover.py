@@ -12,9 +12,9 @@ import docker
 import psycopg
 import pytest
 from psycopg import errors
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("postgres_ha")
 FAILOVER = "../../playbooks/failover-postgres.yml"

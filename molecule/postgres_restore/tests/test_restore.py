@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("postgres_restore")
 BACKUP = "../../playbooks/backup-postgres.yml"

@@ -3,10 +3,10 @@
 from uuid import uuid4
 
 import pytest
-from deployed_app import forget_messages, use_settings_of
-from scenario import Scenario
-from unit_journal import pytest_runtest_makereport
-from worker_units import no_worker, one_worker, workers
+from support.hosts.deployed_app import forget_messages, use_settings_of
+from support.hosts.scenario import Scenario
+from support.hosts.unit_journal import pytest_runtest_makereport
+from support.hosts.worker_units import no_worker, one_worker, workers
 
 __all__ = ["no_worker", "one_worker", "pytest_runtest_makereport", "workers"]
 

@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from deployed_app import Batch, ended, executions, results, send, started, taken, waiting
-from worker_units import Workers
+from support.hosts.deployed_app import Batch, ended, executions, results, send, started, taken, waiting
+from support.hosts.worker_units import Workers
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-worker@general-1", "celery-worker@general-2"]

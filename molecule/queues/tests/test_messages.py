@@ -5,9 +5,9 @@ import pickle
 from typing import Any
 
 import pytest
-from deployed_app import Batch, executions, publish_raw, send, started
+from support.hosts.deployed_app import Batch, executions, publish_raw, send, started
+from support.hosts.worker_units import Workers
 from testinfra.host import Host
-from worker_units import Workers
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-worker@general-1"]

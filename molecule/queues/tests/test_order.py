@@ -1,7 +1,7 @@
 """In which order messages are executed."""
 
-from deployed_app import Batch, ended, send, started
-from worker_units import Workers
+from support.hosts.deployed_app import Batch, ended, send, started
+from support.hosts.worker_units import Workers
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-worker@general-1"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from deployed_app import Batch, records, send
+from support.hosts.deployed_app import Batch, records, send
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-worker@general-1"]

@@ -5,9 +5,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from deployed_app import Batch, results, send, waiting
+from support.hosts.deployed_app import Batch, results, send, waiting
+from support.hosts.worker_units import Workers
 from tasks import app
-from worker_units import Workers
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-worker@*"]

@@ -1,7 +1,7 @@
 """What others can see on the hosts after all that."""
 
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://worker1"]

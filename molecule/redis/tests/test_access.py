@@ -8,9 +8,9 @@ from celery_autoscaler.dead_letters import REPLAY
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import MOVE
 from kombu import Connection
-from redis_provider import UNITS, provider
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets, find_secrets
+from support.hosts.redis_provider import UNITS, provider
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets, find_secrets
 
 SCENARIO = Scenario("redis")
 READABLE = "/srv/readable"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 import redis
-from redis_provider import UNITS, provider
-from scenario import Scenario, address
+from support.hosts.redis_provider import UNITS, provider
+from support.hosts.scenario import Scenario, address
 
 SCENARIO = Scenario("redis")
 NEW_PASSWORD = "rotated-" + "0123456789abcdef"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import redis
-from redis_provider import UNITS
-from scenario import Scenario, address
+from support.hosts.redis_provider import UNITS
+from support.hosts.scenario import Scenario, address
 
 SCENARIO = Scenario("redis")
 PORT = 6379

@@ -12,16 +12,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from deployed_app import send
-from fleet_workers import outcome, waits
-from logged_tasks import WORKERS, Load
-from lost_hosts import without_network, without_power
-from replicated_redis import MASTER, SENTINEL_PORT, Servers
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
-from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost, one_worker, wait_for_workers
-from unit_exposure import ALLOWED, exposures
+from support.hosts.deployed_app import send
+from support.hosts.fleet_workers import outcome, waits
+from support.hosts.logged_tasks import WORKERS, Load
+from support.hosts.lost_hosts import without_network, without_power
+from support.hosts.replicated_redis import MASTER, SENTINEL_PORT, Servers
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
+from support.hosts.supervised_fleet import SUPERVISOR, SupervisedHost, one_worker, wait_for_workers
+from support.hosts.unit_exposure import ALLOWED, exposures
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("redis_ha")
 SERVERS = Servers(SCENARIO)

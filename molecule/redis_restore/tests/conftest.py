@@ -1,5 +1,5 @@
 """Hooks of this scenario's tests."""
 
-from unit_journal import pytest_runtest_makereport
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]

@@ -10,10 +10,10 @@ from typing import Any
 import docker
 import pytest
 import redis
-from replicated_redis import Servers
-from scenario import Scenario
-from secrets_scan import assert_no_secrets
-from services import wait_for
+from support.hosts.replicated_redis import Servers
+from support.hosts.scenario import Scenario
+from support.hosts.secrets_scan import assert_no_secrets
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("redis_restore")
 SERVERS = Servers(SCENARIO)

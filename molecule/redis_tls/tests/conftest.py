@@ -1,9 +1,9 @@
 """Hooks and fixtures of this scenario's tests."""
 
 import pytest
-from deployed_app import use_settings_of
-from scenario import Scenario
-from unit_journal import pytest_runtest_makereport
+from support.hosts.deployed_app import use_settings_of
+from support.hosts.scenario import Scenario
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
 

@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 import redis
-from deployed_app import ended, results, send
-from deployed_app import redis as broker
-from fleet_workers import load, outcome, waits
-from replicated_redis import MASTER, SENTINEL_PORT, Servers
-from scenario import Scenario, address
-from secrets_scan import assert_no_secrets
-from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost, one_worker
+from support.hosts.deployed_app import ended, results, send
+from support.hosts.deployed_app import redis as broker
+from support.hosts.fleet_workers import load, outcome, waits
+from support.hosts.replicated_redis import MASTER, SENTINEL_PORT, Servers
+from support.hosts.scenario import Scenario, address
+from support.hosts.secrets_scan import assert_no_secrets
+from support.hosts.supervised_fleet import SUPERVISOR, SupervisedHost, one_worker
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("redis_tls")
 SERVERS = Servers(SCENARIO)

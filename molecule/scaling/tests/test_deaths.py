@@ -2,11 +2,10 @@
 
 import time
 
-from deployed_app import ended, redis, send, started
-from fleet_workers import held, interrupted, outcome, rescued, waits
-from lost_hosts import without_power
-from services import wait_for
-from supervised_fleet import (
+from support.hosts.deployed_app import ended, redis, send, started
+from support.hosts.fleet_workers import held, interrupted, outcome, rescued, waits
+from support.hosts.lost_hosts import without_power
+from support.hosts.supervised_fleet import (
     MAXIMUM,
     SUPERVISOR,
     SupervisedHost,
@@ -15,6 +14,7 @@ from supervised_fleet import (
     logger,
     wait_for_workers,
 )
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = [SUPERVISOR]

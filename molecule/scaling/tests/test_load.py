@@ -4,10 +4,9 @@ import json
 import time
 
 import pytest
-from deployed_app import send, started
-from fleet_workers import load, waits
-from services import wait_for
-from supervised_fleet import (
+from support.hosts.deployed_app import send, started
+from support.hosts.fleet_workers import load, waits
+from support.hosts.supervised_fleet import (
     MAXIMUM,
     SUPERVISOR,
     SupervisedHost,
@@ -17,6 +16,7 @@ from supervised_fleet import (
     wait_for_workers,
     watched,
 )
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = [SUPERVISOR]

@@ -3,8 +3,7 @@
 import time
 
 import pytest
-from services import wait_for
-from supervised_fleet import (
+from support.hosts.supervised_fleet import (
     MAXIMUM,
     SUPERVISOR,
     SupervisedHost,
@@ -14,6 +13,7 @@ from supervised_fleet import (
     full_load,
     wait_for_workers,
 )
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = [SUPERVISOR]

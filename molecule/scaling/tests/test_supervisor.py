@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from deployed_app import WITHIN
-from fleet_workers import load
-from scenario import Scenario
-from services import wait_for
-from supervised_fleet import MAXIMUM, SLOTS, SUPERVISOR, SupervisedHost, all_once, full_load, wait_for_workers
+from support.hosts.deployed_app import WITHIN
+from support.hosts.fleet_workers import load
+from support.hosts.scenario import Scenario
+from support.hosts.supervised_fleet import (
+    MAXIMUM,
+    SLOTS,
+    SUPERVISOR,
+    SupervisedHost,
+    all_once,
+    full_load,
+    wait_for_workers,
+)
+from support.processes.services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://worker1"]

@@ -4,8 +4,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from releases import Source
-from scenario import Scenario
+from support.hosts.releases import Source
+from support.hosts.scenario import Scenario
 
 # The plays come over SSH; who looks does not.
 testinfra_hosts = ["docker://celery-fleet-ssh-offline-worker1"]

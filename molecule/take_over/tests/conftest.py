@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from unit_journal import pytest_runtest_makereport
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_collection_modifyitems", "pytest_runtest_makereport"]
 

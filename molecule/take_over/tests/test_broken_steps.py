@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import pytest
-from scenario import ROOT
-from taken_over import (
+from support.hosts.scenario import ROOT
+from support.hosts.taken_over import (
     HOSTS,
     PARTS,
     SERVICES,

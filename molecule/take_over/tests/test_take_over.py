@@ -5,10 +5,8 @@ import subprocess
 
 import pytest
 import redis
-from role_tasks import modes
-from scenario import address
-from services import wait_for
-from taken_over import (
+from support.hosts.scenario import address
+from support.hosts.taken_over import (
     HOSTS,
     MESSAGES,
     REDIS_HOSTS,
@@ -24,6 +22,8 @@ from taken_over import (
     rows,
     running,
 )
+from support.processes.services import wait_for
+from support.role_tasks import modes
 
 PLAYBOOKS = "../../playbooks"
 

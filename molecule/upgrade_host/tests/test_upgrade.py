@@ -5,11 +5,11 @@ import time
 from uuid import uuid4
 
 import docker
-from fleet_workers import load, outcome
-from releases import PLAYBOOKS
-from scenario import Scenario
-from services import wait_for
-from supervised_fleet import by_host, wait_for_workers
+from support.hosts.fleet_workers import load, outcome
+from support.hosts.releases import PLAYBOOKS
+from support.hosts.scenario import Scenario
+from support.hosts.supervised_fleet import by_host, wait_for_workers
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = ["celery-autoscaler"]

@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from logged_tasks import WORKERS, Load
-from replicated_redis import Servers
-from scenario import Scenario
-from services import wait_for
-from supervised_fleet import SUPERVISOR, SupervisedHost
+from support.hosts.logged_tasks import WORKERS, Load
+from support.hosts.replicated_redis import Servers
+from support.hosts.scenario import Scenario
+from support.hosts.supervised_fleet import SUPERVISOR, SupervisedHost
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("upgrade_redis")
 SERVERS = Servers(SCENARIO)

@@ -5,10 +5,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from deployed_app import use_settings_of
-from fleet_workers import Worker, forget_everything
-from scenario import Scenario
-from unit_journal import pytest_runtest_makereport
+from support.hosts.deployed_app import use_settings_of
+from support.hosts.fleet_workers import Worker, forget_everything
+from support.hosts.scenario import Scenario
+from support.hosts.unit_journal import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
 

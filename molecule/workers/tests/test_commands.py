@@ -1,9 +1,9 @@
 """The operator's commands, with the rights of the deployed app."""
 
 import pytest
-from deployed_app import ended, redis, send, started, waiting
-from fleet_workers import UNIT, Worker, dead_letters, held, left, outcome, waits
-from services import wait_for
+from support.hosts.deployed_app import ended, redis, send, started, waiting
+from support.hosts.fleet_workers import UNIT, Worker, dead_letters, held, left, outcome, waits
+from support.processes.services import wait_for
 from testinfra.host import Host
 
 testinfra_hosts = ["ansible://worker1"]

@@ -3,10 +3,10 @@
 import time
 
 import pytest
-from deployed_app import redis
-from fleet_workers import UNIT, Worker, held, load, outcome, rescued
-from lost_hosts import without_power
-from services import wait_for
+from support.hosts.deployed_app import redis
+from support.hosts.fleet_workers import UNIT, Worker, held, load, outcome, rescued
+from support.hosts.lost_hosts import without_power
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = [UNIT]

@@ -2,9 +2,9 @@
 
 import time
 
-from deployed_app import ended, redis, results, send, started
-from fleet_workers import UNIT, Worker, enlisted, held, load, outcome, waits
-from services import wait_for
+from support.hosts.deployed_app import ended, redis, results, send, started
+from support.hosts.fleet_workers import UNIT, Worker, enlisted, held, load, outcome, waits
+from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
 units = [UNIT]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from deployed_app import results, send
-from fleet_workers import UNIT, Worker, load, outcome, waits
-from scenario import Scenario
+from support.hosts.deployed_app import results, send
+from support.hosts.fleet_workers import UNIT, Worker, load, outcome, waits
+from support.hosts.scenario import Scenario
 
 testinfra_hosts = ["ansible://worker1"]
 units = [UNIT]

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from deployed_app import redis
 from redis.exceptions import NoPermissionError
+from support.hosts.deployed_app import redis
 
 testinfra_hosts = ["ansible://worker1"]
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import pytest
 from psycopg import sql
 from pydantic import SecretStr
-from services import Database, RedisServer, wait_for
 from tasks.db import process_pool
 from tasks.settings import DatabaseSettings, settings
 from tasks.store import redis_client
 
-STOP_WITHIN = 30.0  # seconds
+from support.processes.process import PythonProcess, clean_environment
+from support.processes.services import Database, RedisServer
 
 
 @dataclass(frozen=True)
@@ -89,60 +82,13 @@ def forget_settings() -> None:
     redis_client.cache_clear()
 
 
-class CeleryProcess:
-    """A real `celery -A tasks …` process in a session of its own, with all that it prints."""
+class CeleryProcess(PythonProcess):
+    """A real `celery -A tasks …` process."""
 
     def __init__(self, environment: dict[str, str], log: Path, *arguments: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tasks", *arguments],
-                env=clean_environment() | environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=log.parent,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id of the main process."""
-        return self._process.pid
-
-    def output(self) -> str:
-        """Return what was printed until now."""
-        return self._log.read_text()
-
-    def wait_for_output(self, pattern: str, within: float = 30.0) -> re.Match[str]:
-        """Return the first match of a pattern in the output."""
-
-        def found() -> re.Match[str] | None:
-            match = re.search(pattern, self.output())
-            if match is None and self._process.poll() is not None:
-                pytest.fail(f"celery ended with {self._process.returncode}:\n{self.output()}")
-            return match
-
-        try:
-            return wait_for(found, f"no {pattern!r}", within)
-        except Exception:
-            print(self.output())  # noqa: T201  pytest shows it with the failure
-            raise
-
-    def stop(self) -> int:
-        """End the process as systemd would (SIGTERM) and return its exit status."""
-        self._process.terminate()
-        return self._process.wait(STOP_WITHIN)
-
-    def kill(self) -> None:
-        """End the whole process group at once; does nothing to one that has ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(STOP_WITHIN)
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without any setting of the application or of Celery."""
-    return {name: value for name, value in os.environ.items() if not re.match(r"CELERY_|DB_|PG", name)}
+        super().__init__(
+            log, "celery", "-A", "tasks", *arguments, environment=clean_environment() | environment
+        )
 
 
 class CeleryFactory(Protocol):

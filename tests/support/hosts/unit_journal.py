@@ -1,7 +1,10 @@
 """Print the journal of the units under test when a test on a host fails.
 
-A scenario's conftest.py imports the hook (`from unit_journal import pytest_runtest_makereport`),
-a test module names its units: `units = ["redis-server"]`.
+A scenario's conftest.py imports the hook:
+
+    from support.hosts.unit_journal import pytest_runtest_makereport
+
+A test module names its units: `units = ["redis-server"]`.
 """
 
 from __future__ import annotations

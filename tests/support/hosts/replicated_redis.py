@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import Any
 
 import redis
-from scenario import Scenario, address
-from services import wait_for
+
+from support.hosts.scenario import Scenario, address
+from support.processes.services import wait_for
 
 MASTER = "celery"
 SENTINEL_PORT = 26379

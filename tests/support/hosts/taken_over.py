@@ -12,8 +12,9 @@ from typing import Any
 
 import redis
 import testinfra
-from scenario import Scenario, address
-from services import wait_for
+
+from support.hosts.scenario import Scenario, address
+from support.processes.services import wait_for
 
 SCENARIO = Scenario("take_over")
 HOSTS = ("broker12", "broker13", "backup13")
@@ -174,7 +175,7 @@ def cut(part: str, **variables: object) -> str | None:
             variables=_variables(part) | variables,
             environment={
                 "ANSIBLE_STRATEGY": "cut",
-                "ANSIBLE_STRATEGY_PLUGINS": str(Path(__file__).resolve().parents[1] / "strategy"),
+                "ANSIBLE_STRATEGY_PLUGINS": str(Path(__file__).resolve().parents[2] / "strategy"),
                 "CUT_LOG": str(log),
             },
         )

@@ -7,15 +7,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-from counted_tasks import SETTINGS, Tasks
-from launched_workers import LaunchedProcess, settings_variable
-from services import wait_for
+from support.processes.counted_tasks import SETTINGS, Tasks
+from support.processes.launched_workers import LaunchedProcess, settings_variable
+from support.processes.services import wait_for
 
 WITHIN = 30.0  # seconds
 GROUP = "default"
@@ -39,35 +37,20 @@ class Supervisor(LaunchedProcess):
         self.host = host
         self.config = folder / f"{host}.toml"
         self.config.write_text(config)
-        self.family: set[psutil.Process] = set()
         super().__init__(
             folder, broker, "celery_autoscaler.cli", "-A", "single", "run", "--config", str(self.config),
             environment=environment,
         )  # fmt: skip
 
-    def children(self) -> list[psutil.Process]:
-        """Return its workers' processes, with their children."""
-        with suppress(psutil.NoSuchProcess):
-            self.family.update(psutil.Process(self.process.pid).children(recursive=True))
-        return [process for process in self.family if process.is_running()]
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the supervisor alone."""
-        self.process.send_signal(number)
-
     def kill_alone(self) -> None:
         """Kill the supervisor, but not its workers."""
-        self.children()
+        self.descendants()
         self.signal(signal.SIGKILL)
         self.process.wait()
 
     def kill(self) -> None:
         """Kill it and all its workers; does nothing to those that have ended."""
-        self.children()
-        super().kill()
-        for process in self.family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        self.kill_family()
 
 
 class SupervisedFleet:

@@ -3,8 +3,8 @@
 Each function counts every task and can be run with our workers and with plain Celery's; tests run them short,
 benchmarks run them long. By hand, beside each other, on a Redis server of their own::
 
-    python tests/plugins/hard_times.py kill_workers --kills 60 --total 20000
-    python tests/plugins/hard_times.py kill_workers --kills 60 --total 20000 --plain
+    PYTHONPATH=tests python -m support.processes.hard_times kill_workers --kills 60 --total 20000
+    PYTHONPATH=tests python -m support.processes.hard_times kill_workers --kills 60 --total 20000 --plain
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from counted_tasks import Fleet, Load, Outcome
-from launched_workers import LaunchedWorker
-from services import ServiceError
+from support.processes.counted_tasks import Fleet, Load, Outcome
+from support.processes.launched_workers import LaunchedWorker
+from support.processes.services import ServiceError
 
 CONCURRENCY = 2
 
@@ -134,7 +134,8 @@ def kill_while_stopping(fleet: Fleet, *, times: int, at_once: int = 4) -> tuple[
 def main(arguments: list[str]) -> int:
     """Run one of the functions on a Redis server of its own and print what became of the tasks."""
     import docker  # noqa: PLC0415  only by hand
-    from services import RedisServer  # noqa: PLC0415
+
+    from support.processes.services import RedisServer  # noqa: PLC0415
 
     runs: dict[str, Callable[[Fleet, argparse.Namespace], Outcome]] = {
         "kill_workers": lambda fleet, given: kill_workers(fleet, kills=given.kills, total=given.total),

@@ -19,9 +19,10 @@ from celery import Celery
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import recover
 from kombu.exceptions import OperationalError
-from launched_workers import LaunchedWorker, settings_variable, write_app
 from redis import Redis
-from services import wait_for
+
+from support.processes.launched_workers import LaunchedWorker, settings_variable, write_app
+from support.processes.services import wait_for
 
 # What the tasks need to survive their worker, and nothing held behind a running task.
 SETTINGS: dict[str, Any] = {

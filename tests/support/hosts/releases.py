@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployed_app import redis
-from fleet_workers import enlisted
-from scenario import ROOT, Scenario
+from support.background import sampling
+from support.hosts.deployed_app import redis
+from support.hosts.fleet_workers import enlisted
+from support.hosts.scenario import ROOT, Scenario
 
 logger = logging.getLogger(__name__)
 
@@ -126,16 +125,5 @@ class Samples:
 def sampled(*groups: str) -> Iterator[Samples]:
     """Look at the workers of groups again and again until the block ends."""
     samples = Samples(groups)
-    enough = threading.Event()
-
-    def look() -> None:
-        while not enough.wait(0.1):
-            samples.look()
-
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        looking = executor.submit(look)
-        try:
-            yield samples
-        finally:
-            enough.set()
-        looking.result()
+    with sampling(samples.look):
+        yield samples

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
-from odd_values import cut, dumps, encoded, envelope, messages, mutated, odd
 from redis.exceptions import ResponseError
+
+from support.odd_values import cut, dumps, encoded, envelope, messages, mutated, odd
 
 # A group that runs, one without queues of its own, all of them.
 GROUPS = ("default", "nosuch", "*", "")

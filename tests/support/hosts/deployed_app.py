@@ -22,14 +22,15 @@ from typing import Any
 
 from kombu import Connection, Producer
 from redis import Redis
-from scenario import Scenario, address
-from services import wait_for
 from tasks import app
 from tasks.connections import client
 from tasks.priority import queue_lengths
 from tasks.queues import QUEUES, redis_keys
 from tasks.settings import settings
 from tasks.store import FAILURES, SUCCESSES
+
+from support.hosts.scenario import Scenario, address
+from support.processes.services import wait_for
 
 WITHIN = 60.0  # seconds
 

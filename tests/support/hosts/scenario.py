@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import testinfra
-from secrets_scan import read_secrets
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.hosts.secrets_scan import read_secrets
+
+ROOT = Path(__file__).resolve().parents[3]
 ANSIBLE_PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 
 

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from deployed_app import WITHIN, redis
-from fleet_workers import enlisted, held, load, outcome
-from services import ServiceError, wait_for
+from support.background import sampling
+from support.hosts.deployed_app import WITHIN, redis
+from support.hosts.fleet_workers import enlisted, held, load, outcome
+from support.processes.services import ServiceError, wait_for
 
 logger = logging.getLogger(__name__)
 
 SUPERVISOR = "celery-autoscaler.service"
 SETTINGS = "/etc/celery/autoscaler.toml"
-LOOK = 0.1  # seconds
 # What the inventory says: workers of the whole fleet, tasks that they run at a time.
 MAXIMUM = 4
 SLOTS = 2 * MAXIMUM
@@ -80,19 +78,8 @@ def all_once(trace: str, ids: list[str]) -> bool:
 def watched() -> Iterator[list[int]]:
     """Note how many workers take messages, again and again until the block ends."""
     numbers: list[int] = []
-    enough = threading.Event()
-
-    def look() -> None:
-        while not enough.wait(LOOK):
-            numbers.append(len(consuming()))
-
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        looking = executor.submit(look)
-        try:
-            yield numbers
-        finally:
-            enough.set()
-        looking.result()
+    with sampling(lambda: numbers.append(len(consuming()))):
+        yield numbers
 
 
 @dataclass

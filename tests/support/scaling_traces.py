@@ -15,7 +15,8 @@ from typing import Any
 
 from celery_autoscaler.policy import Decision, GroupPolicy, Seen
 from celery_autoscaler.settings import Group
-from simulated_fleet import (
+
+from support.simulated_fleet import (
     Law,
     SimulatedGroup,
     SimulatedHost,

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from counted_tasks import Outcome
 from docker.models.containers import Container
 from redis import Redis
-from role_files import CHECKOUT
-from services import wait_for
+
+from support.processes.counted_tasks import Outcome
+from support.processes.services import wait_for
+from support.role_files import CHECKOUT
 
 NAME = "celery-fleet-compose-test"
 LABEL = "com.docker.compose.project"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from redis import Redis
-from services import RedisServer
+
+from support.processes.services import RedisServer
 
 
 @contextmanager

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from celery_processes import clean_environment
-from services import ServiceError, wait_for
-
-STOP_WITHIN = 30.0  # seconds
+from support.processes.process import PythonProcess, clean_environment, with_path
 
 APP = '''
 """An app in a single file, as small as users write them. Its tasks count their starts and ends by id."""
@@ -164,8 +155,8 @@ def soft(task, seconds):
 _number = count()
 
 
-class LaunchedProcess:
-    """A Python module that runs with the single-file app, in a session of its own."""
+class LaunchedProcess(PythonProcess):
+    """A Python module that runs with the single-file app."""
 
     def __init__(
         self,
@@ -176,80 +167,8 @@ class LaunchedProcess:
     ) -> None:
         """Start `python -m COMMAND`."""
         write_app(folder)
-        self.log = folder / f"{next(_number):04d}.log"
-        paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-        variables = clean_environment() | {"BROKER": broker, "PYTHONPATH": os.pathsep.join(paths)}
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=variables | dict(environment or {}),
-                cwd=folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def output(self) -> str:
-        """Return what was printed until now."""
-        return self.log.read_text(errors="replace")
-
-    def wait_for_output(self, pattern: str, within: float = 30.0) -> re.Match[str]:
-        """Return the first match of a pattern in what the process prints.
-
-        Raises:
-            ServiceError: It has not come in time, or the process has ended without it.
-        """
-
-        def found() -> re.Match[str] | None:
-            ended = self.process.poll() is not None
-            match = re.search(pattern, self.output())
-            if match is None and ended:
-                raise ServiceError(f"ended with {self.process.returncode} without {pattern!r}: {self.tail()}")
-            return match
-
-        return wait_for(found, f"{self.log} does not say {pattern!r}", within)
-
-    def tail(self, lines: int = 60) -> str:
-        """Return the last lines of what was printed."""
-        return "\n".join(self.output().splitlines()[-lines:])
-
-    def stop(self) -> int:
-        """End the process as systemd would (SIGTERM) and return its exit status."""
-        self.terminate()
-        return self.wait()
-
-    def terminate(self) -> None:
-        """Ask the process to end (SIGTERM)."""
-        self.process.terminate()
-
-    def wait(self, within: float = STOP_WITHIN) -> int:
-        """Wait until the process has ended; return its exit status.
-
-        Raises:
-            ServiceError: It has not ended in time; its log says what each of its threads does.
-        """
-        try:
-            return self.process.wait(within)
-        except subprocess.TimeoutExpired as error:
-            # Celery answers with the stacks of all threads.
-            self.process.send_signal(signal.SIGUSR1)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(1)
-            raise ServiceError(f"has not ended after {within:g} s: {self.tail(200)}") from error
-
-    def freeze(self) -> None:
-        """Stop the whole process group, as a suspended machine does."""
-        os.killpg(self.process.pid, signal.SIGSTOP)
-
-    def wake(self) -> None:
-        """Let the process group go on."""
-        os.killpg(self.process.pid, signal.SIGCONT)
-
-    def kill(self) -> None:
-        """End the whole process group at once; does nothing to one that has ended."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(STOP_WITHIN)
+        variables = clean_environment() | {"BROKER": broker} | with_path(folder) | dict(environment or {})
+        super().__init__(folder / f"{next(_number):04d}.log", *command, environment=variables)
 
 
 class LaunchedWorker(LaunchedProcess):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from odd_values import dumps, mutated, odd
+
+from support.odd_values import dumps, mutated, odd
 
 CRLF = b"\r\n"
 PATHS = (

@@ -7,22 +7,23 @@ client of the deployment.
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
-from counted_tasks import Outcome
-from deployed_app import send
-from fleet_workers import waits
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
-from services import ServiceError, wait_for
+
+from support.background import repeating
+from support.hosts.deployed_app import send
+from support.hosts.fleet_workers import waits
+from support.processes.counted_tasks import Outcome
+from support.processes.services import ServiceError, wait_for
 
 WORKERS = "celery-worker@general-*.service"
 RATE = 10.0  # tasks a second
@@ -34,22 +35,19 @@ class Load:
 
     def __init__(self) -> None:
         self.trace = f"test-{uuid4()}"
+        self._number = count(1)
         self.sent: dict[str, float] = {}
         """When each task was accepted, by its id."""
         self.refused = 0
         """How many were not; whether a server has them nobody knows."""
-        self._enough = threading.Event()
 
-    def _run(self) -> None:
-        begin, attempts = time.monotonic(), 0
-        while not self._enough.wait(max(0.0, begin + attempts / RATE - time.monotonic())):
-            attempts += 1
-            try:
-                (task_id,) = send(f"{self.trace}-{attempts}", waits(0.05, trace_key=None))
-            except (OperationalError, RedisError, OSError):
-                self.refused += 1
-            else:
-                self.sent[task_id] = time.monotonic()
+    def _send(self) -> None:
+        try:
+            (task_id,) = send(f"{self.trace}-{next(self._number)}", waits(0.05, trace_key=None))
+        except (OperationalError, RedisError, OSError):
+            self.refused += 1
+        else:
+            self.sent[task_id] = time.monotonic()
 
     def first_since(self, begin: float) -> str | None:
         """Return the first task that was accepted after this time."""
@@ -58,14 +56,9 @@ class Load:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Send until the block ends."""
-        with ThreadPoolExecutor(max_workers=1) as executor:
-            sending = executor.submit(self._run)
-            try:
-                wait_for(lambda: len(self.sent) > RATE, "nothing is accepted")
-                yield
-            finally:
-                self._enough.set()
-            sending.result()
+        with repeating(self._send, RATE):
+            wait_for(lambda: len(self.sent) > RATE, "nothing is accepted")
+            yield
 
     def started(self, host: Any) -> Counter[str]:
         """Return how often a worker has logged that each task starts."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from counted_tasks import LEASE, Outcome
-from deployed_app import WITHIN, Batch, ended, forget_messages, redis, send, started
-from services import ServiceError, wait_for
 from tasks.priority import queue_lengths
-from worker_units import Workers
+
+from support.background import repeating
+from support.hosts.deployed_app import WITHIN, Batch, ended, forget_messages, redis, send, started
+from support.hosts.worker_units import Workers
+from support.processes.counted_tasks import LEASE, Outcome
+from support.processes.services import ServiceError, wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -136,21 +136,9 @@ def load(trace: str, *, rate: float = 40.0, seconds: float = 0.08) -> Iterator[l
     The default keeps four processes busy.
     """
     ids: list[str] = []
-    enough = threading.Event()
-
-    def send_steadily() -> None:
-        begin = time.monotonic()
-        while not enough.wait(max(0.0, begin + len(ids) / rate - time.monotonic())):
-            ids.extend(send(f"{trace}-{len(ids)}", waits(seconds, trace_key=trace)))
-
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        sending = executor.submit(send_steadily)
-        try:
-            started(trace, 10)
-            yield ids
-        finally:
-            enough.set()
-        sending.result()
+    with repeating(lambda: ids.extend(send(f"{trace}-{len(ids)}", waits(seconds, trace_key=trace))), rate):
+        started(trace, 10)
+        yield ids
 
 
 def interrupted(trace: str, worker_id: str) -> set[str]:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
-from services import RedisServer
+from support.processes.services import RedisServer
 
 
 class Wire:

@@ -11,11 +11,12 @@ from uuid import uuid4
 
 import pytest
 from celery.schedules import schedule
-from deployed_app import redis, waiting
 from redbeat import RedBeatSchedulerEntry
-from services import wait_for
 from tasks import app
 from tasks.queues import redis_keys
+
+from support.hosts.deployed_app import redis, waiting
+from support.processes.services import wait_for
 
 KEY = "redbeat:"
 LOCK = "redbeat::lock"

@@ -1,0 +1,1 @@
+"""What tests share. README.md has a line for each module."""

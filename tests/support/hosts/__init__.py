@@ -1,0 +1,1 @@
+"""Deployed hosts, as the Molecule scenarios have them."""

@@ -1,0 +1,1 @@
+"""Servers, workers and supervisors on this machine."""
