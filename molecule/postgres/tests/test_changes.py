@@ -3,8 +3,10 @@
 import itertools
 import re
 import threading
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,30 +18,32 @@ ROTATED = "rotated-" + "0123456789abcdef"
 units = ["postgresql@15-main", "postgresql@17-main"]
 
 
-def ask(host, statement, database="celery"):
-    return host.check_output("runuser -u postgres -- psql -At -d %s -c %s", database, statement)
+def ask(host: Any, statement: str, database: str = "celery") -> str:
+    return str(host.check_output("runuser -u postgres -- psql -At -d %s -c %s", database, statement))
 
 
-def started(host):
+def started(host: Any) -> str:
     return ask(host, "SELECT pg_postmaster_start_time()")
 
 
-def starts(host):
+def starts(host: Any) -> int:
     version = host.check_output("ls /etc/postgresql")
     journal = host.check_output("journalctl -o cat -u %s | grep '^Started '", f"postgresql@{version}-main")
     return len(journal.splitlines())
 
 
-def pgbouncer(host):
-    return host.check_output("systemctl show --property=MainPID --value pgbouncer")
+def pgbouncer(host: Any) -> str:
+    return str(host.check_output("systemctl show --property=MainPID --value pgbouncer"))
 
 
 @pytest.fixture(scope="module")
-def hosts():
+def hosts() -> Collection[Any]:
     return SCENARIO.hosts().values()
 
 
-def connect(host, user, password=None, port=5432):
+def connect(
+    host: Any, user: str, password: str | None = None, port: int = 5432
+) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(
         host=address(host),
         port=port,
@@ -52,12 +56,12 @@ def connect(host, user, password=None, port=5432):
 
 
 @contextmanager
-def rows_written_by(user, hosts):
+def rows_written_by(user: str, hosts: Collection[Any]) -> Iterator[list[int]]:
     """The numbers of the rows that the user wrote meanwhile, to every host, each by a new connection."""
     ended = threading.Event()
     written = []
 
-    def write():
+    def write() -> None:
         for number in itertools.count():
             for host in hosts:
                 with connect(host, user) as connection:
@@ -76,7 +80,7 @@ def rows_written_by(user, hosts):
 
 
 @pytest.fixture
-def load_table(hosts):
+def load_table(hosts: Collection[Any]) -> Iterator[None]:
     table = "SET ROLE celery_owner; DROP TABLE IF EXISTS test_load"
     for host in hosts:
         ask(host, f"{table}; CREATE TABLE test_load (number int PRIMARY KEY)")
@@ -86,7 +90,7 @@ def load_table(hosts):
 
 
 @pytest.mark.usefixtures("load_table")
-def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
+def test_live_changes_are_applied_by_a_reload_and_shown(hosts: Collection[Any]) -> None:
     before = [started(host) for host in hosts]
     users = [
         {"name": name, "password": SCENARIO.secrets[f"postgres_{name}"]}
@@ -134,7 +138,7 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts):
         assert ask(host, "SELECT has_schema_privilege('celery_app', 'public', 'CREATE')") == "f"
 
 
-def test_a_static_change_restarts_once(hosts):
+def test_a_static_change_restarts_once(hosts: Collection[Any]) -> None:
     before = [starts(host) for host in hosts]
     printed = SCENARIO.play("--diff", postgres_max_connections=60)
     assert "restart needed by max_connections" in printed
@@ -143,7 +147,7 @@ def test_a_static_change_restarts_once(hosts):
         assert starts(host) == count + 1
 
 
-def test_an_interrupted_run_is_finished_by_the_next(hosts):
+def test_an_interrupted_run_is_finished_by_the_next(hosts: Collection[Any]) -> None:
     """The file was written and the run died before the server was told."""
     for host in hosts:
         version = host.check_output("ls /etc/postgresql")
@@ -174,7 +178,7 @@ def test_an_interrupted_run_is_finished_by_the_next(hosts):
     ],
     ids=["configuration", "data"],
 )
-def test_a_foreign_cluster_is_refused_in_one_line(hosts, make, remove):
+def test_a_foreign_cluster_is_refused_in_one_line(hosts: Collection[Any], make: str, remove: str) -> None:
     host = next(iter(hosts))
     host.check_output(make)
     try:
@@ -187,7 +191,7 @@ def test_a_foreign_cluster_is_refused_in_one_line(hosts, make, remove):
 
 
 @pytest.mark.usefixtures("load_table")
-def test_the_data_of_a_former_version_move_by_a_dump(hosts):
+def test_the_data_of_a_former_version_move_by_a_dump(hosts: Collection[Any]) -> None:
     """As docs/how-to/upgrades.md says it, from version 15 to 17."""
     former, present = hosts
     ask(former, "SET ROLE celery_owner; INSERT INTO test_load SELECT generate_series(1, 1000)")

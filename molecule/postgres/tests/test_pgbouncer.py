@@ -1,8 +1,10 @@
 """PgBouncer: many clients share few connections, each with its own rights."""
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +21,9 @@ TRANSACTIONS = 10
 units = ["pgbouncer", "postgresql@15-main", "postgresql@17-main"]
 
 
-def connect(host, user, password=None, database="celery"):
+def connect(
+    host: Any, user: str, password: str | None = None, database: str = "celery"
+) -> psycopg.Connection[tuple[Any, ...]]:
     # PgBouncer of Debian 12 does not know prepared statements, and its console knows no transactions.
     return psycopg.connect(
         host=address(host),
@@ -34,7 +38,7 @@ def connect(host, user, password=None, database="celery"):
 
 
 @pytest.fixture
-def table(host):
+def table(host: Any) -> Iterator[None]:
     make = "SET ROLE celery_owner; DROP TABLE IF EXISTS test_pooled"
     command = "runuser -u postgres -- psql -d celery -c %s"
     host.check_output(command, f"{make}; CREATE TABLE test_pooled (client int, number int)")
@@ -43,15 +47,15 @@ def table(host):
 
 
 @pytest.mark.usefixtures("table")
-def test_more_clients_than_the_server_takes_share_few_connections(host):
+def test_more_clients_than_the_server_takes_share_few_connections(host: Any) -> None:
     seen, done = [], threading.Event()
 
-    def watch():
+    def watch() -> None:
         count = "SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'celery%'"
         while not done.wait(0.2):
             seen.append(int(host.check_output("runuser -u postgres -- psql -At -c %s", count)))
 
-    def write(client, connection):
+    def write(client: int, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         for number in range(TRANSACTIONS):
             with connection.transaction():
                 connection.execute("INSERT INTO test_pooled VALUES (%s, %s)", (client, number))
@@ -70,7 +74,7 @@ def test_more_clients_than_the_server_takes_share_few_connections(host):
     assert 0 < max(seen) <= POOL
 
 
-def test_each_client_has_the_rights_of_its_user(host):
+def test_each_client_has_the_rights_of_its_user(host: Any) -> None:
     with connect(host, "celery_report") as reader:
         assert reader.execute("SELECT current_user").fetchone() == ("celery_report",)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -80,18 +84,18 @@ def test_each_client_has_the_rights_of_its_user(host):
 
 
 @pytest.mark.parametrize("user", ["celery_app", "postgres", "nobody"])
-def test_a_wrong_password_is_refused(host, user):
+def test_a_wrong_password_is_refused(host: Any, user: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"authentication failed|no such user"):
         connect(host, user, "wrong")
 
 
 @pytest.mark.parametrize("database", ["postgres", "pgbouncer"])
-def test_the_network_reaches_no_database_that_is_not_opened_to_it(host, database):
+def test_the_network_reaches_no_database_that_is_not_opened_to_it(host: Any, database: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"rejected|no authentication|not allowed"):
         connect(host, "celery_owner", database=database)
 
 
-def test_the_monitor_sees_the_pools_and_manages_nothing(host):
+def test_the_monitor_sees_the_pools_and_manages_nothing(host: Any) -> None:
     query = "psql 'host=127.0.0.1 port=6432 dbname=pgbouncer user=monitor' --no-psqlrc -At -c %s"
     with_password = f"env PGPASSWORD={SCENARIO.secrets['postgres_monitor']} {query}"
     assert "celery|celery_app" in host.check_output(with_password, "SHOW POOLS")
@@ -99,17 +103,17 @@ def test_the_monitor_sees_the_pools_and_manages_nothing(host):
         assert "admin access needed" in host.run(with_password, command).stderr
 
 
-def test_it_runs_as_nobody_who_could_manage_the_server(host):
+def test_it_runs_as_nobody_who_could_manage_the_server(host: Any) -> None:
     pid = host.check_output("systemctl show --property=MainPID --value pgbouncer")
     assert host.check_output("ps -o user= -p %s", pid).strip() == "pgbouncer"
     assert host.run("runuser -u pgbouncer -- psql -h /run/postgresql -U postgres -c 'SELECT 1'").rc != 0
     assert host.check_output("stat -c '%U %G %a' /etc/pgbouncer/fleet/userlist.txt") == "root pgbouncer 640"
 
 
-def test_a_killed_pgbouncer_comes_back(host):
+def test_a_killed_pgbouncer_comes_back(host: Any) -> None:
     host.check_output("systemctl kill --signal=KILL pgbouncer")
 
-    def answers():
+    def answers() -> tuple[Any, ...] | None:
         try:
             with connect(host, "celery_app") as connection:
                 return connection.execute("SELECT 1").fetchone()
@@ -119,5 +123,5 @@ def test_a_killed_pgbouncer_comes_back(host):
     assert wait_for(answers, "PgBouncer does not come back") == (1,)
 
 
-def test_no_secret_can_be_seen(host):
+def test_no_secret_can_be_seen(host: Any) -> None:
     assert_no_secrets(host, SCENARIO.secrets.values())

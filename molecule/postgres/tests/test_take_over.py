@@ -1,6 +1,7 @@
 """What was there before is taken over or refused in one line; what is refused changes nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -31,33 +32,35 @@ SELECT DISTINCT pg_get_userbyid(owner) FROM (
 units = ["postgresql@15-main", "postgresql@17-main", "pgbouncer"]
 
 
-def ask(host, statement, database="celery"):
-    return host.check_output("runuser -u postgres -- psql -At -d %s -c %s", database, statement)
+def ask(host: Any, statement: str, database: str = "celery") -> str:
+    return str(host.check_output("runuser -u postgres -- psql -At -d %s -c %s", database, statement))
 
 
-def version(host):
-    return host.check_output("ls /etc/postgresql")
+def version(host: Any) -> str:
+    return str(host.check_output("ls /etc/postgresql"))
 
 
-def files(host):
+def files(host: Any) -> str:
     """What the role writes, as checksums with owners and modes."""
     places = "/etc/postgresql/*/main /etc/pgbouncer/fleet /etc/systemd/system/*.service.d"
-    return host.check_output(
-        f"find {places} -type f ! -name '*~' -exec sha256sum {{}} + -exec stat -c '%n %U %G %a' {{}} +"
+    return str(
+        host.check_output(
+            f"find {places} -type f ! -name '*~' -exec sha256sum {{}} + -exec stat -c '%n %U %G %a' {{}} +"
+        )
     )
 
 
 @pytest.fixture(scope="module")
-def db12():
+def db12() -> Any:
     return SCENARIO.hosts()["db12"]
 
 
 @pytest.fixture(scope="module")
-def db13():
+def db13() -> Any:
     return SCENARIO.hosts()["db13"]
 
 
-def refused(host, words, **variables):
+def refused(host: Any, words: str, **variables: Any) -> None:
     """A run is refused with these words, and host and service are as they were, also after a restart."""
     name = {"15": "db12", "17": "db13"}[version(host)]
     before = files(host)
@@ -97,21 +100,23 @@ def refused(host, words, **variables):
     ],
     ids=["network", "rule", "setting", "library", "memory", "address"],
 )
-def test_what_the_server_would_refuse_is_refused_before_it_is_written(db13, variables, words):
+def test_what_the_server_would_refuse_is_refused_before_it_is_written(
+    db13: Any, variables: Any, words: str
+) -> None:
     refused(db13, words, **variables)
 
 
-def test_a_version_that_the_host_cannot_have_is_refused(db13):
+def test_a_version_that_the_host_cannot_have_is_refused(db13: Any) -> None:
     refused(db13, "cluster of PostgreSQL 17, and version 16 is wanted: keep it", postgres_version="16")
 
 
-def test_an_archive_that_cannot_be_reached_is_refused(db13):
+def test_an_archive_that_cannot_be_reached_is_refused(db13: Any) -> None:
     url = "http://127.0.0.1:9/pub"
     refused(db13, f"the archive {url} cannot be used", postgres_source="pgdg", postgres_pgdg_url=url)
     assert not db13.file("/etc/apt/sources.list.d/celery-fleet-postgresql.sources").exists
 
 
-def test_another_archive_becomes_a_source_once_apt_has_read_it(db13):
+def test_another_archive_becomes_a_source_once_apt_has_read_it(db13: Any) -> None:
     """An archive with one name and no package, signed with a key that nobody has any more."""
     folder, source = (
         "/srv/archive/dists/trixie-pgdg",
@@ -135,7 +140,7 @@ def test_another_archive_becomes_a_source_once_apt_has_read_it(db13):
         db13.check_output("systemctl stop test-archive; rm -r /srv/archive %s; apt-get update", source)
 
 
-def test_a_server_that_lets_nobody_in_is_refused_with_its_remedy(db12):
+def test_a_server_that_lets_nobody_in_is_refused_with_its_remedy(db12: Any) -> None:
     hba = f"/etc/postgresql/{version(db12)}/main/pg_hba.conf"
     unit = f"postgresql@{version(db12)}-main"
     db12.check_output(f"cp --preserve {hba} /root/hba && sed -i '1i local all all reject' {hba}")
@@ -149,7 +154,7 @@ def test_a_server_that_lets_nobody_in_is_refused_with_its_remedy(db12):
         db12.check_output(f"mv /root/hba {hba}; systemctl reload {unit}")
 
 
-def test_a_line_that_wins_over_the_role_is_overruled_or_refused(db12, db13):
+def test_a_line_that_wins_over_the_role_is_overruled_or_refused(db12: Any, db13: Any) -> None:
     """The file of the role is read once more at the end of postgresql.conf; ALTER SYSTEM is the user's."""
     main = f"/etc/postgresql/{version(db12)}/main/postgresql.conf"
     db12.check_output(f"""echo "listen_addresses = '*'" >>{main}""")
@@ -169,7 +174,7 @@ def test_a_line_that_wins_over_the_role_is_overruled_or_refused(db12, db13):
     assert "0.0.0.0:5432" not in db12.check_output("ss -Hltn 'sport = :5432'")
 
 
-def test_the_objects_follow_the_owner_of_their_database(db13):
+def test_the_objects_follow_the_owner_of_their_database(db13: Any) -> None:
     names = ("celery_owner", "celery_app", "celery_app_b", "celery_report")
     users = [{"name": name, "password": SCENARIO.secrets[f"postgres_{name}"]} for name in names]
     grants = [{"database": "celery", "user": "celery_app", "access": "read_write"}]
@@ -205,9 +210,9 @@ def test_the_objects_follow_the_owner_of_their_database(db13):
 
 
 @pytest.mark.parametrize("unit", ["postgresql@{}-main", "postgresql", "pgbouncer"])
-def test_each_unit_exposes_at_most_2_5(host, unit):
+def test_each_unit_exposes_at_most_2_5(host: Any, unit: str) -> None:
     host.run_expect([0], f"systemd-analyze security --threshold=25 {unit.format(version(host))}")
 
 
-def test_a_long_query_is_compiled_in_the_sandbox(host):
+def test_a_long_query_is_compiled_in_the_sandbox(host: Any) -> None:
     ask(host, "SET jit_above_cost = 0; SELECT sum(number) FROM generate_series(1, 1000) AS number")

@@ -1,6 +1,7 @@
 """Hooks and fixtures of this scenario's tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support.hosts.unit_journal import pytest_runtest_makereport
@@ -11,7 +12,7 @@ __all__ = ["pytest_runtest_makereport"]
 @pytest.fixture
 def say(pytestconfig: pytest.Config, capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """Return a function that shows what was measured, in a line between the tests."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    reporter: Any = pytestconfig.pluginmanager.get_plugin("terminalreporter")
 
     def write(line: str) -> None:
         with capfd.disabled():

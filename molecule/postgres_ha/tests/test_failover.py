@@ -6,11 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import docker
 import psycopg
 import pytest
+from docker.models.containers import Container
 from psycopg import errors
 from support.hosts.scenario import Scenario, address
 from support.hosts.secrets_scan import assert_no_secrets
@@ -57,7 +59,7 @@ def connect(port: int = SERVER) -> psycopg.Connection[Any]:
         user="celery_owner",
         password=SCENARIO.secrets["postgres_celery_owner"],
         sslmode="verify-full",
-        sslrootcert=SCENARIO.authority,
+        sslrootcert=str(SCENARIO.authority),
         connect_timeout=2,
         tcp_user_timeout=3000,
         keepalives_idle=1,
@@ -91,6 +93,10 @@ class Client:
         self._ended.set()
         self._thread.join()
 
+    def has_confirmed(self, least: int) -> bool:
+        """Whether at least so many rows are on a standby as well."""
+        return len(self.confirmed) >= least
+
     def _run(self) -> None:
         number, last = next(numbers), time.monotonic()
         while not self._ended.is_set():
@@ -118,12 +124,16 @@ def stored(name: str) -> set[int]:
     return {int(line) for line in ask(name, "SELECT number FROM written").split()}
 
 
+def has_rows(name: str, rows: set[int]) -> bool:
+    return stored(name) == rows
+
+
 def assert_all_servers_agree() -> None:
     """The standbys have replayed what the primary has."""
     (primary,) = primaries()
     rows = stored(primary)
     for name in hosts():
-        wait_for(lambda name=name: stored(name) == rows, f"{name} has other rows than {primary}")
+        wait_for(partial(has_rows, name, rows), f"{name} has other rows than {primary}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,7 +143,7 @@ def table() -> None:
         connection.execute("CREATE TABLE written (number int PRIMARY KEY)")
 
 
-def container(name: str) -> docker.models.containers.Container:
+def container(name: str) -> Container:
     return docker.from_env().containers.get(f"celery-fleet-postgres-ha-{name}")
 
 
@@ -213,7 +223,7 @@ def certificate(name: str, port: int = SERVER) -> bytes:
         "openssl s_client -starttls postgres -connect %s </dev/null | openssl x509",
         f"{address(hosts()[name])}:{port}",
     )
-    return shown.stdout_bytes
+    return bytes(shown.stdout_bytes)
 
 
 def test_the_user_that_replicates_can_do_no_more() -> None:
@@ -254,14 +264,11 @@ def test_a_standby_that_is_behind_is_not_promoted() -> None:
 def test_a_failover_in_order_loses_nothing_and_is_never_turned_back(say: Callable[[str], None]) -> None:
     with Client() as client, Client(PGBOUNCER) as pooled:
         for each in (client, pooled):
-            wait_for(lambda each=each: len(each.confirmed) >= 10, "no rows are written")
+            wait_for(partial(each.has_confirmed, 10), "no rows are written")
         printed = fail_over("data2")
         for each in (client, pooled):
             before = len(each.confirmed)
-            wait_for(
-                lambda each=each, before=before: len(each.confirmed) > before,
-                "no rows are written after the failover",
-            )
+            wait_for(partial(each.has_confirmed, before + 1), "no rows are written after the failover")
 
     for each, way in ((client, ""), (pooled, " through PgBouncer")):
         rows = each.local | each.confirmed

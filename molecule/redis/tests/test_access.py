@@ -1,5 +1,8 @@
 """Who may reach Redis, and what each user may do."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import redis
 from celery import Celery
@@ -8,6 +11,7 @@ from celery_autoscaler.dead_letters import REPLAY
 from celery_autoscaler.keys import Keys
 from celery_autoscaler.recovery import MOVE
 from kombu import Connection
+from redis import Redis
 from support.hosts.redis_provider import UNITS, provider
 from support.hosts.scenario import Scenario, address
 from support.hosts.secrets_scan import assert_no_secrets, find_secrets
@@ -18,7 +22,7 @@ READABLE = "/srv/readable"
 units = UNITS
 
 
-def connect(host, user):
+def connect(host: Any, user: str) -> Redis:
     return redis.Redis(
         host=address(host),
         username=user,
@@ -30,33 +34,33 @@ def connect(host, user):
 
 
 @pytest.fixture
-def app(host):
+def app(host: Any) -> Iterator[Redis]:
     with connect(host, "app") as client:
         yield client
 
 
 @pytest.fixture
-def supervisor(host):
+def supervisor(host: Any) -> Iterator[Redis]:
     with connect(host, "supervisor") as client:
         yield client
 
 
 @pytest.fixture
-def operator(host):
+def operator(host: Any) -> Iterator[Redis]:
     with connect(host, "operator") as client:
         yield client
 
 
-def socket(host):
+def socket(host: Any) -> str:
     return f"/run/{provider(host)}/{provider(host)}-server.sock"
 
 
-def other_host(host):
+def other_host(host: Any) -> Any:
     name = host.check_output("hostname")
     return next(other for other_name, other in SCENARIO.hosts().items() if other_name != name)
 
 
-def test_a_client_without_a_user_is_refused(host):
+def test_a_client_without_a_user_is_refused(host: Any) -> None:
     name = host.check_output("hostname")
     ways = ((host, "-h 127.0.0.1"), (host, f"-s {socket(host)}"), (other_host(host), f"-h {name}"))
     for here, target in ways:
@@ -65,7 +69,7 @@ def test_a_client_without_a_user_is_refused(host):
 
 
 @pytest.mark.parametrize("user", ["app", "supervisor", "operator", "default", "nobody"])
-def test_a_wrong_password_is_refused(host, user):
+def test_a_wrong_password_is_refused(host: Any, user: str) -> None:
     name = host.check_output("hostname")
     for here, target in ((host, "-h 127.0.0.1"), (other_host(host), f"-h {name}")):
         answer = here.run(f"REDISCLI_AUTH=wrong {provider(here)}-cli --user {user} {target} ping")
@@ -73,18 +77,18 @@ def test_a_wrong_password_is_refused(host, user):
         assert "PONG" not in answer.stdout
 
 
-def test_it_listens_on_the_chosen_addresses_only(host):
+def test_it_listens_on_the_chosen_addresses_only(host: Any) -> None:
     listening = {line.split()[3] for line in host.check_output("ss -Hltn 'sport = :6379'").splitlines()}
     assert listening == {"127.0.0.1:6379", f"{address(host)}:6379"}
 
 
-def test_the_socket_is_for_root_and_redis_only(host):
+def test_the_socket_is_for_root_and_redis_only(host: Any) -> None:
     command = f"{provider(host)}-cli -s {socket(host)} ping"
     answer = host.run(f"setpriv --reuid=nobody --regid=nogroup --clear-groups {command}")
     assert "Permission denied" in answer.stderr
 
 
-def test_the_app_can_do_what_redis_py_does(app):
+def test_the_app_can_do_what_redis_py_does(app: Redis) -> None:
     app.delete(*app.scan_iter("test:*"), "test:none")
     app.client_setname("worker")
     assert app.client_getname() == "worker"
@@ -110,8 +114,8 @@ def test_the_app_can_do_what_redis_py_does(app):
     with app.lock("test:lock", timeout=10) as lock:
         assert lock.extend(5)
 
-    def add_one(pipe):
-        value = int(pipe.get("test:a"))
+    def add_one(pipe: redis.client.Pipeline) -> None:
+        value = int(pipe.get("test:a") or 0)
         pipe.multi()
         pipe.set("test:a", value + 1)
 
@@ -125,7 +129,7 @@ def test_the_app_can_do_what_redis_py_does(app):
         assert pubsub.get_message(timeout=5)["data"] == "hello"
 
 
-def test_the_app_can_do_what_celery_and_kombu_do(host):
+def test_the_app_can_do_what_celery_and_kombu_do(host: Any) -> None:
     url = f"redis://app:{SCENARIO.secrets['redis_app']}@{address(host)}:6379/3"
     with Connection(url, transport_options={"queue_order_strategy": "priority"}) as connection:
         queue = connection.SimpleQueue("test-queue")
@@ -180,7 +184,7 @@ def test_the_app_can_do_what_celery_and_kombu_do(host):
         "SWAPDB 0 1",
     ],
 )
-def test_neither_the_app_nor_the_supervisor_administers(app, supervisor, command):
+def test_neither_the_app_nor_the_supervisor_administers(app: Redis, supervisor: Redis, command: str) -> None:
     allowed = {"CLIENT LIST"}
     for user, client in (("app", app), ("supervisor", supervisor)):
         if user == "supervisor" and command in allowed:
@@ -192,7 +196,7 @@ def test_neither_the_app_nor_the_supervisor_administers(app, supervisor, command
 
 
 @pytest.mark.parametrize("end", ["LPUSH", "RPUSH"])
-def test_the_supervisor_gives_back_what_a_dead_worker_held(app, supervisor, end):
+def test_the_supervisor_gives_back_what_a_dead_worker_held(app: Redis, supervisor: Redis, end: str) -> None:
     keys = Keys()
     app.hset(keys.unacked("dead@host:1"), "token", "test:queue\nmessage")
     app.hset(keys.unacked("dead@host:1"), "again", "test:queue\nanother")
@@ -209,7 +213,7 @@ def test_the_supervisor_gives_back_what_a_dead_worker_held(app, supervisor, end)
     assert not app.exists(keys.unacked("dead@host:1"))
 
 
-def test_the_supervisor_puts_messages_into_queues_and_takes_none_out(app, supervisor):
+def test_the_supervisor_puts_messages_into_queues_and_takes_none_out(app: Redis, supervisor: Redis) -> None:
     app.rpush("test:queue", "message")
     assert supervisor.llen("test:queue") == 1
     assert supervisor.info("clients")
@@ -226,14 +230,14 @@ def test_the_supervisor_puts_messages_into_queues_and_takes_none_out(app, superv
     ):
         with pytest.raises(redis.exceptions.NoPermissionError):
             write()
-    for write in ("'DEL', KEYS[1]", "'RPOP', KEYS[1]", "'SET', KEYS[1], 1"):
+    for command in ("'DEL', KEYS[1]", "'RPOP', KEYS[1]", "'SET', KEYS[1], 1"):
         with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access"):
-            supervisor.eval(f"return redis.call({write})", 1, "test:queue")
+            supervisor.eval(f"return redis.call({command})", 1, "test:queue")
     assert app.llen("test:queue") == 1
     app.delete("test:queue")
 
 
-def test_the_supervisor_sends_dead_letters_again_and_deletes_them(app, supervisor):
+def test_the_supervisor_sends_dead_letters_again_and_deletes_them(app: Redis, supervisor: Redis) -> None:
     app.rpush("dead_letter:test", "first", "second")
 
     replay = supervisor.register_script(REPLAY)
@@ -245,8 +249,8 @@ def test_the_supervisor_sends_dead_letters_again_and_deletes_them(app, superviso
     app.delete("test:queue")
 
 
-def test_nothing_is_evicted(app, operator):
-    before = operator.config_get("maxmemory")["maxmemory"]
+def test_nothing_is_evicted(app: Redis, operator: Redis) -> None:
+    before = str(operator.config_get("maxmemory")["maxmemory"])
     assert int(before) > 0
     app.set("test:kept", "yes")
     operator.config_set("maxmemory", 1)
@@ -259,11 +263,13 @@ def test_nothing_is_evicted(app, operator):
 
 
 @pytest.mark.parametrize("stop", ["systemctl restart", "systemctl kill -s KILL"])
-def test_the_data_outlive_the_server(host, app, stop):
+def test_the_data_outlive_the_server(host: Any, app: Redis, stop: str) -> None:
     app.set("test:outlives", stop)
     # Both are transactions in the append-only file.
     with app.pipeline(transaction=True) as transaction:
-        transaction.set("test:first", stop).set("test:second", stop).execute()
+        transaction.set("test:first", stop)
+        transaction.set("test:second", stop)
+        transaction.execute()
     script = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('SET', KEYS[2], ARGV[1])"
     app.eval(script, 2, "test:third", "test:fourth", stop)
     run_id = app.info("server")["run_id"]
@@ -280,11 +286,11 @@ def test_the_data_outlive_the_server(host, app, stop):
     assert app.mget("test:outlives", "test:first", "test:second", "test:third", "test:fourth") == [stop] * 5
 
 
-def test_no_secret_can_be_seen(host):
+def test_no_secret_can_be_seen(host: Any) -> None:
     assert_no_secrets(host, SCENARIO.secrets.values())
 
 
-def test_the_search_for_secrets_finds_them(host):
+def test_the_search_for_secrets_finds_them(host: Any) -> None:
     secret = SCENARIO.secrets["redis_app"]
     host.check_output(f"printf %s > {READABLE} && chmod 644 {READABLE}", secret)
     try:

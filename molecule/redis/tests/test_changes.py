@@ -1,6 +1,8 @@
 """What a changed variable does to a running server. These tests change the hosts and put them back."""
 
 import re
+from collections.abc import Collection
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +15,7 @@ NEW_PASSWORD = "rotated-" + "0123456789abcdef"
 units = UNITS
 
 
-def operator(host, password=None):
+def operator(host: Any, password: str | None = None) -> redis.Redis:
     return redis.Redis(
         host=address(host),
         username="operator",
@@ -23,19 +25,19 @@ def operator(host, password=None):
     )
 
 
-def starts(host):
+def starts(host: Any) -> int:
     """How often the unit was started."""
     unit = f"{provider(host)}-server"
     return len(host.check_output(f"journalctl -u {unit} -o cat | grep '^Started '").splitlines())
 
 
 @pytest.fixture(scope="module")
-def hosts():
+def hosts() -> Collection[Any]:
     return SCENARIO.hosts().values()
 
 
 @pytest.fixture
-def users():
+def users() -> list[dict[str, Any]]:
     secrets = SCENARIO.secrets
     return [
         {"name": name, "preset": name, "password": secrets[f"redis_{name}"]}
@@ -43,7 +45,9 @@ def users():
     ]
 
 
-def test_live_changes_are_applied_without_a_restart_and_shown(hosts, users):
+def test_live_changes_are_applied_without_a_restart_and_shown(
+    hosts: Collection[Any], users: list[dict[str, Any]]
+) -> None:
     users[0]["rules"] = ["-incrby"]
     users[2].update(password=NEW_PASSWORD, previous_password=SCENARIO.secrets["redis_operator"])
     run_ids, connections = [], []
@@ -56,7 +60,7 @@ def test_live_changes_are_applied_without_a_restart_and_shown(hosts, users):
         worker = redis.Redis(host=address(host), username="app", password=SCENARIO.secrets["redis_app"])
         connections.append((worker, worker.client_id()))
 
-    wanted = {"redis_tcp_keepalive": 77, "redis_save": [], "redis_users": users}
+    wanted: dict[str, Any] = {"redis_tcp_keepalive": 77, "redis_save": [], "redis_users": users}
     foretold = SCENARIO.play("--check", "--diff", **wanted)
     assert operator(next(iter(hosts))).config_get("tcp-keepalive") == {"tcp-keepalive": "60"}
     # Even at this verbosity, which prints the arguments of each module.
@@ -82,7 +86,9 @@ def test_live_changes_are_applied_without_a_restart_and_shown(hosts, users):
         assert worker.client_id() == client_id
 
 
-def test_a_static_change_restarts_once_and_keeps_the_data(hosts, users):
+def test_a_static_change_restarts_once_and_keeps_the_data(
+    hosts: Collection[Any], users: list[dict[str, Any]]
+) -> None:
     users[2]["previous_password"] = NEW_PASSWORD
     before = []
     for host in hosts:
@@ -104,7 +110,7 @@ def test_a_static_change_restarts_once_and_keeps_the_data(hosts, users):
         assert starts(host) == count + 1
 
 
-def test_the_former_variables_put_everything_back(hosts):
+def test_the_former_variables_put_everything_back(hosts: Collection[Any]) -> None:
     SCENARIO.play()
     for host in hosts:
         expected = {"databases": "16", "tcp-keepalive": "60", "save": "3600 1 300 100 60 10000"}
@@ -113,7 +119,7 @@ def test_the_former_variables_put_everything_back(hosts):
             operator(host, NEW_PASSWORD).ping()
 
 
-def test_an_unknown_setting_is_refused_before_the_server_meets_it(hosts):
+def test_an_unknown_setting_is_refused_before_the_server_meets_it(hosts: Collection[Any]) -> None:
     with pytest.raises(AssertionError, match="this Redis knows no setting maxmemry-clients"):
         SCENARIO.play("--check", "--limit=broker13", redis_extra_settings={"maxmemry-clients": "1gb"})
     for host in hosts:
@@ -128,7 +134,9 @@ def test_an_unknown_setting_is_refused_before_the_server_meets_it(hosts):
         ("valkey13", "redis", "redis cannot stand beside or take over /var/lib/valkey/appendonlydir, /"),
     ],
 )
-def test_another_provider_is_refused_and_the_present_one_goes_on(hosts, name, wanted, refusal):
+def test_another_provider_is_refused_and_the_present_one_goes_on(
+    hosts: Collection[Any], name: str, wanted: dict[str, set[str]], refusal: str
+) -> None:
     with pytest.raises(AssertionError, match=f"redis_provider: {refusal}"):
         SCENARIO.play(f"--limit={name}", redis_provider=wanted)
     for host in hosts:

@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 from support.hosts.deployed_app import WITHIN
@@ -89,16 +90,21 @@ def upgrade(host: SupervisedHost) -> None:
     host.host.check_output(f"rm --recursive {UPGRADED} && systemctl restart {SUPERVISOR}")
 
 
+def has_another(host: SupervisedHost, supervisor: int) -> bool:
+    """Whether another supervisor than this one runs."""
+    return host.supervisor() not in {0, supervisor}
+
+
 @pytest.mark.parametrize("change", [restart, kill, upgrade])
 def test_workers_go_on_while_their_supervisor_is_replaced(
-    hosts: dict[str, SupervisedHost], trace: str, change: object
+    hosts: dict[str, SupervisedHost], trace: str, change: Callable[[SupervisedHost], None]
 ) -> None:
     with all_workers_busy(hosts, trace) as ids:
         before, since = processes(hosts), time.time()
         supervisors = {name: host.supervisor() for name, host in hosts.items()}
         for name, host in hosts.items():
-            change(host)  # type: ignore[operator]
-            wait_for(lambda h=host, n=name: h.supervisor() not in (0, supervisors[n]), "no new supervisor")
+            change(host)
+            wait_for(partial(has_another, host, supervisors[name]), "no new supervisor")
             for instance in before[name]:
                 host.wait_for_words(f"{instance} was there before: adopted", since)
         assert processes(hosts) == before

@@ -8,7 +8,9 @@ import random
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -166,7 +168,7 @@ EVERYTHING: dict[str, dict[str, object]] = {
     "monitoring": {"monitoring_scrape_interval": "16s", "monitoring_retention": "16d"},
 }
 # That the services run with it, where that can be seen.
-APPLIED = {
+APPLIED: dict[str, Callable[[], bool]] = {
     "common": lambda: "Europe/Paris" in host(SITE).check_output("readlink /etc/localtime"),
     "redis": lambda: (
         operator(SITE).config_get("timeout", "tcp-backlog") == {"timeout": "17", "tcp-backlog": "200"}
@@ -188,19 +190,19 @@ APPLIED = {
 }
 
 
-def shown(setting):
+def shown(setting: str) -> str:
     """What PostgreSQL runs."""
-    return host(SITE).check_output(f"runuser -u postgres -- psql -Atc 'SHOW {setting}'")
+    return str(host(SITE).check_output(f"runuser -u postgres -- psql -Atc 'SHOW {setting}'"))
 
 
-def process(unit):
+def process(unit: str) -> str:
     """The main process of a service."""
     on = host("backup13" if unit == "prometheus" else SITE)
-    return on.check_output(f"systemctl show --property=MainPID --value {unit}")
+    return str(on.check_output(f"systemctl show --property=MainPID --value {unit}"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def wanted():
+def wanted() -> Iterator[dict[str, set[str]]]:
     """The services that run before anything is broken, and again after a restart and a reboot in the end."""
     found = {name: set(running(name)) for name in HOSTS}
     yield found
@@ -210,7 +212,7 @@ def wanted():
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory):
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files that do not fit each other."""
     folder = tmp_path_factory.mktemp("broken")
     for name in ("authority", "certificate", "other"):
@@ -242,7 +244,7 @@ def broken(tmp_path_factory):
 
 
 @contextmanager
-def closed(name, path):
+def closed(name: str, path: str) -> Iterator[None]:
     """Nothing can be written there, or on a disk of 10 MB in its place."""
     folder = path.removesuffix("+")
     if path.endswith("+"):
@@ -256,7 +258,7 @@ def closed(name, path):
 
 
 @pytest.mark.parametrize("step", SAMPLE, ids=str)
-def test_a_step_that_breaks_changes_nothing(step, broken, wanted):
+def test_a_step_that_breaks_changes_nothing(step: Break, broken: Path, wanted: dict[str, set[str]]) -> None:
     on = {"monitoring": ["backup13"], "archive": [SITE, "backup13"]}.get(step.part, [SITE])
     with ExitStack() as stack:
         for name in on if step.closed else []:
@@ -274,10 +276,12 @@ def test_a_step_that_breaks_changes_nothing(step, broken, wanted):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_play_that_is_cut_off_leaves_services_that_restart(part, broken, wanted):
+def test_a_play_that_is_cut_off_leaves_services_that_restart(
+    part: str, broken: Path, wanted: dict[str, set[str]]
+) -> None:
     changed = EVERYTHING[part] | {"ansible_managed": "Managed by Ansible, changed"}
     on = "backup13" if part == "monitoring" else SITE
-    steps = []
+    steps: list[str] = []
     while len(steps) < TOO_MANY_STEPS:
         step = cut(part, broken=str(broken), **changed)
         if step is None:
@@ -297,10 +301,10 @@ def test_a_play_that_is_cut_off_leaves_services_that_restart(part, broken, wante
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_what_a_play_that_is_cut_off_leaves_undone_the_next_one_does(part, broken):
+def test_what_a_play_that_is_cut_off_leaves_undone_the_next_one_does(part: str, broken: Path) -> None:
     """A step that is cut off from its handler: nobody restarts the services meanwhile."""
     on = "backup13" if part == "monitoring" else SITE
-    steps = []
+    steps: list[str] = []
     for variables in (EVERYTHING[part], {}):
         while len(steps) < TOO_MANY_STEPS:
             step = cut(part, broken=str(broken), **variables)
@@ -315,7 +319,7 @@ def test_what_a_play_that_is_cut_off_leaves_undone_the_next_one_does(part, broke
             steps = []
 
 
-def test_everything_comes_back_after_a_reboot(wanted):
+def test_everything_comes_back_after_a_reboot(wanted: dict[str, set[str]]) -> None:
     for name in HOSTS:
         reboot(name, wanted[name])
 

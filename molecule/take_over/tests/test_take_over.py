@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from typing import Any
 
 import pytest
 import redis
@@ -28,9 +29,9 @@ from support.role_tasks import modes
 PLAYBOOKS = "../../playbooks"
 
 
-def test_the_hosts_are_hardened_and_speak_another_language():
+def test_the_hosts_are_hardened_and_speak_another_language() -> None:
     secrets = SCENARIO.inventory / ".secrets"
-    ssh = ["ssh", "-i", secrets / "ssh_key", "-o", f"UserKnownHostsFile={secrets / 'known_hosts'}"]
+    ssh = ["ssh", "-i", str(secrets / "ssh_key"), "-o", f"UserKnownHostsFile={secrets / 'known_hosts'}"]
     for name in HOSTS:
         assert host(name).run("runuser -u deploy -- sudo -n true").rc != 0
         told = subprocess.run(
@@ -48,15 +49,15 @@ def test_the_hosts_are_hardened_and_speak_another_language():
             host(name).check_output(f"rm {folder}/true")
 
 
-def test_every_message_and_row_is_there_and_tasks_are_executed():
+def test_every_message_and_row_is_there_and_tasks_are_executed() -> None:
     assert_whole()
     for name in REDIS_HOSTS:
         assert operator(name).config_get("appendonly") == {"appendonly": "yes"}
 
 
-def test_every_file_has_the_mode_that_the_role_gives_it_whatever_the_umask():
+def test_every_file_has_the_mode_that_the_role_gives_it_whatever_the_umask() -> None:
     wanted = modes()
-    seen = {}
+    seen: dict[str, str] = {}
     for name in HOSTS:
         lines = host(name).run(f"stat --format='%n %a %U %G' {' '.join(wanted)}").stdout.splitlines()
         seen |= dict(line.split(" ", 1) for line in lines)
@@ -65,7 +66,7 @@ def test_every_file_has_the_mode_that_the_role_gives_it_whatever_the_umask():
     assert seen == {path: wanted[path] for path in seen}
 
 
-def test_the_app_can_read_its_release_and_write_nothing_there():
+def test_the_app_can_read_its_release_and_write_nothing_there() -> None:
     # What was proved before, or failed, is root's affair.
     unreadable = (
         "runuser -u celery -- find /opt/celery/current/ ! -type l ! -readable"
@@ -77,7 +78,7 @@ def test_the_app_can_read_its_release_and_write_nothing_there():
     assert host(SITE).check_output(writable) == ""
 
 
-def test_every_service_comes_back_after_a_reboot_with_every_message_and_row():
+def test_every_service_comes_back_after_a_reboot_with_every_message_and_row() -> None:
     before = {name: set(running(name)) for name in HOSTS}
     assert sum(map(len, before.values())) > 15
 
@@ -87,7 +88,7 @@ def test_every_service_comes_back_after_a_reboot_with_every_message_and_row():
     assert_whole()
 
 
-def test_the_password_from_before_opens_nothing():
+def test_the_password_from_before_opens_nothing() -> None:
     for name in REDIS_HOSTS:
         with pytest.raises(redis.exceptions.AuthenticationError):
             redis.Redis(host=address(host(name)), password=SCENARIO.secrets["present"]).ping()
@@ -101,13 +102,13 @@ def test_the_password_from_before_opens_nothing():
         ({"redis_bind": ["192.0.2.1"]}, "192.0.2.1 is no address of this host"),
     ],
 )
-def test_what_redis_would_refuse_is_refused_before_a_file_is_written(variables, reason):
+def test_what_redis_would_refuse_is_refused_before_a_file_is_written(variables: Any, reason: str) -> None:
     printed = refusal("redis", **variables)
 
     assert len(re.findall(re.escape(reason), printed)) >= len(REDIS_HOSTS), printed
 
 
-def test_a_rule_that_redis_does_not_know_is_refused_before_a_file_is_written():
+def test_a_rule_that_redis_does_not_know_is_refused_before_a_file_is_written() -> None:
     users = [
         {"name": "app", "preset": "app", "password": SCENARIO.secrets["redis_app"], "rules": ["+no-such"]},
         {"name": "backup", "preset": "backup", "password": SCENARIO.secrets["redis_backup"]},
@@ -120,7 +121,7 @@ def test_a_rule_that_redis_does_not_know_is_refused_before_a_file_is_written():
     assert SCENARIO.secrets["redis_app"] not in printed
 
 
-def test_a_server_that_lets_nobody_in_is_refused_before_a_file_is_written():
+def test_a_server_that_lets_nobody_in_is_refused_before_a_file_is_written() -> None:
     users = [
         {"name": "backup", "preset": "backup", "password": SCENARIO.secrets["redis_backup"]},
         {"name": "operator", "preset": "operator", "password": "another-password-0123456789"},
@@ -131,7 +132,7 @@ def test_a_server_that_lets_nobody_in_is_refused_before_a_file_is_written():
     assert "cannot ask Redis as the user operator" in printed
 
 
-def test_a_stopped_server_with_data_and_no_append_only_file_is_refused():
+def test_a_stopped_server_with_data_and_no_append_only_file_is_refused() -> None:
     broker = host("broker12")
     operator("broker12").save()
     broker.check_output("systemctl stop redis-server && mv /var/lib/redis/appendonlydir /var/lib/redis/aside")
@@ -145,7 +146,7 @@ def test_a_stopped_server_with_data_and_no_append_only_file_is_refused():
     wait_for(lambda: messages("broker12") == MESSAGES, "messages are missing", 30)
 
 
-def test_what_was_there_in_postgresql_is_as_it_was():
+def test_what_was_there_in_postgresql_is_as_it_was() -> None:
     assert rows() == ROWS
     settings = host(SITE).check_output(
         "runuser -u postgres -- psql -Atc 'SHOW lc_messages' -c 'SHOW work_mem'"
@@ -153,7 +154,7 @@ def test_what_was_there_in_postgresql_is_as_it_was():
     assert settings.splitlines()[0] == "de_DE.UTF-8"
 
 
-def test_a_second_run_changes_nothing_and_the_site_is_verified():
+def test_a_second_run_changes_nothing_and_the_site_is_verified() -> None:
     again = SCENARIO.play("--diff")
     verified = SCENARIO.play(playbook=f"{PLAYBOOKS}/verify.yml")
 

@@ -42,11 +42,12 @@ def reboot() -> None:
     container = docker.from_env().containers.get(CONTAINER)
     container.restart()
     booted = ["systemctl", "is-system-running"]
-    wait_for(
-        lambda: container.exec_run(booted).output.decode().strip() in {"running", "degraded"},
-        "the host does not boot",
-        BOOTS_WITHIN,
-    )
+
+    def has_booted() -> bool:
+        printed = container.exec_run(booted).output
+        return isinstance(printed, bytes) and printed.decode().strip() in {"running", "degraded"}
+
+    wait_for(has_booted, "the host does not boot", BOOTS_WITHIN)
 
 
 def test_a_host_gets_the_next_debian_while_the_others_do_its_work() -> None:
