@@ -125,3 +125,24 @@ def test_a_unit_that_the_host_does_not_have_yet_is_left_out(tmp_path: Path) -> N
     assert not checked.is_there("no-such-unit-here.service", {"/etc/default/other"})
     assert checked.is_there("no-such-unit-here.service", {path})
     assert checked.run(Module(files=[file(tmp_path / "a")], units=["no-such-unit-here.service"]))["changed"]
+
+
+def test_files_that_systemd_has_not_read_since_they_were_written_count_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = tmp_path / "copy@.service"
+    dropin = tmp_path / "other.service.d/more.conf"
+    files = [file(unit), file(dropin), file(tmp_path / "plain")]
+    # As it is after a play that was cut off: systemd knows what was there before, of all but one.
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text("#!/bin/sh\nfor unit in $(seq 4 $#); do echo yes; echo; done\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemctl.parent}:/usr/bin:/bin")
+    monkeypatch.setattr(checked, "UNIT_FOLDERS", (str(tmp_path),))
+    (tmp_path / "other.service").touch()
+    checked.run(Module(files=files))
+
+    found = checked.run(Module(files=files, units=["copy@daily.service", "other.service", "away.service"]))
+
+    assert (found["changed"], found["written"]) == (True, [str(unit), str(dropin)])

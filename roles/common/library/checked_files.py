@@ -51,7 +51,10 @@ options:
     elements: list
     default: []
   units:
-    description: Units among the files, which systemd has to understand together with what the host has.
+    description:
+      - Units among the files, which systemd has to understand together with what the host has.
+      - Files of a unit that systemd has not read since they were written count as written, for an earlier
+        play was cut off before its handlers.
     type: list
     elements: str
     default: []
@@ -67,7 +70,7 @@ EXAMPLES = """
 """
 
 RETURN = """
-written: {description: The files that were written., type: list, returned: always}
+written: {description: The files that were written or not read by systemd., type: list, returned: always}
 """
 
 CHECKED_WITHIN = 60  # seconds
@@ -155,10 +158,26 @@ def complaints(output: str, written: Collection[str]) -> str:
     )
 
 
+def template(unit: str) -> str:
+    """The file of a unit, without its instance: ``copy@daily.timer`` is ``copy@.timer``."""
+    return re.sub("@.*(?=[.])", "@", unit)
+
+
 def is_there(unit: str, written: Collection[str]) -> bool:
     """Whether the host has a unit, or will have it."""
-    places = [f"{folder}/{unit}" for folder in UNIT_FOLDERS]
+    places = [f"{folder}/{template(unit)}" for folder in UNIT_FOLDERS]
     return any(place in written or Path(place).exists() for place in places)
+
+
+def unread(units: list[str], paths: Collection[str]) -> list[str]:
+    """The files that systemd has not read since they were written."""
+    asked = [unit for unit in units if is_there(unit, ())]
+    if not asked or not shutil.which("systemctl"):
+        return []
+    show = ["systemctl", "show", "--property=NeedDaemonReload", "--value", *asked]
+    answers = subprocess.run(show, capture_output=True, text=True, check=False).stdout.split()
+    stale = {template(unit) for unit, answer in zip(asked, answers, strict=False) if answer == "yes"}
+    return [path for path in paths if {Path(path).name, Path(path).parent.name.removesuffix(".d")} & stale]
 
 
 def check(params: dict[str, Any]) -> None:
@@ -209,6 +228,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     files = [*params["files"], *params["secret_files"]]
     before = {file["path"]: present(Path(file["path"])) for file in files}
     differing = [file for file in files if before[file["path"]] != text_of(file)]
+    late = unread(params["units"], [file["path"] for file in files if file not in differing])
     if differing:
         check(params)
     if not module.check_mode:
@@ -218,8 +238,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     others = [file["path"] for file in files if Path(file["path"]).exists() and attributes(module, file)]
     shown = [file for file in differing if file in params["files"]]
     return {
-        "changed": bool(differing or others),
-        "written": [file["path"] for file in differing],
+        "changed": bool(differing or late or others),
+        "written": [*(file["path"] for file in differing), *late],
         "diff": [
             {
                 "before_header": file["path"],

@@ -124,7 +124,7 @@ class Cluster:
 
     def show(self) -> dict[str, str]:
         """Return what systemd says of the unit."""
-        names = "ActiveState,UnitFileState,ActiveEnterTimestampMonotonic"
+        names = "ActiveState,UnitFileState,ActiveEnterTimestampMonotonic,NeedDaemonReload"
         shown = self.module.run_command(["systemctl", "show", f"--property={names}", self.unit])[1]
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
@@ -170,7 +170,8 @@ class Cluster:
             if before.content is not None and file.path.is_relative_to(CONFIG):
                 self.module.backup_local(str(file.path))
             put(file)
-        if any("/etc/systemd/" in str(file.path) for file in files):
+        # An earlier run may have been cut off before this.
+        if self.show().get("NeedDaemonReload") == "yes":
             self.command("systemctl", "daemon-reload")
 
     def come_up(self, verb: str) -> None:

@@ -189,7 +189,9 @@ class PgBouncer:
         for file in files:
             self.written.append(found(file.path))
             put(file)
-        if any("/etc/systemd/" in str(file.path) for file in files):
+        # An earlier run may have been cut off before this.
+        asked = ["systemctl", "show", "--property=NeedDaemonReload", "--value", UNIT]
+        if self.module.run_command(asked)[1].strip() == "yes":
             self.systemctl("daemon-reload")
         if self.module.run_command(["systemctl", "is-enabled", "--quiet", UNIT])[0]:
             self.systemctl("enable", "--quiet", UNIT)

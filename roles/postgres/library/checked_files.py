@@ -1,0 +1,1 @@
+../../common/library/checked_files.py
