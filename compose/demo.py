@@ -12,9 +12,15 @@ from typing import Any
 from celery import Celery
 from celery.app.utils import find_app
 from celery.result import AsyncResult
-from celery_autoscaler import broker as brokers
-from celery_autoscaler.fleet_status import FleetStatus, Record, fleet_status, records
-from celery_autoscaler.terminal import groups_table, last_change_view, new_console, plain, record_view
+from celery_autoscaler.operations.terminal import (
+    groups_table,
+    last_change_view,
+    new_console,
+    plain,
+    record_view,
+)
+from celery_autoscaler.protocol import broker as brokers
+from celery_autoscaler.supervisor.fleet_status import FleetStatus, Record, fleet_status, records
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_autoscaler.check import check_app
+from celery_autoscaler.supervisor.settings_check import check_app
 from support.role_files import CHECKOUT
 
 TEXT = (CHECKOUT / "docs/tutorial/bring-your-own-project.md").read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
-from celery_autoscaler.broker import Broker
-from celery_autoscaler.overrides import change
-from celery_autoscaler.recovery import Client
-from celery_autoscaler.rollout import RolloutError, living, replace_workers
+from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.rollout import RolloutError, living, replace_workers
+from celery_autoscaler.protocol.broker import Broker
+from celery_autoscaler.protocol.recovery import Client
 from docker.errors import APIError
 from redis.exceptions import RedisError
 from support.processes.services import RedisServer, ServiceError, wait_for

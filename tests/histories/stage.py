@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from celery_autoscaler.keys import Keys
+from celery_autoscaler.protocol.keys import Keys
 from redis.exceptions import RedisError
 
 from histories.app import QUEUES

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from celery_autoscaler.policy import Decision, GroupPolicy, Seen
 from celery_autoscaler.settings import Group
+from celery_autoscaler.supervisor.policy.law import Decision, GroupPolicy, Seen
 
 from support.simulated_fleet import (
     Law,

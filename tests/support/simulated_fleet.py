@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Protocol
 
-from celery_autoscaler.estimates import Age, Meter, WorkerCounters, merged
-from celery_autoscaler.limits import Brakes, HostSeen, StartNeed, start_turns, starting_load
-from celery_autoscaler.policy import Decision, Seen
-from celery_autoscaler.runtimes import Ended, RunTimes
+from celery_autoscaler.protocol.ended import Ended
 from celery_autoscaler.settings import Group
-from celery_autoscaler.shares import Offer, moves
-from celery_autoscaler.throughput import Throughput
+from celery_autoscaler.supervisor.policy.estimates import Age, Meter, WorkerCounters, merged
+from celery_autoscaler.supervisor.policy.law import Decision, Seen
+from celery_autoscaler.supervisor.policy.limits import Brakes, HostSeen, StartNeed, start_turns, starting_load
+from celery_autoscaler.supervisor.policy.run_times import RunTimes
+from celery_autoscaler.supervisor.policy.shares import Offer, moves
+from celery_autoscaler.supervisor.policy.throughput import Throughput
 
 QUEUE = "celery"
 HOST = "host"

@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from celery_autoscaler.protocol.tallies import BUCKETS
 from celery_autoscaler.settings import Group, Settings
-from celery_autoscaler.task_counts import BUCKETS
 
 DOCS = Path(__file__).parents[3] / "docs"
 SETTINGS = (DOCS / "reference/settings.md").read_text()

@@ -64,7 +64,7 @@ def test_each_line_of_a_supervisor_and_its_workers_is_json(redis_url: str, tmp_p
 
     lines = parsed(supervisor.output(), "r1")
     assert {line.get("worker") for line in lines} == {None, "default-1@here"}
-    assert any(line["logger"] == "celery_autoscaler.supervisor" for line in lines)
+    assert any(line["logger"] == "celery_autoscaler.supervisor.loop" for line in lines)
 
 
 @pytest.mark.parametrize("command", [["launch", "-A", "single", "worker"], ["cli", "-A", "single", "run"]])

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery_autoscaler import cli, fleet_status
-from celery_autoscaler.broker import Broker, connect
+from celery_autoscaler import cli
 from celery_autoscaler.logs import JsonFormatter, PlainFormatter
-from celery_autoscaler.metrics import registry
+from celery_autoscaler.operations.terminal import new_console, record_view
+from celery_autoscaler.protocol.broker import Broker, connect
+from celery_autoscaler.protocol.text import as_lines, as_text, in_json, missing
 from celery_autoscaler.settings import Settings
-from celery_autoscaler.supervisor import Supervisor
-from celery_autoscaler.terminal import new_console, record_view
-from celery_autoscaler.text import as_lines, as_text, in_json, missing
+from celery_autoscaler.supervisor import fleet_status
+from celery_autoscaler.supervisor.loop import Supervisor
+from celery_autoscaler.web.metrics import registry
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st

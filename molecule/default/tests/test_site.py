@@ -24,9 +24,9 @@ def test_every_service_is_active_after_a_reboot(host: Host) -> None:
 
 def test_every_worker_executes_tasks_of_its_queues(host: Host) -> None:
     queues = " ".join(f"--queue={queue}" for queue in QUEUES)
-    probe = f"celery-app python -m celery_autoscaler.probe -A tasks --workers 3 --at-least {queues}"
+    smoke_test = "celery-app python -m celery_autoscaler.operations.smoke_test -A tasks"
 
-    report = json.loads(host.check_output(probe))
+    report = json.loads(host.check_output(f"{smoke_test} --workers 3 --at-least {queues}"))
 
     assert list(report["queues"]) == QUEUES
     assert all(queue["sent"] == queue["executed"] > 0 for queue in report["queues"].values())

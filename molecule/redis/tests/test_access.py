@@ -7,9 +7,9 @@ import pytest
 import redis
 from celery import Celery
 from celery.backends.redis import RedisBackend
-from celery_autoscaler.dead_letters import REPLAY
-from celery_autoscaler.keys import Keys
-from celery_autoscaler.recovery import MOVE
+from celery_autoscaler.operations.dead_letters import REPLAY
+from celery_autoscaler.protocol.keys import Keys
+from celery_autoscaler.protocol.recovery import MOVE
 from kombu import Connection
 from redis import Redis
 from support.hosts.redis_provider import UNITS, provider

@@ -104,7 +104,7 @@ def wrong_options(app: Celery, group: Mapping[str, Any]) -> Iterator[str]:
 
 def find_problems(app: Celery, path: Path | None) -> list[dict[str, str]]:
     """Return what `celery-autoscaler check` finds, or end with what the supervisor refuses."""
-    check = importlib.import_module("celery_autoscaler.check")
+    check = importlib.import_module("celery_autoscaler.supervisor.settings_check")
     settings = importlib.import_module("celery_autoscaler.settings")
     try:
         read = settings.load(app, str(path)) if path else None

@@ -169,7 +169,7 @@ class SupervisedHost:
     def slice_memory(self) -> int:
         """Return the bytes that supervisor and workers use together, as the supervisor counts them."""
         count = (
-            "import celery_autoscaler.host as h; "
+            "import celery_autoscaler.supervisor.host as h; "
             "print(next(g.memory_used for g in h.own_cgroups('memory') if g.path.name == 'celery.slice'))"
         )
         python = "/opt/celery/current/venv/bin/python"

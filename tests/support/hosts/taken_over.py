@@ -130,10 +130,9 @@ def stay(name: str, wanted: set[str]) -> None:
 def executed() -> dict[str, Any]:
     """Send tasks to every queue; what became of them."""
     queues = " ".join(f"--queue={queue}" for queue in ("cpu_intensive", "default", "io_intensive"))
-    probe = (
-        f"celery-app python -m celery_autoscaler.probe -A tasks --timeout 120 --workers 3 --at-least {queues}"
-    )
-    queues_of_report: dict[str, Any] = json.loads(host(SITE).check_output(probe))["queues"]
+    smoke_test = "celery-app python -m celery_autoscaler.operations.smoke_test -A tasks --timeout 120"
+    report = json.loads(host(SITE).check_output(f"{smoke_test} --workers 3 --at-least {queues}"))
+    queues_of_report: dict[str, Any] = report["queues"]
     return queues_of_report
 
 

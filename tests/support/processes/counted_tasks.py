@@ -16,8 +16,8 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from celery import Celery
-from celery_autoscaler.keys import Keys
-from celery_autoscaler.recovery import recover
+from celery_autoscaler.protocol.keys import Keys
+from celery_autoscaler.protocol.recovery import recover
 from kombu.exceptions import OperationalError
 from redis import Redis
 

@@ -19,28 +19,19 @@ from celery.app.utils import find_app
 from redis.exceptions import RedisError, ResponseError
 from rich.live import Live
 
-from celery_autoscaler import broker as brokers
-from celery_autoscaler import check as checks
-from celery_autoscaler import (
-    dead_letters,
-    fleet_status,
-    gate,
-    http,
-    known,
-    logs,
-    operate,
-    orphans,
-    recovery,
-    rollout,
-    settings,
-    terminal,
-)
-from celery_autoscaler.keys import as_name, worker_name
-from celery_autoscaler.lenient import listed
-from celery_autoscaler.supervisor import Supervisor
-from celery_autoscaler.systemd import notify
-from celery_autoscaler.text import as_text, missing
-from celery_autoscaler.watch import Watch
+from celery_autoscaler import logs, settings
+from celery_autoscaler.operations import actions, dead_letters, known, release_gate, rollout, terminal
+from celery_autoscaler.operations.watch import Watch
+from celery_autoscaler.protocol import broker as brokers
+from celery_autoscaler.protocol import orphans, recovery
+from celery_autoscaler.protocol.keys import as_name, worker_name
+from celery_autoscaler.protocol.lenient import listed
+from celery_autoscaler.protocol.systemd import notify
+from celery_autoscaler.protocol.text import as_text, missing
+from celery_autoscaler.supervisor import fleet_status
+from celery_autoscaler.supervisor import settings_check as checks
+from celery_autoscaler.supervisor.loop import Supervisor
+from celery_autoscaler.web import endpoints
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +138,7 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
     else:
         logs.log_plain(sys.stdout, loglevel.upper())
     supervisor = Supervisor(context.app, context.name, settings.load(context.app, config))
-    server = http.serve(supervisor, supervisor.settings)
+    server = endpoints.serve(supervisor, supervisor.settings)
 
     def end(number: int, _: FrameType | None) -> None:
         logger.info("%s: ending", signal.Signals(number).name)
@@ -228,7 +219,7 @@ def explain(context: Context, group: str | None, number: int) -> None:
     if group is not None and not any(record.group == group for record in found):
         there = known.known(context.broker, context.app).groups
         if group not in there:
-            raise operate.Refused(missing("group", group, there))
+            raise actions.Refused(missing("group", group, there))
     console = terminal.new_console()
     for record in reversed(found):
         console.print(terminal.record_view(record))
@@ -246,7 +237,7 @@ def explain(context: Context, group: str | None, number: int) -> None:
 @click.pass_obj
 def pause(context: Context, group: str | None) -> None:
     """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
-    say(operate.pause(context.broker, getpass.getuser(), group, context.app))
+    say(actions.pause(context.broker, getpass.getuser(), group, context.app))
 
 
 @click.command()
@@ -254,7 +245,7 @@ def pause(context: Context, group: str | None) -> None:
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
     """Take the pause of GROUP back, or every pause."""
-    say(operate.resume(context.broker, getpass.getuser(), group, context.app))
+    say(actions.resume(context.broker, getpass.getuser(), group, context.app))
 
 
 @click.command()
@@ -268,7 +259,7 @@ def scale(context: Context, group: str, minimum: int | None, maximum: int | None
     if reset:
         minimum = maximum = None
     by = getpass.getuser()
-    say(operate.scale(context.broker, by, group, minimum, maximum, reset=reset, app=context.app))
+    say(actions.scale(context.broker, by, group, minimum, maximum, reset=reset, app=context.app))
 
 
 @click.command()
@@ -283,21 +274,21 @@ def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
     """
     broker = context.broker
     if "@" in target:
-        say(operate.drain(broker, getpass.getuser(), target, undo=undo))
+        say(actions.drain(broker, getpass.getuser(), target, undo=undo))
     elif undo:
-        say(operate.use_host(broker, target))
+        say(actions.use_host(broker, target))
     else:
         drain_host(broker, target, wait)
 
 
 def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
     """Let a host run no workers."""
-    operate.drain_host(broker, getpass.getuser(), host)
+    actions.drain_host(broker, getpass.getuser(), host)
     told = None
     while wait:
         supervisor = fleet_status.fleet_status(broker).supervisors.get(host)
         if supervisor is None:
-            raise operate.Refused(f"the supervisor on '{host}' has ended")
+            raise actions.Refused(f"the supervisor on '{host}' has ended")
         left = supervisor["workers"]
         if supervisor["state"] == "leaving" and not left:
             break
@@ -335,9 +326,11 @@ def judge_release(
     context: Context, /, release: str, host: str, ended: int, failed: int, **options: float
 ) -> None:
     """Watch RELEASE on HOST; exit 1 if a worker runs another one or more tasks fail than before."""
-    verdict = gate.judge(context.broker, release, host, before=gate.Tally(ended, failed), **options)
+    verdict = release_gate.judge(
+        context.broker, release, host, before=release_gate.Tally(ended, failed), **options
+    )
     if not verdict.passed:
-        raise operate.Refused(verdict.reason)
+        raise actions.Refused(verdict.reason)
     say(verdict.reason)
 
 
@@ -345,7 +338,7 @@ def judge_release(
 @click.pass_obj
 def tally(context: Context) -> None:
     """Print how many tasks the living workers have ended, and how many of them failed, as JSON."""
-    click.echo(json.dumps(vars(gate.tally(gate.workers(context.broker)))))
+    click.echo(json.dumps(vars(release_gate.tally(release_gate.workers(context.broker)))))
 
 
 @click.command()
@@ -361,7 +354,7 @@ def recover(context: Context, worker: str | None) -> None:
         names = {worker_name(worker_id) for worker_id in ids}
         ids = known.named(ids, worker)
         if not ids:
-            raise operate.Refused(missing("worker", worker, names))
+            raise actions.Refused(missing("worker", worker, names))
     dead = 0
     for worker_id in ids:
         try:
@@ -393,7 +386,7 @@ def list_letters(context: Context, queue: str | None) -> None:
     """List the dead letters of QUEUE, or of all queues."""
     broker = context.broker
     if queue:
-        operate.group_of_queue(broker, queue, context.app)
+        actions.group_of_queue(broker, queue, context.app)
     for name in [queue] if queue else dead_letters.queues(broker):
         for _, letter in dead_letters.letters(broker, name):
             say(
@@ -407,7 +400,7 @@ def list_letters(context: Context, queue: str | None) -> None:
 @click.pass_obj
 def replay(context: Context, queue: str) -> None:
     """Send the dead letters of QUEUE to their lists again."""
-    say(operate.replay(context.broker, getpass.getuser(), queue, context.app))
+    say(actions.replay(context.broker, getpass.getuser(), queue, context.app))
 
 
 @dead_letter.command()
@@ -416,7 +409,7 @@ def replay(context: Context, queue: str) -> None:
 @click.pass_obj
 def purge(context: Context, queue: str) -> None:
     """Delete the dead letters of QUEUE."""
-    say(operate.purge(context.broker, getpass.getuser(), queue, context.app))
+    say(actions.purge(context.broker, getpass.getuser(), queue, context.app))
 
 
 for group in (main, autoscaler):

@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from celery_autoscaler.parent import end_with_supervisor
+from celery_autoscaler.protocol.orphan_guard import end_with_supervisor
 
 
 def main() -> int:
@@ -25,11 +25,11 @@ def main() -> int:
         as_json = logs.wants_json()
     except logs.LogFormatError as error:
         sys.exit(str(error))
-    importlib.import_module("celery_autoscaler.readiness")
+    importlib.import_module("celery_autoscaler.consuming.readiness")
     if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
         importlib.import_module("celery_autoscaler.worker")
     commands = load_commands()
-    importlib.import_module("celery_autoscaler.restarts").keep_launcher()
+    importlib.import_module("celery_autoscaler.consuming.restarts").keep_launcher()
     if as_json:
         logs.log_json_of_celery()
     else:

@@ -1,6 +1,6 @@
 """Log lines of supervisor, workers, beat and tasks: plain, or JSON where ``LOG_FORMAT=json`` asks for it.
 
-What tasks and messages bring reaches no log as it is: see :mod:`celery_autoscaler.text`.
+What tasks and messages bring reaches no log as it is: see :mod:`celery_autoscaler.protocol.text`.
 """
 
 import json
@@ -18,7 +18,7 @@ from celery._state import get_current_task
 from celery.app.log import Logging, TaskFormatter
 from celery.utils.log import ColorFormatter
 
-from celery_autoscaler.text import as_lines, as_text, in_json
+from celery_autoscaler.protocol.text import as_lines, as_text, in_json
 
 VARIABLE = "LOG_FORMAT"
 FORMATS = ("plain", "json")

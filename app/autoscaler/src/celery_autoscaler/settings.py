@@ -16,11 +16,11 @@ from typing import Any
 import click
 from celery import Celery
 
+from celery_autoscaler.protocol.readers import MOST_WORKERS
+
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
 LAUNCHERS = ("process", "systemd")
-# Workers that a group may have at most, whoever asks for them.
-MOST_WORKERS = 10_000
 # Lower case letters, digits, '_' and inner '-', a letter first.
 GROUP_NAME = r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*"
 

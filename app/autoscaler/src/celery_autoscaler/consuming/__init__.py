@@ -1,0 +1,1 @@
+"""What runs inside a worker. It needs nothing but Celery."""

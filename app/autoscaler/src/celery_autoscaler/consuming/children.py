@@ -1,0 +1,42 @@
+"""What the processes of a pool take over from their worker, whether they are forked or start anew.
+
+A forked process has all that its worker has. One that is spawned (``worker_pool_start_method="spawn"``) is a
+fresh interpreter which gets the app as it was pickled, without what was done to it.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from billiard import get_start_method
+from celery.loaders.base import BaseLoader
+
+# By the scheme of the URL.
+RESULT_BACKENDS = {
+    "redis": "celery_autoscaler.consuming.results:RedisBackend",
+    "rediss": "celery_autoscaler.consuming.results:RedisBackend",
+    "sentinel": "celery_autoscaler.consuming.results:SentinelBackend",
+}
+
+
+def use_our_backends(loader: Any) -> None:
+    """Have results wait for a server that is away for a moment, but for backends that an app names itself."""
+    loader.override_backends = RESULT_BACKENDS | loader.override_backends
+
+
+def adopt_spawned(worker: Any) -> None:
+    """Have processes that are not forked begin with :func:`initialize`, which they find by its name."""
+    spawned = getattr(worker, "pool_start_method", "fork") != "fork" or get_start_method() != "fork"
+    if spawned:
+        prefork: Any = import_module("celery.concurrency.prefork")
+        prefork.process_initializer = initialize
+
+
+def initialize(app: Any, hostname: str) -> None:
+    """Begin as Celery's processes do, with what the worker has and was not pickled."""
+    # Stamps what tasks publish.
+    import_module("celery_autoscaler.worker")
+    # The module of the tasks makes an app anew, beside the one that was pickled.
+    use_our_backends(BaseLoader)
+    use_our_backends(app.loader)
+    # In this interpreter it is Celery's own.
+    import_module("celery.concurrency.prefork").process_initializer(app, hostname)

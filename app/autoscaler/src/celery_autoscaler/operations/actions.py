@@ -1,0 +1,221 @@
+"""What operators want of the fleet, from the command line or from the page.
+
+Each wish is checked against what there is, done, and written down among the decisions, with who it was.
+"""
+
+import re
+
+import click
+from celery import Celery
+
+from celery_autoscaler.operations import dead_letters, overrides
+from celery_autoscaler.operations.known import Known, group_of, known, queues_with_letters
+from celery_autoscaler.protocol.broker import Broker
+from celery_autoscaler.protocol.lenient import text
+from celery_autoscaler.protocol.overrides import ALL, read_override
+from celery_autoscaler.protocol.readers import MOST_WORKERS, Refusal
+from celery_autoscaler.protocol.text import as_text, missing
+from celery_autoscaler.settings import GROUP_NAME
+from celery_autoscaler.supervisor import fleet_status
+
+
+class Refused(click.ClickException):
+    """A wish that cannot be granted; the message says why in one line."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(as_text(why))
+
+
+def pause(broker: Broker, by: str, group: str | None = None, app: Celery | None = None) -> str:
+    """Start and stop no workers of a group, or of any; return what is so now, in words.
+
+    Raises:
+        Refused: No living supervisor has such a group.
+    """
+    name = known_group(known(broker, app), group)
+    overrides.change(broker, name, by, paused=True)
+    _write_down(broker, name, by, f"paused by {by}")
+    return f"{group or 'all groups'}: paused"
+
+
+def resume(broker: Broker, by: str, group: str | None = None, app: Celery | None = None) -> str:
+    """Take the pause of a group back, or every pause; return what is so now, in words.
+
+    Raises:
+        Refused: There is no such group, or the pause is one of all groups.
+    """
+    name, paused = known_group(known(broker, app), group), overrides.paused(broker)
+    if group is not None and ALL in paused:
+        raise Refused(f"all groups are paused, not {group} alone: resume all of them")
+    for each in {name} if group else paused:
+        overrides.change(broker, each, by, paused=None)
+    _write_down(broker, name, by, f"resumed by {by}")
+    return f"{group or 'all groups'}: no longer paused"
+
+
+def scale(
+    broker: Broker,
+    by: str,
+    group: str,
+    minimum: int | None,
+    maximum: int | None,
+    *,
+    reset: bool = False,
+    app: Celery | None = None,
+) -> str:
+    """Change the bounds of a group, or go back to its settings; return what is so now, in words.
+
+    Raises:
+        Refused: There is no such group, or these are no bounds.
+    """
+    if not reset and minimum is None and maximum is None:
+        raise Refused("give --min, --max or --reset")
+    given = {"minimum": minimum, "maximum": maximum}
+    there = known(broker, app)
+    name = known_group(there, group)
+    refuse_bounds(name, minimum, maximum, {} if reset else bounds_now(broker, there, name))
+    wishes = {bound: value for bound, value in given.items() if reset or value is not None}
+    now = overrides.change(broker, name, by, **wishes)
+    bounds = [f"{bound} {now[bound]}" for bound in given if bound in now]
+    words = ", ".join(bounds) or "the bounds of its settings"
+    _write_down(broker, name, by, f"{words}, set by {by}")
+    return f"{group}: {words}"
+
+
+def bounds_now(broker: Broker, there: Known, group: str) -> dict[str, int]:
+    """Return the bounds of a group as far as they are known: those of its settings, or what was set since."""
+    found: dict[str, int] = {}
+    if (settings := there.settings.get(group)) is not None:
+        found = {"minimum": settings.min_workers, "maximum": settings.max_workers}
+    if (status := there.status.groups.get(group)) is not None:
+        found = {bound: status[bound] for bound in ("minimum", "maximum")}
+    own = read_override(group, broker.client.hget(broker.keys.overrides, group) or "{}")
+    if isinstance(own, Refusal):
+        return found
+    set_now = {"minimum": own.minimum, "maximum": own.maximum}
+    return found | {bound: value for bound, value in set_now.items() if value is not None}
+
+
+def refuse_bounds(group: str, minimum: int | None, maximum: int | None, now: dict[str, int]) -> None:
+    """Refuse bounds that no group can have, or that contradict the one that stays.
+
+    Raises:
+        Refused: They are none.
+    """
+    for name, value, least in (("minimum", minimum, 0), ("maximum", maximum, 1)):
+        if value is not None and not least <= value <= MOST_WORKERS:
+            raise Refused(f"{group}: {name} {value}: allowed is {least} to {MOST_WORKERS}")
+    if minimum is not None and maximum is not None:
+        if minimum > maximum:
+            raise Refused(f"--min {minimum} is more than --max {maximum}")
+    elif minimum is not None and minimum > (high := now.get("maximum", MOST_WORKERS)):
+        raise Refused(f"{group}: minimum {minimum} is more than its maximum {high}: set both")
+    elif maximum is not None and maximum < (low := now.get("minimum", 0)):
+        raise Refused(f"{group}: maximum {maximum} is less than its minimum {low}: set both")
+
+
+def drain(broker: Broker, by: str, worker: str, *, undo: bool = False) -> str:
+    """Let a worker take nothing new, or take messages again; return what is so now, in words.
+
+    Raises:
+        Refused: There is no such worker.
+    """
+    workers = known(broker).workers
+    if worker not in workers:
+        raise Refused(missing("worker", worker, workers))
+    if undo:
+        broker.client.srem(broker.keys.drain, worker)
+    else:
+        broker.client.sadd(broker.keys.drain, worker)
+    words = f"{worker}: {'takes messages again' if undo else 'takes nothing new'}"
+    _write_down(broker, group_of(worker), by, f"{words}, wanted by {by}")
+    return words
+
+
+def drain_host(broker: Broker, by: str, host: str) -> None:
+    """Let a host run no workers.
+
+    Raises:
+        Refused: No supervisor on such a host is alive.
+    """
+    hosts = known(broker).status.supervisors
+    if host not in hosts:
+        raise Refused(missing("host", host, hosts))
+    broker.client.hset(broker.keys.leaving, host, by)
+
+
+def use_host(broker: Broker, host: str) -> str:
+    """Let a host run workers again; return what is so now, in words.
+
+    Raises:
+        Refused: There is no such host.
+    """
+    hosts = known(broker).hosts
+    if host not in hosts:
+        raise Refused(missing("host", host, hosts))
+    broker.client.hdel(broker.keys.leaving, host)
+    return f"{host}: runs workers again"
+
+
+def replay(broker: Broker, by: str, queue: str, app: Celery | None = None) -> str:
+    """Send the dead letters of a queue to their lists again; return what was done, in words.
+
+    Raises:
+        Refused: There is no such queue.
+    """
+    group = group_of_queue(broker, queue, app)
+    words = f"{queue}: {dead_letters.replay(broker, queue)} messages sent again"
+    _write_down(broker, group, by, f"{words} by {by}")
+    return words
+
+
+def purge(broker: Broker, by: str, queue: str, app: Celery | None = None) -> str:
+    """Delete the dead letters of a queue; return what was done, in words.
+
+    Raises:
+        Refused: There is no such queue.
+    """
+    group = group_of_queue(broker, queue, app)
+    words = f"{queue}: {dead_letters.purge(broker, queue)} messages deleted"
+    _write_down(broker, group, by, f"{words} by {by}")
+    return words
+
+
+def known_group(there: Known, group: str | None) -> str:
+    """Return a group's name for the overrides.
+
+    Raises:
+        Refused: There is no such group.
+    """
+    if group is None:
+        return ALL
+    # Without a supervisor and settings nobody knows; a name that no group can have is none.
+    if (there.groups and group not in there.groups) or not re.fullmatch(GROUP_NAME, group):
+        raise Refused(missing("group", group, there.groups))
+    return group
+
+
+def group_of_queue(broker: Broker, queue: str, app: Celery | None = None) -> str:
+    """Return the group that serves a queue; ``*`` for one that has dead letters and that nobody serves.
+
+    Raises:
+        Refused: There is no such queue.
+    """
+    there = known(broker, app)
+    queues = there.queues | queues_with_letters(broker)
+    if queue not in queues:
+        raise Refused(missing("queue", queue, queues))
+    groups = there.status.groups
+    return next((name for name, group in groups.items() if queue in group["queues"]), ALL)
+
+
+def workers(broker: Broker) -> list[str]:
+    """Return the ids of the workers that have a lease, or had one and were not given up."""
+    return [text(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+
+
+def _write_down(broker: Broker, group: str, by: str, words: str) -> None:
+    """Write among the decisions what an operator wanted."""
+    seconds, microseconds = broker.client.time()
+    entry = {"at": f"{seconds + microseconds / 1e6:.3f}", "group": group, "reason": words, "by": by}
+    fleet_status.write(broker, {**fleet_status.NOTHING_MOVED, **entry})

@@ -1,0 +1,143 @@
+"""Prove that a Celery app executes tasks.
+
+``python -m celery_autoscaler.operations.smoke_test -A proj --workers 6 …`` sends tasks to each queue until
+every worker that consumes it has executed one, and prints what was sent, executed and failed as JSON. The
+task is ``celery.accumulate``, which every Celery app has and which only returns its arguments, so that
+nothing is asked of the user's project.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Celery
+from celery.app.utils import find_app
+from celery.result import AsyncResult
+
+TASK = "celery.accumulate"
+BATCH = 20
+INSPECT_TIMEOUT = 3.0
+
+
+@dataclass
+class QueueReport:
+    """What the test did to one queue."""
+
+    sent: int = 0
+    executed: int = 0
+    failed: int = 0
+    workers: list[str] = field(default_factory=list)
+
+
+def workers_by_queue(
+    app: Celery, queues: list[str], expected: int, at_least: bool, deadline: float
+) -> dict[str, list[str]]:
+    """Return the names of the workers that consume each queue, as they answer themselves.
+
+    Asks until the expected number has answered, and where more may do so each queue has one, as far as the
+    deadline allows: a worker that has just started does not hear the first call.
+    """
+    limit = None if at_least else expected
+    while True:
+        answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=limit).active_queues() or {}
+        found = defaultdict(list)
+        for worker, consumed in answers.items():
+            for queue in consumed:
+                found[queue["name"]].append(worker)
+        complete = len(answers) >= expected and (not at_least or set(queues) <= set(found))
+        if complete or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
+            return dict(found)
+
+
+def executed_by_worker(app: Celery, workers: set[str]) -> Counter[str]:
+    """Return how many tasks each worker that answers has executed since it started."""
+    inspect = app.control.inspect(destination=sorted(workers), timeout=INSPECT_TIMEOUT, limit=len(workers))
+    stats = inspect.stats() or {}
+    return Counter({worker: sum(answer["total"].values()) for worker, answer in stats.items()})
+
+
+def send_batch(app: Celery, queue: str, deadline: float) -> list[AsyncResult[Any]]:
+    """Send one batch of tasks to a queue; they expire at the deadline, so that none is left behind."""
+    expires = max(1.0, deadline - time.monotonic())
+    return [app.send_task(TASK, args=(n,), queue=queue, expires=expires) for n in range(BATCH)]
+
+
+def wait_for(results: list[AsyncResult[Any]], deadline: float) -> None:
+    """Wait until all results are there, or the deadline has passed."""
+    while time.monotonic() < deadline and not all(result.ready() for result in results):
+        time.sleep(0.05)
+
+
+def smoke_test(
+    app: Celery, queues: list[str], expected: int, at_least: bool, timeout: float
+) -> dict[str, Any]:
+    """Send tasks to the queues until each of their workers has executed one, unless it ended meanwhile.
+
+    Args:
+        app: The Celery app.
+        queues: The queues to send to.
+        expected: How many workers should answer.
+        at_least: Whether more may answer.
+        timeout: Seconds for everything.
+    """
+    deadline = time.monotonic() + timeout
+    consumers = workers_by_queue(app, queues, expected, at_least, deadline)
+    reports = {queue: QueueReport(workers=sorted(consumers.get(queue, []))) for queue in queues}
+    workers = {worker for report in reports.values() for worker in report.workers}
+    before = executed_by_worker(app, workers) if workers else Counter()
+    executed: Counter[str] = Counter()
+    idle = set(workers)
+    results: dict[str, list[AsyncResult[Any]]] = defaultdict(list)
+    while True:
+        for queue, report in reports.items():
+            if not results[queue] or idle.intersection(report.workers):
+                results[queue] += send_batch(app, queue, deadline)
+        wait_for([result for sent in results.values() for result in sent], deadline)
+        if workers:
+            answered = executed_by_worker(app, workers)
+            executed |= answered - before
+            if at_least:  # who does not answer has been stopped
+                workers = set(answered) | set(executed)
+            idle = workers - set(executed)
+        if not idle or time.monotonic() >= deadline:
+            break
+    for queue, report in reports.items():
+        report.sent = len(results[queue])
+        report.executed = sum(result.successful() for result in results[queue])
+        report.failed = sum(result.failed() for result in results[queue])
+        for result in results[queue]:
+            result.forget()
+    return {
+        "queues": {queue: vars(report) for queue, report in reports.items()},
+        "workers": {worker: executed[worker] for worker in sorted(workers)},
+    }
+
+
+def main() -> int:
+    """Run the test and print its report; exit 1 if a task or a worker is missing."""
+    parser = argparse.ArgumentParser(
+        prog="celery_autoscaler.operations.smoke_test", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("-A", "--app", required=True, help="the Celery app, as for `celery -A`")
+    parser.add_argument("--queue", action="append", required=True, help="a queue to send to; may be repeated")
+    parser.add_argument("--workers", type=int, required=True, help="how many workers should answer")
+    parser.add_argument("--at-least", action="store_true", help="more may answer, for their number changes")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for everything (default: 30)")
+    options = parser.parse_args()
+    report = smoke_test(
+        find_app(options.app), options.queue, options.workers, options.at_least, options.timeout
+    )
+    json.dump(report, sys.stdout)
+    whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
+    consumers = {worker for queue in report["queues"].values() for worker in queue["workers"]}
+    enough = len(consumers) >= options.workers if options.at_least else len(consumers) == options.workers
+    shared = bool(report["workers"]) and all(report["workers"].values())
+    return 0 if whole and enough and shared else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

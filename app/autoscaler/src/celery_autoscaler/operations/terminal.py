@@ -1,0 +1,200 @@
+"""What the command line shows: the state of the fleet, and its decisions in words.
+
+Names and reasons come from messages and from other hosts: each is shown as text, never as markup or control.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from celery_autoscaler.protocol.overrides import ALL
+from celery_autoscaler.protocol.text import as_text
+from celery_autoscaler.supervisor.fleet_status import FleetStatus, Record
+
+COLOURS = {
+    "keeping up": "bold green",
+    "falling behind": "bold red",
+    "no workers": "bold red",
+    "failing": "bold red",
+    "dead letters": "bold yellow",
+    "unreadable": "bold yellow",
+    "unsafe settings": "bold yellow",
+    "leaving": "bold yellow",
+    "paused": "bold yellow",
+    "no supervisor": "bold red",
+    "blind": "bold red",
+    "ready": "green",
+    "starting": "cyan",
+    "draining": "yellow",
+    "stopping": "yellow",
+}
+
+
+def new_console() -> Console:
+    """Return a terminal, or a file, to which text is written as it is."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def plain(value: object, style: str = "") -> Text:
+    """Return something from outside as text; its line breaks are shown as escapes."""
+    return Text(as_text(value), style=style)
+
+
+def colour(word: str) -> str:
+    """Return the style of a verdict or a state; none of one that another release may know."""
+    return COLOURS.get(word, "")
+
+
+def unreachable_view(error: Exception) -> RenderableType:
+    """Return what is shown while the broker does not answer."""
+    return Text.assemble(("BLIND", COLOURS["blind"]), "  Redis: ", plain(error))
+
+
+def status_view(status: FleetStatus) -> RenderableType:
+    """Return the state of the fleet: whether it keeps up, and what groups, queues, hosts and workers do."""
+    parts: list[RenderableType] = [
+        Text.assemble((each.word.upper(), colour(each.word)), "  ", plain(each.why))
+        for each in status.findings
+    ]
+    if status.last_change is not None:
+        parts.append(last_change_view(status))
+    if status.supervisors:
+        parts += [
+            groups_table(status.groups),
+            queues_table(status.groups),
+            hosts_table(status.supervisors),
+            workers_table(status.workers),
+        ]
+    return Group(*parts)
+
+
+def last_change_view(status: FleetStatus) -> Text:
+    """Return the last start or stop of a worker, and why."""
+    record = status.last_change
+    if record is None:
+        return Text()
+    now = max((float(seen["at"]) for seen in status.supervisors.values()), default=record.at)
+    seconds = max(0, round(now - record.at))
+    ago = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+    return Text.assemble(
+        (f"last change, {ago} ago  ", "dim"),
+        plain(f"{record.group} ", "bold"),
+        plain(f"{change_text(record)}: {record.reason}"),
+    )
+
+
+def change_text(record: Record) -> str:
+    """Return what a decision changed, in figures."""
+    change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
+    if not record.here:
+        return change
+    return f"{change}, {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """Return a table whose first column is a name and whose others are figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+    return table
+
+
+def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each group."""
+    table = new_table(
+        "\nGroups", "group", "workers", "wanted", "waiting", "oldest", "running", "arriving", "a task"
+    )
+    for name, group in groups.items():
+        late = group["age"] > group["promise"]
+        takes = group["service_time"]
+        others = [f"+{group[state]} {state}" for state in ("starting", "draining") if group[state]]
+        table.add_row(
+            plain(name),
+            Text.assemble((str(group["ready"]), "bold"), *(f"\n{other}" for other in others)),
+            f"{group['want']} of {group['minimum']}-{group['maximum']}",
+            str(group["waiting"]) + (f"\n+{group['future']} later" if group["future"] else ""),
+            Text(f"{group['age']:.1f} of {group['promise']:g} s", style="bold red" if late else ""),
+            str(group["busy"]),
+            f"{group['arrivals']:.1f}/s",
+            f"{takes:.2g} s" if takes else "-",
+        )
+    return table
+
+
+def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Return a row for each queue that is not empty; those that are stand in one line."""
+    table = new_table("\nQueues", "queue", "group", "waiting", "later", "oldest")
+    empty = []
+    for name, group in groups.items():
+        for queue, found in group["queues"].items():
+            if not found["messages"]:
+                empty.append(queue)
+                continue
+            waiting = int(found["messages"] - found["future"])
+            later = str(int(found["future"]))
+            table.add_row(plain(queue), plain(name), str(waiting), later, f"{found['age']:.1f} s")
+    shown: list[RenderableType] = [table] if table.row_count else [Text("\nQueues", style="bold")]
+    if empty:
+        shown.append(plain("empty: " + ", ".join(sorted(empty)), "dim"))
+    return Group(*shown)
+
+
+def hosts_table(supervisors: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a row for each host with a supervisor."""
+    table = new_table("\nHosts", "host", "state", "CPU", "memory", "workers", "tick", "held back")
+    for host, status in sorted(supervisors.items()):
+        held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
+        table.add_row(
+            plain(host),
+            plain(status["state"], colour(status["state"])),
+            f"{status['cpu']:.0f} % of {status['cpus']:g}",
+            f"{status['memory']:.0f} %",
+            str(len(status["workers"])),
+            f"{1000 * status['tick']['took']:.0f} ms",
+            plain("; ".join(sorted(held)) or "-", "yellow" if held else ""),
+        )
+    return table
+
+
+def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
+    """Return a row for each worker."""
+    table = Table(title="\nWorkers", title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for column, justify in (
+        ("worker", "left"), ("state", "left"), ("done", "right"), ("runs", "right"), ("holds", "right"),
+        ("memory", "right"), ("now", "left"),
+    ):  # fmt: skip
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for worker in workers:
+        running = [f"{task['task']} for {task['seconds']:.0f} s" for task in worker["running"]]
+        shown = ", ".join(running[:2]) + (f" and {len(running) - 2} more" if len(running) > 2 else "")
+        why = f" ({worker['why']})" if worker["why"] else ""
+        table.add_row(
+            plain(worker["name"]),
+            plain(worker["state"] + why, colour(worker["state"])),
+            str(worker["processed"]),
+            str(worker["active"]),
+            str(worker["reserved"]),
+            f"{worker['memory'] / 2**20:.0f} MiB",
+            plain(shown),
+        )
+    return table
+
+
+def record_view(record: Record) -> Text:
+    """Return a decision in words."""
+    when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    group = "all groups" if record.group == ALL else record.group
+    begin = Text.assemble((f"{when} UTC  ", "dim"), plain(f"{group}  ", "bold"))
+    if record.by:
+        return begin + plain(record.reason)
+    held = f"; held back on {record.host}: {record.held_back}" if record.held_back else ""
+    return Text.assemble(
+        begin,
+        plain(change_text(record), "bold red" if record.emergency else "bold"),
+        plain(f": {record.reason}"),
+        plain(held, "yellow"),
+    )

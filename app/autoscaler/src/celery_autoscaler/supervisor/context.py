@@ -1,0 +1,82 @@
+"""What the parts of one supervisor share: settings, connections, groups, workers, and the last look."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery import Celery
+
+from celery_autoscaler.protocol.broker import Broker, connect
+from celery_autoscaler.protocol.overrides import Override
+from celery_autoscaler.settings import Group, Settings
+from celery_autoscaler.supervisor.faults import Faults
+from celery_autoscaler.supervisor.group_state import GroupState
+from celery_autoscaler.supervisor.host_counts import HostCounts
+from celery_autoscaler.supervisor.launchers import Launcher
+from celery_autoscaler.supervisor.local import LocalWorker
+from celery_autoscaler.supervisor.observation import Seen
+from celery_autoscaler.supervisor.policy import limits
+from celery_autoscaler.supervisor.policy.bounds import bounds
+from celery_autoscaler.supervisor.policy.estimates import Pace
+from celery_autoscaler.supervisor.server_room import ClientsPerWorker
+from celery_autoscaler.supervisor.unreadable import UnreadableLog
+
+# Seconds that a supervisor's heartbeat stands: then the others take over its share.
+LEASE = 5.0
+
+
+@dataclass
+class Counts:
+    """What has happened since the supervisor started, for the metrics."""
+
+    started: dict[str, int] = field(default_factory=dict)
+    stopped: dict[str, int] = field(default_factory=dict)
+    died: dict[str, int] = field(default_factory=dict)
+    recovered: int = 0
+    orphans: int = 0
+    """Records that the fleet found to belong to no worker."""
+
+
+class Context:
+    """The state of one supervisor."""
+
+    def __init__(self, app: Celery, settings: Settings, launcher: Launcher) -> None:
+        self.app = app
+        self.settings = settings
+        self.host = settings.host
+        self.launcher = launcher
+        self.counts = Counts()
+        self.task_counts = HostCounts()
+        self.pace = Pace()
+        self.brakes = limits.Brakes(settings.cpu_threshold, settings.memory_threshold)
+        self.local: dict[str, LocalWorker] = {}
+        self.groups: dict[str, GroupState] = {}
+        self.overrides: dict[str, Override] = {}
+        self.seen: Seen | None = None
+        self.unreadable = UnreadableLog()
+        self.problems: list[str] = []
+        """Settings by which tasks can be lost, doubled or left waiting."""
+        self.faults = Faults()
+        self.clients_per_worker = ClientsPerWorker()
+        self.host_seen = limits.HostSeen()
+        self.tick_seconds = 0.0
+        self.status: dict[str, Any] = {"host": self.host, "state": "starting"}
+        self._broker: Broker | None = None
+
+    @property
+    def broker(self) -> Broker:
+        """The connection to the broker."""
+        if self._broker is None:
+            self._broker = connect(self.app)
+        return self._broker
+
+    def override(self, group: str) -> Override:
+        """Return what operators have set for a group, as far as it can be in force."""
+        return self.overrides.get(group, Override())
+
+    def bounds(self, group: Group) -> tuple[int, int]:
+        """Return the minimum and the maximum of a group that are in force."""
+        return bounds(group, self.override(group.name))
+
+    def count(self, group: str | None, *states: str) -> int:
+        """Return how many workers of this host are in one of some states."""
+        return sum(w.state in states and group in (None, w.group) for w in self.local.values())

@@ -1,0 +1,256 @@
+"""What a supervisor remembers of a worker group, and what it sees of it at each look."""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_autoscaler.protocol.heartbeat import HORIZONS, WorkerSeen
+from celery_autoscaler.settings import Group
+from celery_autoscaler.supervisor.local import START_TIMEOUT
+from celery_autoscaler.supervisor.observation import ListSeen, Seen
+from celery_autoscaler.supervisor.policy import law as policy
+from celery_autoscaler.supervisor.policy.crashes import Backoff
+from celery_autoscaler.supervisor.policy.estimates import Age, Meter, StartUp, WorkerCounters, merged
+from celery_autoscaler.supervisor.policy.limits import Brakes, HostSeen
+from celery_autoscaler.supervisor.policy.run_times import RunTimes
+from celery_autoscaler.supervisor.policy.throughput import Throughput
+
+# Seconds beyond a start within which a task that comes due wants a slot.
+SOON = 2.0
+# Times as long as others that a start must take to hang.
+HANGING = 2.0
+# Seconds without a worker, at least, after which a group is not served.
+LEAST_UNSERVED = 30.0
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """A list of a queue, one of its priority steps, as the last tick saw it."""
+
+    queue: str
+    name: str
+    length: int
+    future: int
+    age: float
+    departed: int
+    """Messages that were seen to leave it."""
+
+
+@dataclass
+class GroupState:
+    """What a supervisor remembers of a group, and what it last saw and decided."""
+
+    group: Group
+    law: policy.GroupPolicy
+    meter: Meter = field(default_factory=Meter)
+    startup: StartUp = field(default_factory=StartUp)
+    backoff: Backoff = field(default_factory=Backoff)
+    run_times: RunTimes = field(default_factory=RunTimes)
+    throughput: Throughput = field(default_factory=Throughput)
+    starting_since: dict[str, float] = field(default_factory=dict)
+    """Since when each of its starting workers was seen to start, on whichever host."""
+    ages: dict[str, Age] = field(default_factory=dict)
+    seen: policy.Seen = field(default_factory=lambda: policy.Seen(now=0.0))
+    decision: policy.Decision = field(default_factory=lambda: policy.Decision(0, "nothing was seen yet"))
+    draining: int = 0
+    held_back: str = ""
+    """What keeps this host from running as many workers as it should."""
+    limited_by: str = ""
+    """What keeps the fleet from having as many as the load needs: CPU, memory, Redis, back-off …"""
+    not_started: tuple[str, str] = ("", "")
+    """Why the last start was none: in a word, and in a sentence."""
+    unserved_since: float | None = None
+    """Since when no worker consumes although its minimum asks for one."""
+    limit: int | None = None
+    short_since: float | None = None
+    quiet_since: float = 0.0
+    """Since when this host has started and stopped none."""
+    leaving_since: float | None = None
+    """Since when this host shall run none."""
+    overdue: int = 0
+    """Tasks whose ETA has come and that have not begun, in the hands of workers."""
+    overdue_age: float = 0.0
+    """Seconds for which the first of these has waited."""
+    queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    steps: list[StepSeen] = field(default_factory=list)
+    """The lists of its queues that hold messages, or held any before."""
+    replacement: str = ""
+    """The worker that was started in the place of an outdated one of this host."""
+    failed_starts: int = 0
+    last_failure: str = ""
+    """How the last start that failed did."""
+    published: tuple[Any, ...] = ()
+
+    def serve(self, minimum: int) -> None:
+        """Take in whether any worker consumes although, or because, so many always run."""
+        now = self.seen.now
+        if self.seen.ready or not minimum or self.decision.limit == "paused":
+            self.unserved_since = None
+        elif self.unserved_since is None:
+            self.unserved_since = now
+
+    def unserved(self, now: float) -> float:
+        """Return for how many seconds no worker has consumed although its minimum asks for one."""
+        return 0.0 if self.unserved_since is None else now - self.unserved_since
+
+    def is_not_served(self, now: float) -> bool:
+        """Whether no worker has consumed for longer than a start takes."""
+        allowed = START_TIMEOUT if self.seen.starting else max(LEAST_UNSERVED, 3 * self.startup.seconds)
+        return self.unserved(now) > allowed
+
+    def waiting_in(self, queues: Collection[str] | None) -> int:
+        """Return how many messages wait in some of its queues, or in all of them."""
+        return sum(
+            int(found["messages"] - found["future"])
+            for queue, found in self.queues.items()
+            if queues is None or queue in queues
+        )
+
+    def start_failed(self, now: float, how: str) -> None:
+        """Take in that a worker of this host ended soon after its start, or never consumed."""
+        self.backoff.failed(now)
+        self.failed_starts += 1
+        self.last_failure = how
+
+
+def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = False) -> policy.Seen:
+    """Bring what is known of a group up to date; return what its law needs.
+
+    Args:
+        now: Of a steady clock.
+        state: The group.
+        seen: What the broker shows.
+        starved: Whether this host is short of CPU.
+    """
+    group = state.group
+    workers = [w for w in seen.workers if w.alive and w.group == group.name]
+    lists = [item for item in seen.lists if item.queue in group.queues]
+    here = [w for w in workers if w.name not in seen.draining]
+    ready = [w for w in here if w.state == "running"]
+    state.draining = len(workers) - len(here) + sum(w.state in {"draining", "drained"} for w in here)
+    # Claimed and without a lease yet, or with one and without a heartbeat.
+    starting = {*seen.claims.get(group.name, ()), *(w.name for w in here if not w.state)}
+    starting -= {w.name for w in workers if w.state}
+    state.meter.update(
+        now,
+        sum(item.length for item in lists),
+        {
+            w.id: WorkerCounters(
+                w.processed, w.reserved + w.scheduled, w.busy_seconds, w.active, w.concurrency
+            )
+            for w in workers
+            if w.state
+        },
+    )
+    taken: dict[str, int] = {}
+    for worker in workers:
+        for name, count in worker.taken.items():
+            taken[name] = taken.get(name, 0) + count
+    state.queues = {
+        queue: {
+            "messages": 0,
+            "future": 0,
+            "age": 0.0,
+            "taken": 0,
+            "dead_letters": seen.dead_letters[queue],
+        }
+        for queue in group.queues
+    }
+    steps = []
+    parts: list[tuple[float, int]] = []
+    for item in lists:
+        known = state.ages.setdefault(item.name, Age())
+        age = known.update(now, item.length, taken.get(item.name, 0))
+        waits = age if item.length > item.future else 0.0
+        if item.length or known.departed:
+            steps.append(StepSeen(item.queue, item.name, item.length, item.future, waits, known.departed))
+        if item.length > item.future:
+            parts += without_future(known.parts(now), item)
+        queue = state.queues[item.queue]
+        queue["age"] = max(queue["age"], waits)
+        queue["messages"] += item.length
+        queue["future"] += item.future
+        queue["taken"] += taken.get(item.name, 0)
+    # Read by the page's thread: never changed, only replaced.
+    state.steps = steps
+    due = [w.oldest_due for w in workers if w.oldest_due is not None]
+    state.overdue = sum(w.overdue for w in workers)
+    state.overdue_age = max(0.0, seen.time - min(due)) if due else 0.0
+    waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
+    longest = max(waiting, key=lambda queue: waiting[queue])
+    etas = [eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None]
+    backlog = sum(waiting.values())
+    age = max(state.overdue_age, *(found["age"] for found in state.queues.values()))
+    busy = sum(w.active for w in workers)
+    state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
+    useful = state.throughput.update(
+        now,
+        state.run_times.totals,
+        busy=busy,
+        waiting=backlog,
+        lateness=age / group.promise,
+        starved=starved,
+    )
+    starting_since = {name: state.starting_since.get(name, now) for name in starting}
+    state.starting_since = starting_since
+    startup = state.startup.seconds
+    return policy.Seen(
+        now=now,
+        backlog=backlog,
+        future=int(sum(found["future"] for found in state.queues.values())),
+        held=sum(w.reserved for w in workers),
+        busy_workers=sum(w.active > 0 for w in here),
+        busy=busy,
+        long=sum(
+            since is not None and seen.time - since > group.promise for w in workers for _, since in w.running
+        ),
+        next_eta=min(etas) - seen.time if etas else None,
+        due=due_soon(seen.time, startup + SOON, lists, workers),
+        age=age,
+        parts=merged(parts),
+        longest=waiting[longest],
+        longest_queue=longest,
+        ready=len(ready),
+        starting=len(starting),
+        start_left=tuple(
+            sorted(start_left(now - since, state.startup.seconds) for since in starting_since.values())
+        ),
+        starts_at_once=sum(Brakes.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers) or None,
+        arrival_fast=state.meter.fast.value,
+        arrival_slow=state.meter.slow.value,
+        service_time=state.run_times.mean(seen.time, waiting_names(lists)) or state.meter.service_time,
+        startup=startup,
+        useful_slots=useful.slots,
+        tried_slots=useful.tried,
+    )
+
+
+def start_left(elapsed: float, startup: float) -> float:
+    """Return the seconds until a worker probably consumes that has been starting for some seconds."""
+    if elapsed > HANGING * startup + SOON:
+        # It hangs: whether and when it comes is not known.
+        return startup
+    return round(max(0.0, startup - elapsed), 2)
+
+
+def without_future(parts: Sequence[tuple[float, int]], item: ListSeen) -> list[tuple[float, int]]:
+    """Return the parts of a list without the messages whose time has not come, wherever in it they are."""
+    share = (item.length - item.future) / item.length
+    return [(age, max(1, round(count * share))) for age, count in parts]
+
+
+def waiting_names(lists: Iterable[ListSeen]) -> dict[str, float]:
+    """Return about how many tasks of each name wait in some lists, going by a sample of each."""
+    names: dict[str, float] = {}
+    for item in lists:
+        for name, count in item.names.items() if item.sample else ():
+            names[name] = names.get(name, 0.0) + count * item.length / item.sample
+    return names
+
+
+def due_soon(now: float, seconds: float, lists: Iterable[ListSeen], workers: Iterable[WorkerSeen]) -> int:
+    """Return how many tasks come due within some seconds, in the lists and in the workers."""
+    horizon = min(bisect_left(HORIZONS, seconds), len(HORIZONS) - 1)
+    in_lists = sum(item.due_by(now + seconds) for item in lists if item.length)
+    return round(in_lists) + sum(w.due[horizon] for w in workers if len(w.due) > horizon)

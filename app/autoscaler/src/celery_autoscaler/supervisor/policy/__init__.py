@@ -1,0 +1,1 @@
+"""What is decided from what was seen. Pure: no I/O, no clock; simulator and supervisor run it unchanged."""

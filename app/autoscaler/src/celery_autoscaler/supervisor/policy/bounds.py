@@ -1,0 +1,35 @@
+"""Which bounds hold for a group: those of its settings, unless an operator has set others."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from celery_autoscaler.protocol.overrides import ALL, KIND, Override
+from celery_autoscaler.protocol.readers import Refusal
+from celery_autoscaler.settings import Group
+
+
+def in_force(
+    overrides: Mapping[str, Override], groups: Iterable[Group]
+) -> tuple[dict[str, Override], list[Refusal]]:
+    """Return what holds for each group, and the bounds that cannot be together with those of its settings.
+
+    What is set for all groups pauses each of them.
+    """
+    every, found, refused = overrides.get(ALL, Override()), {}, []
+    for group in groups:
+        own = overrides.get(group.name, Override())
+        low = group.min_workers if own.minimum is None else own.minimum
+        high = group.max_workers if own.maximum is None else own.maximum
+        if low > high:
+            why = f"minimum {low} is more than maximum {high}: both are ignored"
+            refused.append(Refusal(KIND, group.name, why))
+            own = replace(own, minimum=None, maximum=None)
+        found[group.name] = replace(own, paused=True, by=every.by) if every.paused else own
+    return found, refused
+
+
+def bounds(group: Group, override: Override) -> tuple[int, int]:
+    """Return the minimum and the maximum in force."""
+    low = group.min_workers if override.minimum is None else override.minimum
+    high = group.max_workers if override.maximum is None else override.maximum
+    return min(low, high), high

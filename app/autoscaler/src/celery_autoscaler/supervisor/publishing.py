@@ -1,0 +1,251 @@
+"""What a supervisor tells: its heartbeat and status, its decisions, the history of the page."""
+
+import json
+import logging
+import os
+from dataclasses import asdict, replace
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from celery_autoscaler.protocol.wrong_types import is_wrong_type, replies_of, set_aside
+from celery_autoscaler.supervisor import fleet_status
+from celery_autoscaler.supervisor.context import LEASE, Context
+from celery_autoscaler.supervisor.group_state import GroupState
+from celery_autoscaler.supervisor.history import RECORDS, Recorder
+from celery_autoscaler.supervisor.local import LocalWorker
+from celery_autoscaler.supervisor.observation import Seen
+
+logger = logging.getLogger(__name__)
+
+# Seconds that the claim of a starting worker stands unless it is renewed.
+CLAIM_LEASE = 15.0
+# What limits a group whose workers are started one after the other.
+START_SLOTS = "start slots"
+
+
+class Publisher:
+    """Writes down what this supervisor sees and does."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.recorder = Recorder()
+
+    def record(self, state: GroupState, here: int, seen: Seen) -> None:
+        """Write a decision down when it is another one than before, or when it moved something here.
+
+        What moves nothing here is written down by the first host; that an emergency began, each one says.
+
+        Args:
+            state: The group.
+            here: Workers that this host started, or began to stop (negative), for it.
+            seen: What the broker showed.
+        """
+        decision, group = state.decision, state.group
+        have = state.seen.ready + state.seen.starting
+        # That those wanted start one after the other is worth a line with those that do.
+        held = "" if state.limited_by == START_SLOTS and not here else state.held_back
+        kind = state.limited_by if held else decision.limit
+        now = (decision.want, decision.limit, decision.emergency, kind, here)
+        first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.context.host
+        before, state.published = state.published, now
+        if now == before and not here:
+            return
+        began = decision.emergency and not (before and before[2])
+        if began:
+            logger.warning("%s: %s", group.name, decision.reason)
+        elif here or held:
+            logger.info(
+                "%s %d → %d%s: %s%s",
+                group.name,
+                have,
+                decision.want,
+                f", here {here:+d}" if here else "",
+                decision.reason,
+                f"; held back: {held}" if held else "",
+            )
+        if not (here or held or (first and (decision.want != have or not before or began))):
+            return
+        self.write(state, here, decision.reason, kind, seen, held_back=held)
+
+    def write(
+        self, state: GroupState, here: int, reason: str, limit: str, seen: Seen, *, held_back: str = ""
+    ) -> None:
+        """Write down what this host did for a group, and why.
+
+        Args:
+            state: The group.
+            here: Workers that were started, or began to stop (negative).
+            reason: Why, in words.
+            limit: What kept the number from being another one, in a word.
+            seen: What the broker showed.
+            held_back: What kept this host from doing all, in words.
+        """
+        entry = {
+            "at": f"{seen.time:.3f}",
+            "host": self.context.host,
+            "group": state.group.name,
+            "have": state.seen.ready + state.seen.starting,
+            "want": state.decision.want,
+            "here": here,
+            "reason": reason,
+            "limit": limit,
+            "emergency": int(state.decision.emergency),
+            "held_back": held_back,
+            "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
+        }
+        try:
+            fleet_status.write(self.context.broker, entry)
+        except ResponseError as error:
+            if not is_wrong_type(error):
+                raise
+            self._set_aside(self.context.broker.keys.decisions)
+
+    def publish(self, seen: Seen) -> None:
+        """Renew this supervisor's heartbeat."""
+        keys = self.context.broker.keys
+        self.context.status = self._status(seen)
+        key = keys.supervisor(self.context.host)
+        fields = {
+            "weight": self.context.status["capacity"],
+            "limits": json.dumps({name: state.limit for name, state in self.context.groups.items()}),
+            "status": json.dumps(self.context.status),
+        }
+        with self.context.broker.client.pipeline(transaction=False) as pipe:
+            pipe.hset(key, mapping=fields)
+            pipe.pexpire(key, int(LEASE * 1000))
+            pipe.zadd(keys.supervisors, {self.context.host: int((seen.time + LEASE) * 1000)})
+            self._renew_claims(pipe, seen)
+            if record := self.recorder.record(self.context.host, seen, self.context.status["groups"]):
+                pipe.xadd(keys.history, record, maxlen=RECORDS, approximate=True)
+            written = [arguments[1] for arguments, _ in pipe.command_stack]
+            replies = replies_of(pipe)
+        wrong = {key for key, reply in zip(written, replies, strict=True) if isinstance(reply, Exception)}
+        for key in wrong:
+            self._set_aside(key)
+
+    def _set_aside(self, key: str) -> None:
+        """Rename a key that holds another type than what is written to it; the next write finds none."""
+        context = self.context
+        context.unreadable.keep(set_aside(context.broker.client, context.broker.keys, key))
+
+    def _renew_claims(self, pipe: Any, seen: Seen) -> None:
+        """Hold the claims of workers that still start; drop those that a former supervisor left."""
+        keys = self.context.broker.keys
+        end = int((seen.time + CLAIM_LEASE) * 1000)
+        for group, names in seen.claims.items():
+            for name in names:
+                worker, _, host = name.partition("@")
+                if host != self.context.host:
+                    continue
+                if worker in self.context.local and self.context.local[worker].ready_at is None:
+                    pipe.zadd(keys.claims(group), {name: end}, xx=True)
+                elif worker not in self.context.local:
+                    pipe.zrem(keys.claims(group), name)
+        for group, member in seen.void_claims:
+            # It would keep a worker from its start for ever.
+            pipe.zrem(keys.claims(group), member)
+
+    def _status(self, seen: Seen) -> dict[str, Any]:
+        """Return what is seen and done, for people and other programs."""
+        host = self.context.host_seen
+        paused = all(state.decision.limit == "paused" for state in self.context.groups.values())
+        return {
+            "host": self.context.host,
+            "at": seen.time,
+            "state": "leaving"
+            if self.context.host in seen.leaving
+            else "paused"
+            if paused
+            else "supervising",
+            "why": seen.leaving.get(self.context.host, ""),
+            "pid": os.getpid(),
+            "tick": self.tick_status(),
+            "peers": [peer.host for peer in seen.peers],
+            "redis": seen.short,
+            "capacity": self.context.settings.capacity or host.cpus,
+            "cpus": host.cpus,
+            "cpu": round(host.cpu, 1),
+            "memory": round(host.memory, 1),
+            "memory_limit": host.memory_limit,
+            "clock_offset": round(seen.clock_offset, 3),
+            "clients": {
+                "connected": seen.clients.connected,
+                "most": seen.clients.most,
+                "per_worker": round(self.context.clients_per_worker.value, 1),
+            },
+            "groups": {name: self._group_status(state) for name, state in self.context.groups.items()},
+            "workers": [self._worker_status(worker, seen) for worker in self.context.local.values()],
+            # What could not be read: for each kind how many since the start, and what is there now.
+            "unreadable": self.context.unreadable.status(),
+            # Settings by which tasks can be lost, doubled or left waiting.
+            "problems": self.context.problems,
+            # Parts of the last tick that failed, and how.
+            "faults": self.context.faults.status(),
+            # Tasks by name: how many have failed in the last hour on this host.
+            "failures": self.context.task_counts.failures(),
+            # Of those tasks: how many executions have ended.
+            "ended": self.context.task_counts.ended(),
+        }
+
+    def tick_status(self) -> dict[str, float]:
+        """Return how often this supervisor looks, and how long the last tick took, in seconds."""
+        return {"every": self.context.settings.tick, "took": round(self.context.tick_seconds, 4)}
+
+    def _group_status(self, state: GroupState) -> dict[str, Any]:
+        group, seen = state.group, state.seen
+        low, high = self.context.bounds(group)
+        return {
+            "promise": group.promise,
+            "minimum": low,
+            "maximum": high,
+            "concurrency": group.concurrency,
+            "want": state.decision.want,
+            "reason": state.decision.reason,
+            # What really keeps it from having more, or fewer.
+            "limit": state.limited_by or state.decision.limit,
+            "emergency": state.decision.emergency,
+            "held_back": state.held_back,
+            # Seconds for which no worker has served it although its minimum asks for one, and whether that
+            # is longer than a start takes.
+            "unserved": round(state.unserved(seen.now), 1),
+            "not_served": state.is_not_served(seen.now),
+            "failed_starts": state.failed_starts,
+            "last_failure": state.last_failure,
+            "ready": seen.ready,
+            "starting": seen.starting,
+            "draining": state.draining,
+            "busy": seen.busy,
+            "held": seen.held,
+            "waiting": seen.backlog,
+            "future": seen.future,
+            "age": round(seen.age, 2),
+            "overdue": state.overdue,
+            "overdue_age": round(state.overdue_age, 2),
+            "arrivals": round(seen.arrival_slow, 2),
+            "service_time": seen.service_time and round(seen.service_time, 4),
+            "startup": round(seen.startup, 2),
+            "queues": state.queues,
+        }
+
+    def _worker_status(self, worker: LocalWorker, seen: Seen) -> dict[str, Any]:
+        heartbeat = worker.seen
+        return {
+            "name": f"{worker.name}@{self.context.host}",
+            "group": worker.group,
+            "state": worker.state,
+            # What the load says is said of the group.
+            "why": "" if worker.may_return else worker.stop_why,
+            "pid": heartbeat.pid if heartbeat else 0,
+            "active": heartbeat.active if heartbeat else 0,
+            "reserved": heartbeat.reserved if heartbeat else 0,
+            "processed": heartbeat.processed if heartbeat else 0,
+            "failed": heartbeat.failed if heartbeat else 0,
+            "outdated": worker.outdated,
+            "memory": heartbeat.memory if heartbeat else 0,
+            "release": heartbeat.release if heartbeat else "",
+            "running": [
+                {"task": task, "seconds": round(seen.time - begun, 1) if begun else 0.0}
+                for task, begun in (heartbeat.running if heartbeat else ())
+            ],
+        }

@@ -1,0 +1,211 @@
+"""Whether the workers keep up, in two words and in a sentence: the worst first, then the rest."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_autoscaler.protocol.lenient import listed
+
+# Failures of a task in an hour below which their part says nothing, and the part above which it does.
+FEW, PART = 5, 0.05
+# Failures of a task in an hour that are many whatever their part.
+MANY = 1000
+
+# What settings are called by which tasks can be lost, doubled or left waiting.
+UNSAFE = "unsafe settings"
+
+# What a group that is held back is called, by its limit.
+LIMITS = {
+    "CPU": "limited by CPU",
+    "memory": "limited by memory",
+    "Redis": "limited by Redis",
+    "maximum": "at its maximum",
+    "back-off": "starts fail",
+    "failure": "starts fail",
+    "start slots": "starting",
+}
+
+Groups = Mapping[str, Mapping[str, Any]]
+Hosts = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is to be said of the fleet."""
+
+    word: str
+    """One of the verdicts."""
+    why: str
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Executions of one task in the last hour, on all hosts."""
+
+    task: str
+    failed: int
+    ended: int
+    """Nothing where no supervisor says so."""
+
+    @property
+    def part(self) -> float:
+        """The part of them that failed."""
+        return self.failed / self.ended if self.ended else 1.0
+
+    @property
+    def is_many(self) -> bool:
+        """Whether somebody should look at it."""
+        return self.failed >= MANY or (self.failed >= FEW and self.part >= PART)
+
+    def __str__(self) -> str:
+        of = f" of {self.ended} executions" if self.ended else " executions"
+        part = f" ({100 * self.part:.0f} %)" if self.ended else ""
+        return f"{self.failed}{of} of {self.task} failed in the last hour{part}"
+
+
+def findings(
+    hosts: Hosts, groups: Groups, unwatched: Mapping[str, int], unreadable: Sequence[str]
+) -> list[Finding]:
+    """Return what is to be said of a fleet, the worst first; that it keeps up where nothing else is.
+
+    Args:
+        hosts: What the living supervisors say, by host.
+        groups: The groups.
+        unwatched: Hosts with living workers and without a supervisor, and how many.
+        unreadable: What in Redis could not be read.
+    """
+    if not hosts:
+        return [Finding("no supervisor", "no supervisor is alive: workers that die are not replaced")]
+    found = [
+        *without_supervisor(unwatched),
+        *without_workers(hosts, groups),
+        *falling_behind(groups),
+        *failing(hosts),
+        *paused(groups),
+        *dead_letters(groups),
+    ]
+    passed_over = [*unreadable, *unreadable_by_supervisors(hosts)]
+    if passed_over:
+        found.append(Finding("unreadable", f"passed over in Redis: {listed(passed_over)}"))
+    found += unsafe(hosts)
+    leaving = [host for host, status in hosts.items() if status.get("state") == "leaving"]
+    if leaving:
+        found.append(Finding("leaving", f"{listed(leaving)} shall run no workers"))
+    if all(finding.word in {"leaving", UNSAFE} for finding in found):
+        found.insert(0, Finding("keeping up", waiting(groups)))
+    return found
+
+
+def without_supervisor(unwatched: Mapping[str, int]) -> Iterator[Finding]:
+    """Find hosts whose workers nobody looks after."""
+    if unwatched:
+        workers = sum(unwatched.values())
+        names = listed(sorted(unwatched))
+        yield Finding("no supervisor", f"no supervisor on {names}: nobody replaces its {workers} workers")
+
+
+def without_workers(hosts: Hosts, groups: Groups) -> Iterator[Finding]:
+    """Find groups that nothing serves although they should be served."""
+    all_leave = all(status.get("state") == "leaving" for status in hosts.values())
+    for name, group in groups.items():
+        wanted = group["minimum"] or (all_leave and group["waiting"])
+        begins = group["starting"] and not group["failed_starts"]
+        if group["ready"] or not wanted or begins or group["limit"] == "paused":
+            continue
+        if all_leave:
+            why = f"{listed(sorted(hosts))} shall run none"
+        elif group["failed_starts"]:
+            why = f"{group['failed_starts']} starts failed: {group['last_failure']}"
+        else:
+            why = group["held_back"] or group["reason"]
+        since = f" for {group['unserved']:.0f} s" if group["unserved"] >= 1 else ""
+        tasks = f", {group['waiting']} tasks waiting" if group["waiting"] else ""
+        yield Finding("no workers", f"{name}: none of at least {group['minimum']}{since}{tasks}; {why}")
+
+
+def falling_behind(groups: Groups) -> Iterator[Finding]:
+    """Find groups whose oldest task has waited for longer than it should, the worst first."""
+    late = [(group["age"] / group["promise"], name) for name, group in groups.items()]
+    for ratio, name in sorted(late, reverse=True):
+        group = groups[name]
+        if ratio > 1:
+            held = f"; held back: {group['held_back']}" if group["held_back"] else ""
+            late = group["overdue"]
+            eta = f"; {late} tasks whose ETA has come wait in workers" if late else ""
+            yield Finding(
+                "falling behind",
+                f"the oldest task of {name} waits for {group['age']:.0f} s, promised are "
+                f"{group['promise']:g} s; {group['reason']}{eta}{held}",
+            )
+
+
+def failing(hosts: Hosts) -> Iterator[Finding]:
+    """Find tasks that fail often, the worst first."""
+    for each in failures(hosts):
+        if each.is_many:
+            yield Finding("failing", str(each))
+
+
+def failures(hosts: Hosts) -> list[Failures]:
+    """Return the tasks that have failed on any host in the last hour, the most frequent first."""
+    failed: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    for status in hosts.values():
+        failed.update(status.get("failures", {}))
+        ended.update(status.get("ended", {}))
+    return [Failures(task, count, ended[task]) for task, count in failed.most_common() if count]
+
+
+def dead_letters(groups: Groups) -> Iterator[Finding]:
+    """Find queues with messages that were put aside."""
+    counts = {
+        queue: found["dead_letters"]
+        for group in groups.values()
+        for queue, found in group["queues"].items()
+        if found["dead_letters"]
+    }
+    if counts:
+        total = sum(counts.values())
+        messages = "1 message was" if total == 1 else f"{total} messages were"
+        yield Finding("dead letters", f"{messages} put aside: queue {listed(sorted(counts))}")
+
+
+def unreadable_by_supervisors(hosts: Hosts) -> list[str]:
+    """Return the names of what supervisors cannot read now."""
+    names: dict[str, None] = {}
+    for status in hosts.values():
+        for kind, found in status.get("unreadable", {}).items():
+            names |= dict.fromkeys(f"{kind} {name}" for name in found["names"])
+    return list(names)
+
+
+def unsafe(hosts: Hosts) -> Iterator[Finding]:
+    """Find settings by which tasks can be lost, each once."""
+    texts = dict.fromkeys(text for status in hosts.values() for text in status.get("problems", ()))
+    for text in texts:
+        yield Finding(UNSAFE, text)
+
+
+def paused(groups: Groups) -> Iterator[Finding]:
+    """Find groups whose workers are neither started nor stopped."""
+    names = [name for name, group in groups.items() if group["limit"] == "paused"]
+    if names:
+        yield Finding("paused", f"{', '.join(names)}: {groups[names[0]]['reason']}")
+
+
+def waiting(groups: Groups) -> str:
+    """Return how many tasks wait, in words."""
+    oldest = max((float(group["age"]) for group in groups.values()), default=0.0)
+    number = sum(int(group["waiting"]) for group in groups.values())
+    return f"{number} tasks wait, the oldest for {oldest:.1f} s" if number else "no task waits for a worker"
+
+
+def limit_words(group: Mapping[str, Any]) -> str:
+    """Return in a few words what keeps a group from the workers that it wants; nothing if nothing does."""
+    have = group["ready"] + group["starting"]
+    if group["limit"] == "maximum" and have >= group["maximum"]:
+        return "at its maximum"
+    if have < group["want"] and group["held_back"]:
+        return LIMITS.get(group["limit"], "held back")
+    return ""

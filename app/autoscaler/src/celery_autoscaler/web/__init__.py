@@ -1,0 +1,1 @@
+"""What a supervisor offers over HTTP: its page, its metrics, its health."""

@@ -1,0 +1,64 @@
+"""What a supervisor sees of a group: tasks that are overdue, workers that are busy, queues that wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_autoscaler.protocol.heartbeat import WorkerSeen
+from celery_autoscaler.settings import Group
+from celery_autoscaler.supervisor.group_state import GroupState, see_group
+from celery_autoscaler.supervisor.observation import ListSeen, Seen
+from celery_autoscaler.supervisor.policy.law import GroupPolicy
+
+GROUP = Group(name="web", queues=("mail", "pics"))
+NOW = 1_700_000_000.0
+WORKER = WorkerSeen("web-1@here:1", True, host="here", group="web", state="running", concurrency=4)
+LOOK = Seen(
+    time=NOW, lists=[ListSeen("mail", "mail", 5, future=2), ListSeen("pics", "pics", 4)],
+    dead_letters={"mail": 0, "pics": 0}, workers=[WORKER], expired=[], draining=frozenset(),
+    replaced=frozenset(), leaving={}, peers=[], overrides={}, claims={}, short="",
+)  # fmt: skip
+
+
+def look(*workers: WorkerSeen) -> GroupState:
+    """Return the state of the group after a look that shows these workers."""
+    state = GroupState(GROUP, GroupPolicy())
+    state.seen = see_group(100.0, state, replace(LOOK, workers=workers))
+    return state
+
+
+def test_tasks_whose_eta_has_come_have_an_age_wherever_they_are() -> None:
+    late = replace(WORKER, overdue=3, oldest_due=NOW - 40.0)
+    later = replace(WORKER, id="web-2@here:1", overdue=2, oldest_due=NOW - 12.0)
+
+    state = look(late, later)
+
+    assert (state.overdue, state.overdue_age, state.seen.age) == (5, 40.0, 40.0)
+
+
+def test_an_eta_that_has_not_come_by_the_clock_of_redis_has_no_age() -> None:
+    state = look(replace(WORKER, overdue=1, oldest_due=NOW + 5.0))
+
+    assert (state.overdue_age, state.seen.age) == (0.0, 0.0)
+
+
+def test_workers_that_run_something_are_counted_not_their_slots() -> None:
+    busy = [replace(WORKER, id=f"web-{number}@here:1", active=1) for number in (1, 2, 3)]
+
+    seen = look(*busy, replace(WORKER, id="web-4@here:1")).seen
+
+    assert (seen.busy_workers, seen.busy, seen.ready) == (3, 3, 4)
+
+
+def test_a_worker_counts_what_waits_in_its_own_queues() -> None:
+    state = look(WORKER)
+
+    assert state.waiting_in(None) == 7
+    assert state.waiting_in({"mail", "other"}) == 3
+    assert state.waiting_in(()) == 0
+
+
+def test_a_worker_whose_state_is_unknown_is_neither_ready_nor_starting() -> None:
+    seen = look(replace(WORKER, state="unknown")).seen
+
+    assert (seen.ready, seen.starting) == (0, 0)

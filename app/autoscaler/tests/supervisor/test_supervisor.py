@@ -1,0 +1,500 @@
+"""The supervisor on a real Redis with real workers as its children, each task counted by its id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.protocol.broker import connect
+from celery_autoscaler.settings import load
+from celery_autoscaler.supervisor.loop import Supervisor
+from support.processes.counted_tasks import Load
+from support.processes.launched_workers import write_app
+from support.processes.services import RedisServerFactory, wait_for
+from support.processes.supervisors import GROUP, Sampler, SupervisedFleet
+
+# Seconds after which the others take over the share of a supervisor that is silent.
+LEASE = 5.0
+
+
+class NewSupervisedFleet(Protocol):
+    """Makes a fleet that ends with the test."""
+
+    def __call__(
+        self,
+        app_settings: Mapping[str, Any] | None = None,
+        *,
+        broker_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> SupervisedFleet:
+        """Return a fleet on the session's Redis, or on another one."""
+
+
+@pytest.fixture
+def new_fleet(redis_url: str, tmp_path: Path) -> Iterator[NewSupervisedFleet]:
+    """Return a function that makes a fleet; a failed test shows what its supervisors printed."""
+    counts_url = urlsplit(redis_url)._replace(path="/1").geturl()
+    with ExitStack() as stack:
+
+        def make(
+            app_settings: Mapping[str, Any] | None = None,
+            *,
+            broker_url: str | None = None,
+            environment: Mapping[str, str] | None = None,
+        ) -> SupervisedFleet:
+            fleet = SupervisedFleet(tmp_path, broker_url or redis_url, counts_url, app_settings, environment)
+            stack.enter_context(fleet)
+            stack.callback(lambda: print(fleet.tails()))  # noqa: T201  pytest shows it with a failure only
+            return fleet
+
+        yield make
+
+
+@pytest.fixture
+def fleet(new_fleet: NewSupervisedFleet) -> SupervisedFleet:
+    """Return a fleet on the session's Redis."""
+    return new_fleet()
+
+
+def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(stabilisation=2)
+    fleet.wait_for_workers(1)
+
+    ids = fleet.tasks.send(150, 0.2)
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+    fleet.wait_for_workers(1)
+
+    assert outcome.exactly_once, outcome
+    assert len(fleet.by_host()) == 1
+    reasons = [entry["reason"] for entry in fleet.decisions()]
+    assert any("tasks waiting" in reason and "Limited by max_workers = 3" in reason for reason in reasons), (
+        reasons
+    )
+    assert any("been enough for" in reason for reason in reasons), reasons
+    assert supervisor.stop() == 0
+    assert fleet.living() == []
+    assert "The supervisor has ended" in supervisor.output()
+
+
+def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"max_workers": 1})
+    [worker] = fleet.wait_for_workers(1)
+
+    assert fleet.tasks.settle(fleet.tasks.send(60, 0.05)).exactly_once
+    found: Any = fleet.tasks.redis.zrange("fleet:workers", 0, -1)
+    [worker_id] = [name for name in found if name.startswith(f"{worker}:")]
+
+    def mean() -> float | None:
+        told: Any = fleet.tasks.redis.hget(f"fleet:worker:{worker_id}", "run_times")
+        [(tasks, seconds, _)] = json.loads(told).values() or [(0, 0.0, 0.0)]
+        return float(seconds) / tasks if tasks == 60 else None
+
+    exact = wait_for(mean, "the worker does not tell the run time of all tasks")
+    # A task sleeps for that long; looking once a second would find less as often as more.
+    assert exact >= 0.05
+    wait_for(
+        lambda: fleet.status("here")["groups"][GROUP]["service_time"] == pytest.approx(exact, rel=0.02),
+        "the supervisor goes by another run time",
+    )
+
+
+def test_a_task_behind_long_ones_on_the_only_worker_gets_another(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"max_workers": 2, "concurrency": 1, "promise": 5.0})
+    fleet.wait_for_workers(1)
+    # Quick tasks are all that is known of before.
+    assert fleet.tasks.settle(fleet.tasks.send(5, 0.01)).exactly_once
+
+    [long] = fleet.tasks.send(1, 25.0)
+    wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"], "the long task does not run")
+    [quick] = fleet.tasks.send(1, 0.01)
+
+    wait_for(lambda: quick in fleet.tasks.ended(), "the quick task does not run")
+    assert long not in fleet.tasks.ended()
+    assert fleet.tasks.settle([long, quick], patience=60.0).exactly_once
+
+
+def test_an_emergency_is_told_also_where_no_worker_may_join(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1}, queue_threshold=5)
+    fleet.wait_for_workers(1)
+
+    ids = fleet.tasks.send(30, 0.2)
+    supervisor.wait_for_output(r"EMERGENCY: \d+ messages in queue celery are more than twice the threshold")
+    wait_for(lambda: any(int(entry["emergency"]) for entry in fleet.decisions()), "it is not recorded")
+
+    assert fleet.tasks.settle(ids).exactly_once
+
+
+def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 7, "promise": 1.0}, tick=0.5)
+    broker = connect(fleet.tasks.app)
+
+    with Load(fleet.tasks, 40.0, 0.05, total=2000) as load:
+        for _ in range(5):
+            change(broker, GROUP, "test", minimum=7, maximum=7)
+            fleet.wait_for_workers(7, within=60.0)
+            change(broker, GROUP, "test", minimum=1, maximum=1)
+            fleet.wait_for_workers(1, within=60.0)
+    outcome = fleet.tasks.settle(load.ids)
+
+    wait_for(lambda: supervisor.output().count("has ended,") == 30, "not 30 workers have ended")
+    assert outcome.sent == 2000
+    assert outcome.exactly_once, outcome
+    assert "SIGQUIT" not in supervisor.output()
+
+
+def test_a_worker_that_is_killed_gets_its_tasks_back_at_once_and_is_replaced(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"min_workers": 2, "max_workers": 2})
+    victim = fleet.wait_for_workers(2)[0]
+    ids = fleet.tasks.send(4, 3.0)
+    fleet.tasks.wait_until_started(ids)
+
+    fleet_before = fleet.tasks.left()
+    pid = fleet.pid_of(victim)
+    fleet_held = fleet.tasks.held(victim.partition("@")[0])
+    assert len(fleet_held) == 2, fleet_before
+    kill_group(pid)
+    # Nobody waits for its lease to run out.
+    supervisor.wait_for_output(f"Recovered 2 messages of the dead worker {victim}:.*: its processes are gone")
+
+    outcome = fleet.tasks.settle(ids)
+    assert outcome.lost == []
+    assert sorted(outcome.started_again) == sorted(fleet_held)
+    assert fleet.wait_for_workers(2)
+
+
+def test_a_supervisor_that_is_killed_leaves_no_orphan_and_loses_no_task(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(150, 0.2)
+    fleet.wait_for_workers(3)
+
+    supervisor.kill_alone()
+    wait_for(lambda: not supervisor.descendants(), "its workers go on", 30.0)
+    done = len(fleet.tasks.ended())
+    fleet.start()
+    outcome = fleet.tasks.settle(ids)
+
+    assert 0 < done < len(ids)
+    assert outcome.exactly_once, outcome
+
+
+def test_a_broker_that_crashes_is_waited_for_without_a_start_or_a_stop(
+    new_fleet: NewSupervisedFleet, redis_server_factory: RedisServerFactory
+) -> None:
+    server = redis_server_factory("--appendonly", "yes", "--appendfsync", "always")
+    fleet = new_fleet(broker_url=server.url)
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(150, 0.2)
+    names = fleet.wait_for_workers(3)
+    pids = {fleet.pid_of(name) for name in names}
+
+    server.crash()
+    supervisor.wait_for_output("Blind, holds")
+    server.restart()
+    supervisor.wait_for_output("Sees again")
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == []
+    assert outcome.ended_again == []
+    assert {fleet.pid_of(name) for name in names} == pids
+    assert supervisor.output().count(" starts\n") == 3
+
+
+def test_three_supervisors_share_the_work_and_keep_the_bounds_when_one_dies_and_one_freezes(
+    fleet: SupervisedFleet,
+) -> None:
+    a, b, c = (fleet.start(host, group={"max_workers": 4, "concurrency": 1}) for host in ("a", "b", "c"))
+    sampler = Sampler(fleet)
+    with Load(fleet.tasks, 30.0, 0.1) as load:
+        fleet.wait_for_workers(4)
+        sampler.watch(1.0)
+        c.descendants()
+        c.kill()
+        b.signal(signal.SIGSTOP)
+        sampler.watch(2 * LEASE)
+        b.signal(signal.SIGCONT)
+        sampler.watch(3.0)
+        fleet.wait_for_workers(4)
+    outcome = fleet.tasks.settle(load.ids)
+
+    assert outcome.lost == []
+    assert outcome.ended_again == []
+    assert sampler.most <= 4
+    assert set(fleet.by_host()) == {"a", "b", "c"}
+    assert a.process.poll() is None
+
+
+def test_a_host_that_is_short_of_memory_leaves_its_share_to_the_others(fleet: SupervisedFleet) -> None:
+    fleet.start("rich")
+    fleet.start("poor", memory_threshold=1)
+
+    # More than two workers get done before the others may take over.
+    ids = fleet.tasks.send(300, 0.2)
+    fleet.wait_for_workers(3)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.exactly_once, outcome
+    assert set(fleet.by_host()) == {"rich"}
+
+
+def test_an_idle_group_goes_to_zero_and_wakes_on_the_first_message(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"min_workers": 0}, stabilisation=2)
+    supervisor.wait_for_output("Supervising")
+    assert fleet.tasks.settle(fleet.tasks.send(1)).exactly_once
+    fleet.wait_for_workers(0)
+
+    later = fleet.tasks.send(2, countdown=12)
+    wait_for(lambda: bool(fleet.tasks.left()), "the tasks were not sent")
+    starts = supervisor.output().count(" starts\n")
+    wait_for(lambda: len(fleet.tasks.started()) == 3, "the tasks for later do not run", 30.0)
+    outcome = fleet.tasks.settle(["task-000000", *later])
+
+    assert outcome.exactly_once, outcome
+    # One start for their time, not one a tick while they wait.
+    assert supervisor.output().count(" starts\n") == starts + 1
+
+
+def test_a_program_that_crashes_at_its_start_is_tried_later_each_time_and_quoted(
+    new_fleet: NewSupervisedFleet,
+) -> None:
+    fleet = new_fleet(
+        environment={"CRASH": "the database is on fire, hunter22 was wrong", "DB_PASSWORD": "hunter22"}
+    )
+    supervisor = fleet.start()
+
+    supervisor.wait_for_output("crash loop: 5 workers failed", 60.0)
+
+    output = supervisor.output()
+    assert output.count("died; it printed last") == 5
+    assert "it printed last: the database is on fire, (DB_PASSWORD) was wrong" in output
+    assert fleet.living() == []
+    status = fleet.status("here")
+    assert status["groups"][GROUP]["limit"] == "back-off"
+    assert status["groups"][GROUP]["last_failure"].startswith("default-1 died; see the supervisor's log")
+    assert "hunter22" not in json.dumps([status, fleet.decisions()])
+
+
+def test_a_program_that_starts_slowly_is_waited_for(new_fleet: NewSupervisedFleet) -> None:
+    fleet = new_fleet(environment={"SLOW_START": "20"})
+    supervisor = fleet.start(group={"max_workers": 1})
+    ids = fleet.tasks.send(3)
+
+    outcome = fleet.tasks.settle(ids, patience=60.0)
+
+    assert outcome.exactly_once, outcome
+    assert supervisor.output().count(" starts\n") == 1
+
+
+def test_workers_that_eat_memory_are_joined_by_no_more_than_there_is_room_for(
+    new_fleet: NewSupervisedFleet,
+) -> None:
+    memory = psutil.virtual_memory()
+    fleet = new_fleet(environment={"EAT_MEMORY": str(memory.total // 8)})
+    # Room for one worker that takes 12.5 %, not for two, whatever other tests take or give back meanwhile.
+    supervisor = fleet.start(memory_threshold=memory.percent + 18)
+    # A kernel that is busy takes its time to hand out gigabytes.
+    fleet.wait_for_workers(1, within=120.0)
+
+    ids = fleet.tasks.send(60, 0.2)
+    supervisor.wait_for_output(r"held back: a worker takes \d+ MiB, \d+ MiB are left")
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.exactly_once, outcome
+    assert supervisor.output().count(" starts\n") == 1
+
+
+def test_one_worker_after_the_other_is_given_up_while_memory_is_short(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    ids = fleet.tasks.send(100, 0.2)
+    fleet.wait_for_workers(3)
+    config = supervisor.config.read_text()
+
+    supervisor.config.write_text(config.replace("memory_threshold = 100", "memory_threshold = 1"))
+    supervisor.signal(signal.SIGHUP)
+    fleet.wait_for_workers(2)
+    fleet.wait_for_workers(1)
+    outcome = fleet.tasks.settle(ids)
+
+    assert supervisor.output().count("memory stays at") == 2
+
+    assert outcome.exactly_once, outcome
+
+
+def test_a_busy_cpu_allows_the_minimum_and_nobody_beyond(fleet: SupervisedFleet) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            fleet.start(cpu_threshold=1, group={"min_workers": 2})
+            fleet.wait_for_workers(2)
+            ids = fleet.tasks.send(60, 0.2)
+            wait_for(
+                lambda: fleet.status("here")["groups"][GROUP]["limit"] == "CPU", "the limit is not named"
+            )
+
+            outcome = fleet.tasks.settle(ids)
+        finally:
+            busy.kill()
+
+    assert outcome.exactly_once, outcome
+    assert len(set(fleet.tasks.counts.hvals("by"))) == 2
+    assert any("CPU is used to" in entry["held_back"] for entry in fleet.decisions())
+
+
+def test_no_worker_joins_a_redis_that_is_short_of_memory(
+    new_fleet: NewSupervisedFleet, redis_server_factory: RedisServerFactory
+) -> None:
+    server = redis_server_factory()
+    fleet = new_fleet(broker_url=server.url)
+    supervisor = fleet.start()
+    fleet.wait_for_workers(1)
+    # So much that buffers of clients make no difference.
+    fleet.tasks.redis.setrange("ballast", 20_000_000, "x")
+    used: Any = fleet.tasks.redis.info("memory")
+    fleet.tasks.redis.config_set("maxmemory", int(used["used_memory"] * 1.05))
+
+    wait_for(lambda: bool(fleet.status("here")["redis"]), "the supervisor does not see it")
+    ids = fleet.tasks.send(40, 0.3)
+    supervisor.wait_for_output(r"held back: Redis uses \d+ % of its memory")
+    alone = fleet.consuming()
+    fleet.tasks.redis.config_set("maxmemory", 0)
+    outcome = fleet.tasks.settle(ids)
+
+    assert len(alone) == 1
+    assert outcome.exactly_once, outcome
+
+
+def test_a_worker_that_an_operator_drains_ends_and_is_replaced(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1})
+    [worker] = fleet.wait_for_workers(1)
+    pid = fleet.pid_of(worker)
+
+    fleet.tasks.redis.sadd("fleet:drain", worker)
+    supervisor.wait_for_output("an operator wants it drained")
+    supervisor.wait_for_output("has ended,")
+    [replacement] = fleet.wait_for_workers(1)
+
+    assert fleet.pid_of(replacement) != pid
+    assert fleet.tasks.settle(fleet.tasks.send(3)).exactly_once
+
+
+def test_a_task_longer_than_the_time_to_drain_is_given_back(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"max_workers": 1, "concurrency": 1, "drain_timeout": 2.0})
+    [worker] = fleet.wait_for_workers(1)
+    ids = fleet.tasks.send(1, 12.0)
+    fleet.tasks.wait_until_started(ids)
+
+    fleet.tasks.redis.sadd("fleet:drain", worker)
+    supervisor.wait_for_output("SIGQUIT: give back what runs")
+    wait_for(lambda: fleet.tasks.started()[ids[0]] == 2, "the task does not begin again")
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == outcome.ended_again == []
+    assert "SIGKILL" not in supervisor.output()
+
+
+def test_a_worker_that_lives_but_takes_nothing_is_replaced(new_fleet: NewSupervisedFleet) -> None:
+    fleet = new_fleet()
+    supervisor = fleet.start(group={"max_workers": 1})
+    ids = fleet.tasks.send(1, name="deafen")
+    wait_for(lambda: fleet.tasks.counts.get("deaf") is not None, "no worker has become deaf")
+    ids += fleet.tasks.send(5)
+
+    # Its event loop stands still: it ends, and another one runs what it held.
+    supervisor.wait_for_output("default-1 died; it printed last", 90.0)
+    outcome = fleet.tasks.settle(ids[1:], patience=60.0)
+
+    assert outcome.lost == []
+
+
+def test_a_paused_fleet_is_left_alone_and_still_rescued(fleet: SupervisedFleet) -> None:
+    fleet.start()
+    [worker] = fleet.wait_for_workers(1)
+    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    ids = fleet.tasks.send(30, 0.2)
+    fleet.tasks.wait_until_started(ids[:4])
+
+    kill_group(fleet.pid_of(worker))
+    wait_for(lambda: fleet.tasks.left().keys() == {"celery"}, "its tasks are not given back")
+    assert fleet.living() == []
+    change(connect(fleet.tasks.app), GROUP, "test", paused=None)
+    outcome = fleet.tasks.settle(ids)
+
+    assert outcome.lost == []
+
+
+def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start()
+    [worker] = fleet.wait_for_workers(1)
+    pid = fleet.pid_of(worker)
+    config = supervisor.config.read_text()
+
+    supervisor.config.write_text(config.replace("min_workers = 1", "min_workers = 2"))
+    supervisor.signal(signal.SIGHUP)
+    fleet.wait_for_workers(2)
+    supervisor.config.write_text(config.replace("min_workers = 1", "min_workers = many"))
+    supervisor.signal(signal.SIGHUP)
+    supervisor.wait_for_output("The settings stay as they were")
+
+    assert fleet.pid_of(worker) == pid
+    assert len(fleet.wait_for_workers(2)) == 2
+
+
+def test_an_idle_worker_is_stopped_before_a_busy_one(fleet: SupervisedFleet) -> None:
+    supervisor = fleet.start(group={"concurrency": 1, "max_workers": 3})
+    change(connect(fleet.tasks.app), GROUP, "test", minimum=3)
+    fleet.wait_for_workers(3)
+    long = fleet.tasks.send(2, 8.0)
+    fleet.tasks.wait_until_started(long)
+    wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"] == 2, "they are not seen to run")
+    busy = {str(fleet.tasks.counts.hget("by", name)).partition("@")[0] for name in long}
+
+    change(connect(fleet.tasks.app), GROUP, "test", minimum=1, maximum=2)
+    [first] = supervisor.wait_for_output(r"(default-\d) drains\n").groups()
+    outcome = fleet.tasks.settle(long)
+
+    assert first not in busy
+    assert outcome.exactly_once, outcome
+
+
+def test_the_manager_starts_and_stops_workers_by_hand(
+    fleet: SupervisedFleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_app(tmp_path)
+    variables = fleet.environment | {"BROKER": fleet.broker_url, "PYTHONPATH": str(tmp_path)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = tmp_path / "manager.toml"
+    config.write_text(fleet.config("here", group={"min_workers": 0}))
+    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    manager = Supervisor(fleet.tasks.app, "single", load(fleet.tasks.app, str(config)))
+    manager.start_monitoring()
+    try:
+        wait_for(lambda: manager.status["state"] == "paused", "it does not tick")
+        assert manager.start_worker(GROUP) == "default-1"
+        assert manager.start_worker(GROUP) == "default-2"
+        fleet.wait_for_workers(2)
+        wait_for(lambda: manager.get_worker_stats()["active"] == 2, "they are not seen")
+        assert manager.get_worker_stats()["queues"] == {"celery": 0}
+        manager.stop_worker("default-1")
+        assert fleet.wait_for_workers(1) == ["default-2@here"]
+        manager.stop_all_workers()
+        assert manager.get_worker_stats()["total"] == 0
+        assert fleet.living() == []
+    finally:
+        manager.stop_monitoring()
+
+
+def kill_group(pid: int) -> None:
+    """Kill a worker with all its processes."""
+    os.killpg(pid, signal.SIGKILL)
