@@ -50,9 +50,9 @@ MODULES_WITH_MODES = {
     "postgres/library/postgres_source.py": "lets everybody read what it writes",
     "postgres/module_utils/postgres_files.py": "gives each file its owner and mode",
     "postgres/module_utils/postgres_scratch.py": "a scratch folder that it gives to the user of the server",
-    "redis/library/redis_config_check.py": "a scratch folder that it gives to the user of the scratch server",
     "redis/library/redis_config_file.py": "takes owner, group and mode",
     "redis/library/redis_restore.py": "gives each file its owner and mode",
+    "redis/module_utils/redis_scratch.py": "a scratch folder that it gives to the user of the scratch server",
 }
 
 

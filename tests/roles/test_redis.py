@@ -1,6 +1,7 @@
 """The modules and the templates of the role redis, without a host."""
 
 import os
+import pwd
 import re
 import socket
 import sys
@@ -24,6 +25,7 @@ health = load_module("redis", "redis_health")
 switchover = load_module("redis", "redis_switchover")
 takeover = load_module("redis", "redis_takeover")
 config_check = load_module("redis", "redis_config_check")
+scratch = sys.modules["ansible.module_utils.redis_scratch"]
 
 USERS: list[dict[str, Any]] = [
     {"name": "app", "preset": "app", "password": "an-app-password-1"},
@@ -721,7 +723,7 @@ def test_only_modules_that_come_from_a_file_are_in_the_way() -> None:
     ],
 )
 def test_the_line_that_says_why_redis_does_not_start_is_found(output: str, reason: str) -> None:
-    assert config_check.refusal(output) == reason
+    assert scratch.refusal(output) == reason
 
 
 def test_addresses_of_other_hosts_are_found_out() -> None:
@@ -755,6 +757,58 @@ def test_the_users_are_written_before_the_settings_that_name_their_file() -> Non
         names.index, ["configure | Write the access control list", "configure | Write the settings"]
     )
     assert users < settings
+
+
+def test_nothing_is_written_before_it_was_tried() -> None:
+    for tasks, writers in (
+        ("configure", ["Write the access control list", "Write the settings"]),
+        ("sentinel", ["Write the access control list", "Write the settings"]),
+    ):
+        names = [task["name"] for task in yaml.safe_load((ROLES / f"redis/tasks/{tasks}.yml").read_text())]
+        tried = next(at for at, name in enumerate(names) if "on a scratch" in name)
+        assert all(tried < names.index(f"{tasks} | {writer}") for writer in writers)
+        assert all(
+            names.index(f"{tasks} | Write the additions to the unit") < names.index(f"{tasks} | {writer}")
+            for writer in writers
+        )
+
+
+def test_a_scratch_sentinel_watches_nobody_and_shares_nothing(tmp_path: Path) -> None:
+    settings = "port 26379\nreplicaof 192.0.2.1 6379\nsentinel monitor celery 192.0.2.1 6379 2\n"
+
+    scratch.prepare(tmp_path, settings, "user default off\n", pwd.getpwuid(os.getuid()).pw_name)
+
+    lines = (tmp_path / "redis.conf").read_text().splitlines()
+    assert "sentinel monitor celery 127.0.0.1 1 2" in lines
+    assert not any("192.0.2.1" in line for line in lines)
+    assert lines.index("port 26379") < lines.index("port 0")
+    assert f"aclfile {tmp_path}/users.acl" in lines
+
+
+def test_what_a_sentinel_has_rewritten_needs_no_scratch_sentinel(tmp_path: Path) -> None:
+    path = tmp_path / "sentinel.conf"
+    watches = r"sentinel monitor celery ([0-9.]+|[0-9a-f:.]*:[0-9a-f:.]*) "
+    wanted = "port 26379\nsentinel monitor celery 192.0.2.1 6379 2\n"
+    path.write_text(
+        "port 26379\nsentinel monitor celery 192.0.2.2 6379 2\nsentinel known-replica celery 192.0.2.1\n"
+    )
+
+    assert config_check.is_written(path, wanted, "sentinel", watches)
+    assert not config_check.is_written(path, wanted.replace("26379", "26380"), "sentinel", watches)
+
+
+def test_a_setting_that_somebody_has_set_beside_the_wanted_ones_is_found() -> None:
+    started = {
+        "hz": "10",
+        "maxmemory-clients": "0",
+        "port": "0",
+        "timeout": "0",
+        "masterauth": "",
+        "new": "1",
+    }
+    running = {"hz": "10", "maxmemory-clients": "100", "port": "6379", "timeout": "7", "masterauth": "x"}
+
+    assert module.beside(running, started, ["timeout"]) == {"maxmemory-clients": "0"}
 
 
 def test_a_port_that_another_service_has_is_found_out() -> None:

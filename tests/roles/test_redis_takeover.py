@@ -118,3 +118,52 @@ def test_a_stopped_server_with_its_data_elsewhere_is_refused(tmp_path: Path) -> 
 
     assert f"has its data elsewhere (dir {other})" in error
     assert takeover.stopped_errors(config, UNIT, {"dir": str(other)}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("port 6379\ndir /srv/redis\n", "the port 6379 of"),
+        ("dir /srv/redis\n", "the port 6379 of"),
+        ("port 6380\ndir /var/lib/redis\n", "the dir /var/lib/redis of"),
+        ("port 6380\ndir /srv/redis\n", ""),
+    ],
+)
+def test_an_instance_of_debians_template_that_is_in_the_way_is_refused(
+    tmp_path: Path, text: str, refused: str
+) -> None:
+    config = tmp_path / "redis-shop.conf"
+    config.write_text(text)
+    shown = {"redis-server@shop.service": {"ExecStart": COMMAND.format(f"{config} --daemonize no")}}
+
+    errors = takeover.instance_errors(UNIT, shown, {**WANTED, "port": 6379, "tls-port": 0})
+
+    assert len(errors) == bool(refused)
+    assert all(refused in error and "systemctl disable --now redis-server@shop" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "newest"),
+    [
+        ("redis-server", "5:7.0.15-1~deb12u5", 10),
+        ("redis-server", "5:8.0.2-3+deb13u1", 12),
+        ("valkey-server", "8.1.1+dfsg1-3", 11),
+        # What is not known is not judged.
+        ("redis-server", "9:99.1.0", 0),
+        ("redis-server", "", 0),
+    ],
+)
+def test_what_a_version_reads_is_known(package: str, version: str, newest: int) -> None:
+    assert takeover.reads(package, version) == newest
+
+
+@pytest.mark.parametrize("name", ["dump.rdb", "appendonlydir/appendonly.aof.2.base.rdb"])
+def test_data_of_a_newer_server_are_refused_before_anything_is_installed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    (tmp_path / name).write_bytes(b"REDIS0012\xfa\x09redis-ver")
+    config, wanted = tmp_path / "none.conf", {**WANTED, "dir": str(tmp_path)}
+
+    (error,) = takeover.version_errors(config, "redis-server", "5:7.0.15-1~deb12u5", wanted)
+
+    assert f"{tmp_path / name} is of a newer server: its RDB version is 12" in error
+    assert takeover.version_errors(config, "redis-server", "5:8.0.2-3", wanted) == []

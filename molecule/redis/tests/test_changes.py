@@ -56,6 +56,8 @@ def test_live_changes_are_applied_without_a_restart_and_shown(
         client.acl_setuser(
             "stranger", enabled=True, passwords=["+intruder"], categories=["+@all"], keys=["*"]
         )
+        # A setting that the role leaves at its default: clients would be thrown out.
+        client.config_set("maxmemory-clients", "20mb")
         run_ids.append(client.info("server")["run_id"])
         worker = redis.Redis(host=address(host), username="app", password=SCENARIO.secrets["redis_app"])
         connections.append((worker, worker.client_id()))
@@ -73,11 +75,13 @@ def test_live_changes_are_applied_without_a_restart_and_shown(
         assert len(re.findall(r"^-tcp-keepalive 60$", output, re.MULTILINE)) == len(hosts)
         assert len(re.findall(r"^\+tcp-keepalive 77$", output, re.MULTILINE)) == len(hosts)
         assert len(re.findall(r"^-user stranger ", output, re.MULTILINE)) == len(hosts)
+        assert len(re.findall(r"^-maxmemory-clients 20971520$", output, re.MULTILINE)) == len(hosts)
         assert NEW_PASSWORD not in output
     for host, run_id, (worker, client_id) in zip(hosts, run_ids, connections, strict=True):
         client = operator(host, NEW_PASSWORD)
         assert client.info("server")["run_id"] == run_id
-        assert client.config_get("tcp-keepalive", "save") == {"tcp-keepalive": "77", "save": ""}
+        wanted_now = {"tcp-keepalive": "77", "save": "", "maxmemory-clients": "0"}
+        assert client.config_get(*wanted_now) == wanted_now
         assert client.acl_users() == ["app", "default", "operator", "supervisor"]
         assert operator(host).ping(), "the previous password is accepted while a new one is rolled out"
         # A worker keeps its connection and has its new rules at once.

@@ -182,6 +182,23 @@ def test_changed_settings_are_applied_live_and_shown_and_the_primary_stays() -> 
 
 
 @pytest.mark.usefixtures("host")
+def test_what_a_sentinel_would_refuse_is_refused_before_a_file_is_written() -> None:
+    host = SCENARIO.hosts("redis")["data1"]
+    files = "/etc/redis/sentinel.conf /etc/redis/sentinel-users.acl /etc/redis/users.acl"
+    before = host.check_output(f"sha256sum {files}")
+
+    # No input leads there: the rules are the role's own.
+    wrong = {"__redis_sentinel_client_rules": ["+no-such-command"]}
+    done = SCENARIO.run("--limit=data1", playbook="sentinel.yml", variables=wrong)
+
+    assert done.returncode != 0
+    assert "Unknown command or category name" in done.stdout
+    assert host.check_output(f"sha256sum {files}") == before
+    seen = SERVERS.connect("data1", SENTINEL_PORT).sentinel_master(MASTER)
+    assert seen["num-other-sentinels"] == 2
+
+
+@pytest.mark.usefixtures("host")
 def test_a_setting_that_needs_a_restart_has_the_replicas_restart_first_and_the_primary_last() -> None:
     primary = SERVERS.primary()
     before = {name: started_at(host) for name, host in SERVERS.hosts.items()}

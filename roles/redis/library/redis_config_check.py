@@ -8,14 +8,12 @@ import pwd
 import re
 import shutil
 import socket
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.redis_server import RedisError, Server, answer, merged, program
+from ansible.module_utils.redis_scratch import scratch_server
+from ansible.module_utils.redis_server import RedisError, answer, merged, program
 
 DOCUMENTATION = """
 module: redis_config_check
@@ -25,7 +23,14 @@ description:
     data, and ends it as soon as it answers. What it refuses is the one line of the failure.
   - The addresses and ports to listen on are tried as well. Changes nothing.
   - Does nothing where the files on the disk are the wanted ones already, or where no server is installed.
+  - A sentinel is tried in the same way; it watches nobody meanwhile.
 options:
+  sentinel: {description: Whether the files are those of a sentinel., type: bool, default: false}
+  keep:
+    description: Name of a directive that the server decides, as of C(redis_config_file).
+    type: str
+    default: replicaof
+  keep_if: {description: "As of C(redis_config_file).", type: str, default: ""}
   settings: {description: The wanted text of the settings., type: str, required: true}
   settings_file: {description: The file that holds them., type: path, required: true}
   users: {description: The wanted text of the access control list., type: str, required: true}
@@ -35,51 +40,13 @@ options:
   calendar: {description: When copies are made; systemd has to understand it., type: str, default: ""}
 """
 
-READY_WITHIN = 30.0  # seconds
-# What the scratch server must not share with the one that runs.
-APART = """
-port 0
-tls-port 0
-unixsocket {folder}/socket
-unixsocketperm 700
-dir {folder}
-aclfile {folder}/users.acl
-pidfile {folder}/pid
-logfile ""
-daemonize no
-supervised no
-appendonly no
-save ""
-"""
-# Lines that a failover decides, and that would make the scratch server follow somebody.
-ROLES = re.compile(r"(?i)^\s*(replicaof|slaveof)\s")
 
-
-def is_written(path: Path, text: str) -> bool:
+def is_written(path: Path, text: str, keep: str = "replicaof", keep_if: str = "") -> bool:
     """Return whether a file says what is wanted, in whatever words its server has rewritten it."""
     if not path.exists():
         return False
     found = path.read_text(encoding="utf-8")
-    return merged(found, text, "replicaof", "") == found
-
-
-def refusal(output: str) -> str:
-    """Return the one line of what a server printed that says why it does not start."""
-    # Each line of a log begins with a process id, a role and a time.
-    lines = [
-        re.sub(r"^\d+:\S+ .*? [*#.-] ", "", line.strip()) for line in output.splitlines() if line.strip()
-    ]
-    for number, line in enumerate(lines):
-        if line.startswith(">>> "):
-            # Its value may be a secret.
-            name = [*line.removeprefix(">>> ").strip("'").split(), "?"][0]
-            reason = [*lines[number + 1 :], "refused"][0]
-            # Redis 8 takes what it does not know for the setting of a module.
-            unknown = "Module Configuration" in reason
-            return f"this Redis knows no setting {name}" if unknown else f"{name}: {reason}"
-    telling = [line for line in lines if re.search("(?i)error|fatal|fail|can't|invalid", line)]
-    # The last one: warnings about the host come first.
-    return [*reversed(telling), *lines[-1:], "it ended without a word"][0][:300]
+    return merged(found, text, keep, keep_if) == found
 
 
 def unusable(addresses: list[str]) -> list[str]:
@@ -131,52 +98,6 @@ def in_use(address: str, port: int) -> bool:
     return False
 
 
-def try_out(params: dict[str, Any], folder: Path) -> None:
-    """Start the scratch server; raise what it refuses."""
-    user = pwd.getpwnam(params["user"])
-    settings = "\n".join(line for line in params["settings"].splitlines() if not ROLES.match(line))
-    (folder / "redis.conf").write_text(settings + "\n" + APART.format(folder=folder), encoding="utf-8")
-    (folder / "users.acl").write_text(params["users"], encoding="utf-8")
-    for path in (folder, *folder.iterdir()):
-        shutil.chown(path, user.pw_uid, user.pw_gid)
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program("server"), str(folder / "redis.conf")],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-        )
-    try:
-        deadline = time.monotonic() + READY_WITHIN
-        while process.poll() is None and not answers(folder / "socket"):
-            if time.monotonic() > deadline:
-                raise RedisError(
-                    f"a scratch server with these settings is not ready after {READY_WITHIN:g} s"
-                )
-            time.sleep(0.05)
-        if process.poll() is not None:
-            raise RedisError(f"Redis refuses these settings: {refusal(log.read_text(errors='replace'))}")
-    finally:
-        process.kill()
-        process.wait()
-
-
-def answers(path: Path) -> bool:
-    """Return whether a server accepts commands; that it wants a login first is an answer too."""
-    if not path.exists():
-        return False
-    try:
-        reply = Server(("-s", str(path)), None, "", 5).ask(("PING",))[0]
-    except (RedisError, subprocess.TimeoutExpired):
-        return False
-    return reply == "PONG" or "NOAUTH" in str(reply)
-
-
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Try out what differs."""
     params = module.params
@@ -186,15 +107,18 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     # A lookup and a template differ in the last line feed.
     users = users_file.read_text(encoding="utf-8") if users_file.exists() else ""
     has_users = users.rstrip() == params["users"].rstrip()
-    wanted = is_written(Path(params["settings_file"]), params["settings"]) and has_users
-    if wanted or not shutil.which(program("server")):
+    kind = "sentinel" if params["sentinel"] else "server"
+    settings_file = Path(params["settings_file"])
+    is_there = is_written(settings_file, params["settings"], params["keep"], params["keep_if"])
+    if (is_there and has_users) or not shutil.which(program(kind)):
         return {"changed": False}
     if absent := unusable(params["bind"]):
         raise RedisError(f"redis_bind: {', '.join(absent)} is no address of this host")
     if used := taken(params["bind"], params["settings"], pwd.getpwnam(params["user"]).pw_uid):
-        raise RedisError(f"redis_port: another service listens on {', '.join(used)} already")
-    with tempfile.TemporaryDirectory(prefix="redis-check-") as folder:
-        try_out(params, Path(folder))
+        variable = "redis_sentinel_port" if params["sentinel"] else "redis_port"
+        raise RedisError(f"{variable}: another service listens on {', '.join(used)} already")
+    with scratch_server(params["settings"], params["users"], params["user"], kind):
+        pass
     return {"changed": False}
 
 
@@ -209,6 +133,9 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "bind": {"type": "list", "elements": "str", "default": []},
             "calendar": {"type": "str", "default": ""},
+            "sentinel": {"type": "bool", "default": False},
+            "keep": {"type": "str", "default": "replicaof"},
+            "keep_if": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

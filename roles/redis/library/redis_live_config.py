@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.redis_scratch import APART, scratch_server
 from ansible.module_utils.redis_server import (
     MASK,
+    SIGNATURE,
     RedisError,
     Server,
     answer,
@@ -53,6 +56,10 @@ options:
       file says (C(requirepass)) is tried as well. For the check mode, in which it was not taken over.
     type: str
   config: {description: Its configuration file., type: path}
+  text:
+    description: The wanted text of that file. What a server would run that starts with it is wanted too, so
+      that what somebody has set beside the file (CONFIG SET) is undone. Needs the program of the server.
+    type: str
   settings:
     description: Wanted settings; values are strings, numbers, booleans or lists of words.
     type: dict
@@ -97,6 +104,10 @@ role: {description: Whether a server is a C(master) or a C(slave)., type: str, r
 """
 
 PROBE = "role-probe:"
+# For the moment in which a scratch server is asked.
+ANYBODY = "user default on nopass ~* &* +@all\n"
+# Who follows whom and logs in how is decided by a failover, by the users and by `secret_settings`.
+DECIDED_ELSEWHERE = {"masterauth", "masteruser", "replicaof", "requirepass", "slaveof", "tls-key-file-pass"}
 PORTS = ("port", "tls-port")
 
 
@@ -120,6 +131,16 @@ def differing(wanted: dict[str, str], running: dict[str, str]) -> list[str]:
             f"this Redis knows no setting {', '.join(unknown)}: correct the name or leave it out"
         )
     return sorted(name for name, value in wanted.items() if not same(name, value, running[name]))
+
+
+def beside(running: dict[str, str], started: dict[str, str], wanted: Iterable[str]) -> dict[str, str]:
+    """What somebody has set beside the wanted settings, each with the value that a restart would give it."""
+    known = {*wanted, *APART, *DECIDED_ELSEWHERE}
+    return {
+        name: value
+        for name, value in started.items()
+        if name not in known and name in running and running[name] != value
+    }
 
 
 def acl_entries(lines: list[str]) -> dict[str, str]:
@@ -191,6 +212,13 @@ def running_settings(server: Server, names: list[str], params: dict[str, Any]) -
     return told | sentinel_logins(lines, master)
 
 
+def started_settings(text: str, config: Path) -> dict[str, str]:
+    """What a server runs that has started with the text of the file."""
+    with scratch_server(text, ANYBODY, config.owner()) as scratch:
+        started: dict[str, str] = scratch.do(("CONFIG", "GET", "*"))[0]
+        return started
+
+
 def immutable(server: Server, names: list[str], running: dict[str, str]) -> list[str]:
     """Which of the settings need a restart. The server tells when it is asked to set what it runs already."""
     replies = server.ask(*[("CONFIG", "SET", name, running[name]) for name in names]) if names else []
@@ -249,12 +277,17 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         name: words(value) for name, value in {**params["settings"], **params["secret_settings"]}.items()
     }
     hidden = set(params["secret_settings"])
-    default = []
-    if params["config"]:
-        default = default_passwords(params["present_password"], Path(params["config"]))
+    config = Path(params["config"] or "")
+    default = default_passwords(params["present_password"], config) if params["config"] else []
     server = connect(params["socket"], params["username"], params["passwords"], default)
 
     running = running_settings(server, sorted(wanted), params)
+    foreign: dict[str, str] = {}
+    if params["text"] and config.exists():
+        everything = server.do(("CONFIG", "GET", "*"))[0]
+        foreign = beside(everything, started_settings(params["text"], config), wanted)
+        wanted |= foreign
+        running |= {name: everything[name] for name in foreign}
     names = differing(wanted, running)
     master = params["sentinel_master"]
     restart = immutable(server, names, running) if master is None else []
@@ -272,6 +305,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if restart and "appendonly" in names and normal_word(wanted["appendonly"]) == "yes":
             switch_on_append_only(server)
         commands = setters({name: wanted[name] for name in live_names}, master)
+        # A server that rewrites its file, as after a failover, has written them there, too.
+        if set(foreign) & set(live_names) and SIGNATURE in config.read_text(encoding="utf-8"):
+            commands.append(("CONFIG", "REWRITE"))
         apply_live(server, commands, *((changed_users, strangers) if users_are_live else ([], [])))
 
     before_users = {name: users_now[name] for name in [*changed_names, *strangers] if name in users_now}
@@ -306,6 +342,7 @@ def main() -> None:
             "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
             "present_password": {"type": "str", "no_log": True},
             "config": {"type": "path"},
+            "text": {"type": "str", "no_log": True},
             "settings": {"type": "dict", "default": {}},
             "secret_settings": {"type": "dict", "default": {}, "no_log": True},
             "sentinel_master": {"type": "str"},

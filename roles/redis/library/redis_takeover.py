@@ -17,6 +17,7 @@ from ansible.module_utils.redis_server import (
     connect,
     default_passwords,
     file_settings,
+    instances,
     main_pid,
     normal_word,
     program,
@@ -56,6 +57,10 @@ options:
     description: Password of the user C(default) of a server that the role has not configured yet. What its
       file says (C(requirepass)) is tried as well.
     type: str
+  package:
+    description: The package that is installed if it is not; its version has to read the data.
+    type: str
+    required: true
   config:
     description: Its configuration file.
     type: path
@@ -88,6 +93,13 @@ ARGV = re.compile(r"argv\[\]=(.*?) ; ")
 OPTIONS = {"--supervised", "--daemonize"}
 
 
+# The newest RDB file that each version reads.
+READS = {
+    "redis-server": {"7.0": 10, "7.2": 11, "7.4": 12, "8.0": 12},
+    "valkey-server": {"7.2": 11, "8.0": 11, "8.1": 11},
+}
+
+
 def refused(server: Server, *command: str) -> str:
     """Return why a server that has to know a command refuses it, in one line; nothing if it does not."""
     reply = server.ask(command)[0]
@@ -115,6 +127,61 @@ def unit_errors(unit: str, config: Path) -> list[str]:
         errors.append(f"{unit} runs the server as the user {shown['User']} and not as {config.parent.name}")
     remedy = f"take that out of its additions (systemctl cat {unit}) and restart it"
     return [f"{error}: {remedy}" for error in errors]
+
+
+def instance_errors(unit: str, shown: dict[str, dict[str, str]], wanted: dict[str, Any]) -> list[str]:
+    """Return which instances of Debian's template of units are in the way; those elsewhere may stay.
+
+    Args:
+        unit: The one that the role has.
+        shown: The properties of each unit of the template, by name.
+        wanted: The settings of the role's server.
+    """
+    port = str(next((wanted[name] for name in ("port", "tls-port") if str(wanted.get(name, 0)) != "0"), 0))
+    errors = []
+    for name, properties in sorted(shown.items()):
+        words = ARGV.search(properties.get("ExecStart", ""))
+        config = Path([*(words[1].split()[1:] if words else []), ""][0])
+        found = {"port": "6379"} | file_settings(config, follow=True)
+        ours = {"port": port, "dir": str(wanted["dir"])}
+        same = [f"{key} {value}" for key, value in ours.items() if found.get(key) == value]
+        if same:
+            errors.append(
+                f"{name} has the {' and the '.join(same)} of {unit}, and only that one is taken over: "
+                f"let its queues run empty and systemctl disable --now {name}, or give it others in {config}"
+            )
+    return errors
+
+
+def rdb_version(path: Path) -> int:
+    """Return the version that the header of an RDB file names; 0 if it is none."""
+    try:
+        with path.open("rb") as opened:
+            found = re.fullmatch(rb"(?:REDIS0*|VALKEY0*)(\d+)", opened.read(9))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def reads(package: str, version: str) -> int:
+    """Return the newest RDB file that a version of a package reads; 0 if that is not known."""
+    found = re.search(r"(?:^|:)(\d+\.\d+)\.", version)
+    return READS.get(package, {}).get(found[1], 0) if found else 0
+
+
+def version_errors(config: Path, package: str, version: str, wanted: dict[str, Any]) -> list[str]:
+    """Return what of the data a version of the server would not load, because a newer one has written it."""
+    found = file_settings(config, follow=True)
+    folder = Path(found.get("dir") or str(wanted["dir"]))
+    kept = folder / (found.get("appenddirname") or PLACES["appenddirname"])
+    files = [folder / (found.get("dbfilename") or PLACES["dbfilename"]), *sorted(kept.glob("*.rdb"))]
+    limit = reads(package, version)
+    return [
+        f"{path} is of a newer server: its RDB version is {rdb_version(path)}, and {package} {version} reads "
+        f"{limit} at most; install a version that reads it, or move the file away"
+        for path in files
+        if limit and rdb_version(path) > limit
+    ]
 
 
 def file_errors(config: Path) -> list[str]:
@@ -227,6 +294,13 @@ def take_over(server: Server, params: dict[str, Any]) -> None:
     server.do(("ACL", "SETUSER", params["username"], "reset", "on", *hashes, "~*", "&*", "+@all"))
 
 
+def candidate(module: AnsibleModule, package: str) -> str:
+    """Return the version that runs next: the installed one, else that which apt would install."""
+    _, policy, _ = module.run_command(["apt-cache", "policy", package], environ_update={"LC_ALL": "C"})
+    found = dict(re.findall(r"(?m)^ +(Installed|Candidate): (\d\S*)$", policy))
+    return found.get("Installed") or found.get("Candidate", "")
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Look, take over if that is asked for, and report."""
     params = module.params
@@ -238,8 +312,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     }
     if errors := unit_errors(unit, config) + file_errors(config):
         return found | {"errors": errors}
+    if errors := instance_errors(unit, instances(unit), params["settings"]):
+        return found | {"errors": errors}
     if not main_pid(unit):
-        return found | {"errors": stopped_errors(config, unit, params["settings"])}
+        version = candidate(module, params["package"])
+        errors = version_errors(config, params["package"], version, params["settings"])
+        return found | {"errors": errors or stopped_errors(config, unit, params["settings"])}
     try:
         server = connect(
             params["socket"],
@@ -267,6 +345,7 @@ def main() -> None:
             "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
             "present_password": {"type": "str", "no_log": True},
             "config": {"type": "path", "required": True},
+            "package": {"type": "str", "required": True},
             "settings": {"type": "dict", "required": True},
         },
         supports_check_mode=True,

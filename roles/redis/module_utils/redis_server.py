@@ -177,6 +177,30 @@ def unit_properties(unit: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
+def instances(unit: str) -> dict[str, dict[str, str]]:
+    """The instances of Debian's template of a service that run or start at boot, with their properties."""
+    pattern = unit.replace(".service", "@*.service")
+    try:
+        done = subprocess.run(
+            ["/usr/bin/systemctl", "show", "--property=Id,ExecStart,ActiveState,UnitFileState", pattern],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    shown = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in done.stdout.split("\n\n")
+    ]
+    return {
+        one["Id"]: one
+        for one in shown
+        if "Id" in one and (one["ActiveState"] != "inactive" or one["UnitFileState"] == "enabled")
+    }
+
+
 def main_pid(unit: str) -> int:
     """The main process of a service, 0 if it does not run or there is no systemd."""
     return int(unit_properties(unit).get("MainPID") or 0)
