@@ -6,15 +6,20 @@ const LEFT = 40;
 const RIGHT = 44;
 // Pixels within which decisions share a mark.
 const MARK = 16;
+/** @type {(keyof Columns)[]} */
 const COLUMNS = ["at", "ready", "starting", "draining", "maximum", "waiting", "age"];
 // Seconds between two points that stay.
 const EVERY = 10;
 // Seconds without a record after which the line is broken: nobody saw anything.
 const GAP = 45;
 
+/** @param {string} name */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** Say a decision as the command line does. */
+/**
+ * Say a decision as the command line does.
+ * @param {Decision} decision
+ */
 export function sentence(decision) {
   const group = decision.group === "*" ? "all groups" : decision.group;
   if (decision.by) return `${group}: ${decision.reason}`;
@@ -25,18 +30,31 @@ export function sentence(decision) {
   return `${group} ${change}${moves}: ${decision.reason}${held}`;
 }
 
+/** @param {Decision} one */
 export const decisionKey = (one) => `${one.at} ${one.host} ${one.group} ${one.here} ${one.reason}`;
 
+/** @typedef {HTMLButtonElement & { decisions: Decision[] }} Mark */
+
 export class Charts {
+  /** @param {string} name */
   constructor(name) {
     this.name = name;
-    this.columns = Object.fromEntries(COLUMNS.map((column) => [column, []]));
+    /** @type {Columns} */
+    this.columns = { at: [], ready: [], starting: [], draining: [], maximum: [], waiting: [], age: [] };
     this.kept = 0;
+    /** @type {uPlot[]} */
+    this.plots = [];
+    /** @type {number[]} */
+    this.times = [];
+    /** @type {Decision[]} */
     this.decisions = [];
     this.range = 3600;
     this.promise = 0;
+    /** @type {[number, Group] | null} */
     this.last = null;
+    /** @type {Mark | null} */
     this.chosen = null;
+    this.narrated = "";
     this.workersLegend = make("div", "legend");
     this.waitLegend = make("div", "legend");
     this.workersBox = make("div", "", "", { role: "img" });
@@ -52,47 +70,68 @@ export class Charts {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.build());
   }
 
-  /** Take in what was recorded. */
+  /**
+   * Take in what was recorded.
+   * @param {Columns | undefined} history
+   * @param {number} range
+   */
   load(history, range) {
     this.range = range;
     for (const column of COLUMNS) this.columns[column] = [...(history?.[column] ?? [])];
     this.kept = this.columns.at.length;
     if (this.last) this.add(...this.last);
-    if (!this.plots) this.build();
+    if (!this.plots.length) this.build();
   }
 
-  /** Take in what is seen now; the last point stays in its place until the next one is due. */
+  /**
+   * Take in what is seen now; the last point stays in its place until the next one is due.
+   * @param {number} at
+   * @param {Group} group
+   */
   add(at, group) {
     this.last = [at, group];
     this.promise = group.promise;
     const { columns } = this;
     for (const column of COLUMNS) columns[column].length = this.kept;
     columns.at.push(at);
-    for (const column of COLUMNS.slice(1)) columns[column].push(group[column] ?? 0);
+    const figures = /** @type {(keyof Group & keyof Columns)[]} */ (COLUMNS.slice(1));
+    for (const column of figures) columns[column].push(group[column] ?? 0);
     if (at - (columns.at[this.kept - 1] ?? 0) >= EVERY) this.kept += 1;
     this.draw();
   }
 
+  /** @param {Decision[]} decisions */
   tell(decisions) {
     this.decisions = decisions;
     this.mark();
   }
 
   build() {
-    for (const plot of this.plots ?? []) plot.destroy();
+    for (const plot of this.plots) plot.destroy();
     const dim = colour("dim");
+    /**
+     * @param {uPlot.Axis} options
+     * @returns {uPlot.Axis}
+     */
     const axis = (options) => ({
       stroke: dim, font: "11px system-ui", ticks: { show: false }, grid: { stroke: colour("grid"), width: 1 }, ...options,
     });
-    const step = uPlot.paths.stepped({ align: 1 });
+    const step = uPlot.paths.stepped?.({ align: 1 });
+    /**
+     * @param {string} name
+     * @returns {uPlot.Series}
+     */
     const area = (name) => ({ stroke: colour(name), fill: colour(name), width: 1, paths: step, points: { show: false } });
+    /** @type {uPlot.Range.Function} */
     const whole = (_, low, high) => [0, Math.max(1, high) * 1.08];
     const common = {
       width: Math.max(200, this.node.clientWidth), legend: { show: false },
       cursor: { sync: { key: "fleet" }, drag: { x: false, y: false }, points: { show: false }, y: false },
-      hooks: { setCursor: [(plot) => this.point(plot.cursor.idx)] },
+      hooks: { setCursor: [(/** @type {uPlot} */ plot) => this.point(plot.cursor.idx)] },
     };
+    /** @type {uPlot.Scale} */
     const time = { time: true, range: () => this.span() };
+    /** @type {uPlot.Axis} */
     const hours = { values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)), size: 22, space: 60 };
     const workers = new uPlot({
       ...common, height: 100, padding: [6, RIGHT, 6, 0],
@@ -121,45 +160,55 @@ export class Charts {
     this.draw();
   }
 
+  /** @returns {[number, number]} */
   span() {
     const end = this.last?.[0] ?? Date.now() / 1000;
     return [end - this.range, end];
   }
 
-  /** Return the data of both plots: workers are stacked, and lines are broken where nobody saw anything. */
+  /**
+   * Return the data of both plots: workers are stacked, and lines are broken where nobody saw anything.
+   * @returns {uPlot.AlignedData[]}
+   */
   data() {
     const { at, ready, starting, draining, maximum, waiting, age } = this.columns;
     const gap = Math.max(GAP, 2.5 * (this.range / 360));
+    /** @type {(number | null)[][]} */
     const found = [[], [], [], [], [], [], [], []];
+    /** @param {(number | null)[]} values */
     const push = (...values) => values.forEach((value, number) => found[number].push(value));
     at.forEach((time, n) => {
       if (n && time - at[n - 1] > gap) push(at[n - 1] + 1, null, null, null, null, null, null, null);
       const busy = ready[n] + starting[n];
       push(time, busy + draining[n], busy, ready[n], maximum[n], waiting[n], age[n], this.promise);
     });
-    const [times, ...columns] = found;
+    const [, ...columns] = found;
+    const times = /** @type {number[]} */ (found[0]);
     this.times = times;
     return [[times, ...columns.slice(0, 4)], [times, ...columns.slice(4)]];
   }
 
   draw() {
-    if (!this.plots) return;
+    if (!this.plots.length) return;
     this.data().forEach((data, number) => this.plots[number].setData(data));
     if (this.plots[0].cursor.idx === null || !this.plots[0].over.matches(":hover")) this.point(null);
     this.mark();
-    const [, group] = this.last ?? [0, null];
-    if (!group) return;
+    if (!this.last) return;
+    const [, group] = this.last;
     const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
     this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.maximum}`));
     const wait = `${this.name}: ${group.waiting} tasks wait, the oldest for ${seconds(group.age)}, `;
     this.waitBox.setAttribute("aria-label", asText(`${wait}promised are ${seconds(group.promise)}`));
   }
 
-  /** Show in the legends the figures under the cursor, or those of now. */
+  /**
+   * Show in the legends the figures under the cursor, or those of now.
+   * @param {number | null | undefined} index
+   */
   point(index) {
     const { columns } = this;
     let n = columns.at.length - 1;
-    if (index !== null && index !== undefined && this.times) n = columns.at.findLastIndex((at) => at <= this.times[index]);
+    if (index !== null && index !== undefined) n = columns.at.findLastIndex((at) => at <= this.times[index]);
     if (n < 0) return;
     legend(this.workersLegend, [
       ["ready", "ready", columns.ready[n]], ["starting", "starting", columns.starting[n]],
@@ -173,7 +222,7 @@ export class Charts {
 
   resize() {
     const width = this.node.clientWidth;
-    if (!width || !this.plots) return;
+    if (!width) return;
     for (const plot of this.plots) plot.setSize({ width, height: plot.height });
     this.mark();
   }
@@ -184,6 +233,7 @@ export class Charts {
     const [begin, end] = this.span();
     const width = this.marks.clientWidth || 300;
     const slot = (MARK * (end - begin)) / width;
+    /** @type {Map<number, Decision[]>} */
     const slots = new Map();
     for (const one of this.decisions) {
       if (one.at < begin || (one.group !== this.name && one.group !== "*")) continue;
@@ -204,13 +254,19 @@ export class Charts {
       if (node.getAttribute("aria-label") !== text) node.setAttribute("aria-label", text);
     });
     // One stop for the tab key; the arrow keys go on from there.
-    const nodes = [...this.marks.children];
-    if (!nodes.some((node) => node.tabIndex === 0) && nodes.length) nodes.at(-1).tabIndex = 0;
+    const nodes = this.markNodes();
+    const last = nodes.at(-1);
+    if (last && !nodes.some((node) => node.tabIndex === 0)) last.tabIndex = 0;
     this.narrate();
   }
 
+  markNodes() {
+    return /** @type {Mark[]} */ ([...this.marks.children]);
+  }
+
+  /** @returns {Mark} */
   newMark() {
-    const node = make("button", "", "", { type: "button" });
+    const node = Object.assign(make("button", "", "", { type: "button" }), { decisions: [] });
     node.tabIndex = -1;
     node.onmouseenter = () => this.choose(node);
     node.onfocus = () => this.choose(node);
@@ -218,10 +274,11 @@ export class Charts {
     return node;
   }
 
+  /** @param {KeyboardEvent} event */
   move(event) {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    const nodes = [...this.marks.children];
-    const next = nodes[nodes.indexOf(document.activeElement) + step];
+    const step = event.key === "ArrowLeft" ? -1 : event.key === "ArrowRight" ? 1 : 0;
+    const nodes = this.markNodes();
+    const next = nodes[nodes.findIndex((node) => node === document.activeElement) + step];
     if (!step || !next) return;
     event.preventDefault();
     for (const node of nodes) node.tabIndex = -1;
@@ -229,6 +286,7 @@ export class Charts {
     next.focus();
   }
 
+  /** @param {Mark | null} node */
   choose(node) {
     this.chosen = node;
     this.narrate();
@@ -237,8 +295,8 @@ export class Charts {
   narrate() {
     if (this.chosen && !this.chosen.isConnected) this.chosen = null;
     const own = this.decisions.filter((one) => one.group === this.name || one.group === "*");
-    const latest = own.reduce((last, one) => (!last || one.at > last.at ? one : last), null);
-    const shown = this.chosen?.decisions ?? (latest ? [latest] : []);
+    const latest = [...own].sort((a, b) => b.at - a.at).slice(0, 1);
+    const shown = this.chosen?.decisions ?? latest;
     const key = shown.map(decisionKey).join();
     if (this.narrated === key) return;
     this.narrated = key;
@@ -250,10 +308,17 @@ export class Charts {
   }
 }
 
+/** @param {number} value */
 const short = (value) => (value >= 3600 ? `${+(value / 3600).toFixed(1)}h` : value >= 120 ? `${+(value / 60).toFixed(1)}m` : `${+value.toFixed(1)}s`);
+/** @param {number} value */
 const many = (value) => (value >= 1e6 ? `${+(value / 1e6).toFixed(1)}M` : value >= 1e3 ? `${+(value / 1e3).toFixed(1)}k` : Number.isInteger(value) ? value : "");
 
+/**
+ * @param {HTMLElement} node
+ * @param {[string, string, Shown][]} entries
+ */
 function legend(node, entries) {
+  /** @param {[string, string, Shown]} entry */
   const create = ([name, label]) => make("span", "", [make("i", name), `${label} `, make("b")]);
-  sync(node, entries, ([name]) => name, create, (entry, [, , value]) => say(entry.lastChild, value));
+  sync(node, entries, ([name]) => name, create, (entry, [, , value]) => say(/** @type {Node} */ (entry.lastChild), value));
 }

@@ -14,39 +14,64 @@ const LISTED = 50;
 // Workers that a group may have.
 const MOST = 10000;
 
+/** @type {Map<string, Charts>} */
 const charts = new Map();
+/** @type {Map<string, Letters>} */
 const letters = new Map();
+/** @type {Decision[]} */
 let decisions = [];
+/**
+ * What is shown, as far as anything was ever sent.
+ * @type {Sent | null}
+ */
 let picture = null;
 let pictureAt = 0;
 let failure = "";
 
-const range = () => ({ "15m": 900, "1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600 })[find("range").value];
+/** @type {Record<string, number>} */
+const RANGES = { "15m": 900, "1h": 3600, "6h": 6 * 3600, "24h": 24 * 3600 };
+const range = () => RANGES[find("range").value];
+
+/** @param {unknown} error */
+const words = (error) => (error instanceof Error ? error.message : String(error));
 
 // --- What operators want -----------------------------------------------------------------------------
 
-/** Tell the supervisor what is wanted, and say what came of it. */
+/**
+ * Tell the supervisor what is wanted, and say what came of it.
+ * @param {string} action
+ * @param {Wish} what
+ */
 async function want(action, what) {
   try {
     tell(await wish(action, what));
   } catch (error) {
-    tell(error.message);
+    tell(words(error));
   }
 }
 
+let silence = 0;
+
+/** @param {string} text */
 function tell(text) {
   say(find("said"), text);
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => say(find("said"), ""), 6000);
+  clearTimeout(silence);
+  silence = setTimeout(() => say(find("said"), ""), 6000);
 }
 
-/** Ask a question; return whether the answer is yes. */
+/**
+ * Ask a question; return whether the answer is yes.
+ * @param {string} question
+ * @param {string} yes
+ * @returns {Promise<boolean>}
+ */
 function sure(question, yes, risky = false) {
   const dialog = find("ask");
   say(find("question"), question);
   say(find("yes"), yes);
   find("yes").className = risky ? "risky" : "";
   return new Promise((resolve) => {
+    /** @param {boolean} agreed */
     const end = (agreed) => {
       dialog.close();
       resolve(agreed);
@@ -59,6 +84,10 @@ function sure(question, yes, risky = false) {
   });
 }
 
+/**
+ * @param {string} text
+ * @param {(node: HTMLButtonElement) => void} act
+ */
 function button(text, act, className = "") {
   const node = make("button", className, text, { type: "button" });
   node.onclick = () => act(node);
@@ -67,51 +96,61 @@ function button(text, act, className = "") {
 
 // --- The picture -------------------------------------------------------------------------------------
 
-function show(found) {
+/** @param {Sent} sent */
+function show(sent) {
   pictureAt = performance.now();
   failure = "";
   // The history could not be read either.
-  if (picture?.verdict === "blind" && found.verdict !== "blind" && charts.size) load();
+  if (picture?.verdict === "blind" && sent.verdict !== "blind" && charts.size) load();
   // What was shown before stays, dimmed, with the time that it is of.
-  if (found.verdict === "blind" && picture) found = { ...picture, ...found, as_of: found.as_of ?? picture.as_of };
+  const found =
+    sent.verdict === "blind" && picture ? { ...picture, ...sent, as_of: sent.as_of ?? picture.as_of } : sent;
   picture = found;
   showLine();
-  if (!found.groups) return;
+  if (!hasContents(found)) return;
   remember(found.decisions ?? []);
-  showGroups();
-  showQueues();
-  showFailures();
-  showLetters();
-  showHosts();
-  showWorkers();
+  showGroups(found);
+  showQueues(found);
+  showFailures(found);
+  showLetters(found);
+  showHosts(found);
+  showWorkers(found);
   sync(find("decisions"), decisions.slice(0, LISTED), decisionKey, newDecision, () => {});
   say(find("source"), `Told by ${found.host}, which looks every ${seconds(found.hosts[0]?.tick?.every ?? 1)}`);
 }
 
+/**
+ * Return whether more than a verdict was sent.
+ * @param {Sent | null} sent
+ * @returns {sent is Picture}
+ */
+const hasContents = (sent) => Boolean(sent?.groups);
+
 /** Say whether it keeps up, which queue is the slowest, and what was done last. */
 function showLine() {
   const silent = (performance.now() - pictureAt) / 1000;
-  const stale = !picture || silent > STALE;
-  const verdict = stale ? (picture || failure ? "blind" : "") : picture.verdict;
+  const fresh = picture && silent <= STALE ? picture : null;
+  const verdict = fresh ? fresh.verdict : picture || failure ? "blind" : "";
   const since = picture ? `; last heard of ${seconds(silent)} ago` : "";
-  const why = stale ? (picture || failure ? `the supervisor does not answer${failure && `: ${failure}`}${since}` : "") : picture.why;
+  const why = fresh ? fresh.why : picture || failure ? `the supervisor does not answer${failure && `: ${failure}`}${since}` : "";
   say(find("verdict"), verdict ? verdict[0].toUpperCase() + verdict.slice(1) : "Connecting");
   find("verdict").dataset.verdict = verdict;
   say(find("why"), why);
   document.title = verdict ? `${verdict}: Celery Fleet` : "Celery Fleet";
   const old = verdict === "blind";
   document.body.classList.toggle("stale", old);
-  const of = picture?.groups && old ? picture.as_of : null;
-  say(find("as-of"), of ? `Shown below: as of ${clock(of)}, ${seconds(Math.max(0, picture.at - of) + silent)} ago` : "");
+  const of = hasContents(picture) && old ? picture.as_of : null;
+  say(find("as-of"), picture && of ? `Shown below: as of ${clock(of)}, ${seconds(Math.max(0, picture.at - of) + silent)} ago` : "");
   sync(find("also"), old ? [] : picture?.also ?? [], (one) => one.why, () => make("li"), (node, one) => {
     node.dataset.verdict = one.word;
     say(node, `${one.word}: ${one.why}`);
   });
-  if (!picture?.groups) return;
+  if (!hasContents(picture)) return;
+  const { groups } = picture;
   find("pause").hidden = picture.paused.includes("*");
   find("resume").hidden = !picture.paused.length;
   const slow = picture.queues
-    .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, promise: picture.groups[queue.group]?.promise ?? 1 })))
+    .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, promise: groups[queue.group]?.promise ?? 1 })))
     .filter((step) => step.length > step.future)
     .sort((a, b) => b.age / b.promise - a.age / a.promise)[0];
   say(find("slowest"), slow
@@ -123,8 +162,10 @@ function showLine() {
   say(find("change"), last ? sentence(last) : last === null ? "no worker was started or stopped yet" : "–");
 }
 
+/** @param {{ queue: string, step: number }} step */
 const stepName = ({ queue, step }) => (step ? `${queue}, priority step ${step}` : queue);
 
+/** @param {Decision[]} found */
 function remember(found) {
   const known = new Set(decisions.map(decisionKey));
   const fresh = found.filter((one) => !known.has(decisionKey(one)));
@@ -139,21 +180,27 @@ function tellCharts() {
   for (const chart of charts.values()) chart.tell(shown);
 }
 
+/** @param {Decision} one */
 function newDecision(one) {
   return make("li", "", [make("time", "", clock(one.at)), ` ${sentence(one)}`]);
 }
 
-function showGroups() {
-  sync(find("groups"), Object.entries(picture.groups), ([name]) => name, newGroup, showGroup);
+/** @param {Picture} seen */
+function showGroups(seen) {
+  sync(find("groups"), Object.entries(seen.groups), ([name]) => name, newGroup, (node, [name, group]) => {
+    showGroup(node, name, group, seen);
+  });
 }
 
+/** @param {[string, Group]} entry */
 function newGroup([name]) {
   const node = make("article");
   const title = make("h2", "", name);
   const chips = make("span");
-  const pause = button("Pause", (it) => want(it.dataset.does, { group: name }));
+  const pause = button("Pause", (it) => want(it.dataset.does ?? "", { group: name }));
   const reason = make("p", "reason");
-  charts.set(name, new Charts(name));
+  const chart = new Charts(name);
+  charts.set(name, chart);
   const low = make("input", "", "", { type: "number", min: 0, max: MOST, "aria-label": `Minimum of ${name}`, required: "" });
   const high = make("input", "", "", { type: "number", min: 1, max: MOST, "aria-label": `Maximum of ${name}`, required: "" });
   const form = make("form", "bounds", [
@@ -166,49 +213,66 @@ function newGroup([name]) {
   };
   const details = make("details", "", [make("summary", "", "Change bounds"), form]);
   details.ontoggle = () => {
-    const group = picture.groups[name];
-    if (details.open) [low.value, high.value] = [group.minimum, group.maximum];
+    const group = picture?.groups?.[name];
+    if (details.open && group) [low.value, high.value] = [String(group.minimum), String(group.maximum)];
   };
-  node.append(make("div", "head", [title, chips, pause]), reason, charts.get(name).node, details);
-  node.parts = { chips, pause, reason };
+  node.append(make("div", "head", [title, chips, pause]), reason, chart.node, details);
   queueMicrotask(() => load());
-  return node;
+  return Object.assign(node, { parts: { chips, pause, reason, chart } });
 }
 
-function showGroup(node, [name, group]) {
-  const { chips, pause, reason } = node.parts;
+/**
+ * @param {ReturnType<typeof newGroup>} node
+ * @param {string} name
+ * @param {Group} group
+ * @param {Picture} seen
+ */
+function showGroup(node, name, group, seen) {
+  const { chips, pause, reason, chart } = node.parts;
   const paused = group.limit === "paused";
   const late = group.age > group.promise;
   const none = !group.ready && !group.starting && group.minimum > 0;
   const state = paused ? "paused" : none ? "no workers" : late ? "falling behind" : "";
   say(chips, [state, paused ? "" : group.limited].filter(Boolean).join(", ") || "keeping up");
   chips.className = `chip ${paused ? "paused" : late || none ? "late" : ""}`;
-  const own = picture.paused.includes(name);
+  const own = seen.paused.includes(name);
   pause.dataset.does = own ? "resume" : "pause";
-  pause.disabled = picture.paused.includes("*");
+  pause.disabled = seen.paused.includes("*");
   say(pause, own ? "Resume" : "Pause");
   pause.setAttribute("aria-label", `${own ? "Resume" : "Pause"} ${name}`);
   say(reason, group.reason + (group.held_back ? `; held back: ${group.held_back}` : ""));
   // What was seen before is no point of now.
-  if (picture.verdict !== "blind") charts.get(name).add(picture.at, group);
+  if (seen.verdict !== "blind") chart.add(seen.at, group);
 }
 
-function showQueues() {
-  const promise = (queue) => picture.groups[queue.group]?.promise ?? 1;
+/** @param {Picture} seen */
+function showQueues(seen) {
+  /** @param {Queue} queue */
+  const promise = (queue) => seen.groups[queue.group]?.promise ?? 1;
+  /** @param {Queue} queue */
   const oldest = (queue) => Math.max(0, ...queue.steps.map((step) => step.age)) / promise(queue);
-  const sum = (steps, name) => steps.reduce((total, step) => (step[name] === null ? null : total + step[name]), 0);
-  const rows = [...picture.queues]
+  /**
+   * @param {Step[]} steps
+   * @param {"length" | "future"} name
+   */
+  const sum = (steps, name) => steps.reduce((total, step) => total + step[name], 0);
+  /**
+   * @param {Step[]} steps
+   * @param {"in" | "out"} name
+   */
+  const flow = (steps, name) => (steps.some((step) => step[name] === null) ? null : steps.reduce((total, step) => total + (step[name] ?? 0), 0));
+  const rows = [...seen.queues]
     .sort((a, b) => oldest(b) - oldest(a) || a.queue.localeCompare(b.queue))
     .flatMap((queue) => {
       const { steps, group } = queue;
       const whole = {
         queue: queue.queue, group, whole: true, step: "", promise: promise(queue),
-        length: sum(steps, "length"), future: sum(steps, "future"), in: sum(steps, "in"), out: sum(steps, "out"),
+        length: sum(steps, "length"), future: sum(steps, "future"), in: flow(steps, "in"), out: flow(steps, "out"),
         age: Math.max(0, ...steps.map((step) => step.age)),
       };
       // One step that is the first one is the queue itself.
       const parts = steps.some((step) => step.step) ? steps : [];
-      return [whole, ...parts.map((step) => ({ ...step, queue: queue.queue, group, promise: promise(queue) }))];
+      return [whole, ...parts.map((step) => ({ ...step, queue: queue.queue, group, whole: false, promise: promise(queue) }))];
     });
   sync(find("queues"), rows, (row) => `${row.queue} ${row.step}`, () => make("tr"), (node, row) => {
     node.className = row.whole ? "" : "step";
@@ -220,30 +284,42 @@ function showQueues() {
   });
 }
 
-function showFailures() {
-  const rows = Object.entries(picture.failures).sort(([, a], [, b]) => b - a);
+/** @param {Picture} seen */
+function showFailures(seen) {
+  const rows = Object.entries(seen.failures).sort(([, a], [, b]) => b - a);
   find("no-failures").hidden = rows.length > 0;
-  find("failures").closest("table").hidden = !rows.length;
+  tableOf("failures").hidden = !rows.length;
   sync(find("failures"), rows, ([name]) => name, () => make("tr"), (node, [name, count]) => {
-    const ended = picture.ended[name];
+    const ended = seen.ended[name];
     cells(node, [[name, "name"], [ended ? `${count} of ${ended}` : count, "figure"]]);
   });
 }
 
-function showLetters() {
-  const queues = Object.entries(picture.dead_letters);
+/** @param {"failures" | "workers"} id */
+const tableOf = (id) => /** @type {HTMLTableElement} */ (find(id).closest("table"));
+
+/** @param {Picture} seen */
+function showLetters(seen) {
+  const queues = Object.entries(seen.dead_letters);
   find("no-letters").hidden = queues.length > 0;
   sync(find("letters"), queues, ([queue]) => queue, newLetters, (node, [queue, count]) => {
-    say(node.firstChild, `${queue}: ${count} ${count === 1 ? "message" : "messages"}`);
+    say(node.heading, `${queue}: ${count} ${count === 1 ? "message" : "messages"}`);
     if (node.count !== count && letters.has(queue)) showContents(node, queue);
     node.count = count;
   });
 }
 
+/** @typedef {HTMLLIElement & { heading: HTMLElement, table: HTMLTableSectionElement, count: number }} Letters */
+
+/**
+ * @param {[string, number]} entry
+ * @returns {Letters}
+ */
 function newLetters([queue]) {
   const table = make("tbody");
-  const node = make("li", "", [
-    make("b"),
+  const heading = make("b");
+  const item = make("li", "", [
+    heading,
     make("div", "tools", [
       button("Look", () => (letters.has(queue) ? hideContents(node, queue) : showContents(node, queue))),
       button("Send again", async () => {
@@ -258,31 +334,41 @@ function newLetters([queue]) {
     ]),
     make("div", "wide", [make("table", "", [table])]),
   ]);
-  node.table = table;
+  const node = Object.assign(item, { heading, table, count: 0 });
   return node;
 }
 
+/**
+ * @param {Letters} node
+ * @param {string} queue
+ */
 async function showContents(node, queue) {
   letters.set(queue, node);
   try {
+    /** @type {Letter[]} */
     const found = await ask(`letters?queue=${encodeURIComponent(queue)}`);
     node.table.replaceChildren();
     for (const letter of found) {
       cells(node.table.insertRow(), [letter.when.replace("T", " ").slice(0, 19), `${letter.task} ${letter.arguments}`, letter.worker, letter.reason]);
     }
   } catch (error) {
-    tell(error.message);
+    tell(words(error));
   }
 }
 
+/**
+ * @param {Letters} node
+ * @param {string} queue
+ */
 function hideContents(node, queue) {
   letters.delete(queue);
   node.table.replaceChildren();
 }
 
-function showHosts() {
-  const all = picture.hosts.filter((host) => host.state !== "leaving").reduce((sum, host) => sum + host.capacity, 0);
-  sync(find("hosts"), picture.hosts, (host) => host.host, () => make("tr"), (node, host) => {
+/** @param {Picture} seen */
+function showHosts(seen) {
+  const all = seen.hosts.filter((host) => host.state !== "leaving").reduce((sum, host) => sum + host.capacity, 0);
+  sync(find("hosts"), seen.hosts, (host) => host.host, () => make("tr"), (node, host) => {
     const share = host.state === "leaving" ? 0 : host.capacity / all;
     cells(node, [
       [host.host, "name"], host.why ? `${host.state}: ${host.why}` : host.state,
@@ -293,10 +379,11 @@ function showHosts() {
   });
 }
 
-function showWorkers() {
-  find("no-workers").hidden = picture.workers.length > 0;
-  find("workers").closest("table").hidden = !picture.workers.length;
-  sync(find("workers"), picture.workers, (worker) => worker.name, () => make("tr"), (node, worker) => {
+/** @param {Picture} seen */
+function showWorkers(seen) {
+  find("no-workers").hidden = seen.workers.length > 0;
+  tableOf("workers").hidden = !seen.workers.length;
+  sync(find("workers"), seen.workers, (worker) => worker.name, newWorker, (node, worker) => {
     const running = worker.running.slice(0, 3).map((task) => `${task.task} for ${seconds(task.seconds)}`);
     const more = worker.active - running.length;
     cells(node, [
@@ -305,8 +392,8 @@ function showWorkers() {
       [worker.processed, "figure"], [worker.failed, worker.failed ? "figure late" : "figure"],
       [bytes(worker.memory), "figure"], worker.release || "–",
     ]);
-    if (node.cells.length === 7) node.append(drainCell(worker.name));
-    const act = node.lastChild.firstChild;
+    const act = node.drain;
+    if (!act.isConnected) node.append(make("td", "last", [act], { role: "cell" }));
     const drains = worker.state === "draining";
     act.hidden = !drains && worker.state !== "ready";
     act.undo = drains;
@@ -315,30 +402,34 @@ function showWorkers() {
   });
 }
 
-function drainCell(worker) {
-  const drain = button("Drain", async () => {
+/** @param {WorkerStatus} worker */
+function newWorker({ name }) {
+  const node = button("Drain", async () => {
     const { undo } = drain;
-    if (undo || (await sure(`Drain ${worker}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
-      want("drain", { worker, undo });
+    if (undo || (await sure(`Drain ${name}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
+      want("drain", { worker: name, undo });
     }
   });
-  return make("td", "last", [drain], { role: "cell" });
+  const drain = Object.assign(node, { undo: false });
+  return Object.assign(make("tr"), { drain });
 }
 
 // --- The records and the connection ------------------------------------------------------------------
 
+/** @type {Promise<void> | null} */
 let loading = null;
 
 /** Read the records for the charts. */
 function load() {
   loading ??= (async () => {
     try {
+      /** @type {Records} */
       const found = await ask(`history?range=${find("range").value}`);
       for (const [name, chart] of charts) chart.load(found.groups[name], range());
       remember(found.decisions);
       tellCharts();
     } catch (error) {
-      tell(error.message);
+      tell(words(error));
     }
     loading = null;
   })();
@@ -354,7 +445,7 @@ async function connect() {
       await follow(control.signal, show);
       failure = "the connection has ended";
     } catch (error) {
-      failure = error.message;
+      failure = words(error);
     }
     document.removeEventListener("visibilitychange", hide);
     // A page that nobody sees costs nothing.

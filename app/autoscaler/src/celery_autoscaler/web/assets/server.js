@@ -7,9 +7,13 @@ const headers = () => {
   return { "X-Celery-Fleet": "page", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
 };
 
+/** @type {Promise<void> | null} */
 let asking = null;
 
-/** Ask for the token once, however many requests miss it. */
+/**
+ * Ask for the token once, however many requests miss it.
+ * @param {string} title
+ */
 function askForToken(title) {
   find("login-title").textContent = title;
   asking ??= new Promise((resolve) => {
@@ -28,7 +32,11 @@ function askForToken(title) {
   return asking;
 }
 
-/** Send a request; ask for the token where one is needed. */
+/**
+ * Send a request; ask for the token where one is needed.
+ * @param {string} path
+ * @param {RequestInit & { headers?: Record<string, string> }} options
+ */
 async function send(path, options = {}) {
   for (;;) {
     const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
@@ -39,15 +47,25 @@ async function send(path, options = {}) {
   }
 }
 
+/** @param {Response} response */
 async function answer(response) {
   const found = await response.json();
   if (!response.ok) throw new Error(found.error ?? response.statusText);
   return found;
 }
 
+/**
+ * @param {string} path
+ * @returns {Promise<any>}
+ */
 export const ask = async (path) => answer(await send(path));
 
-/** Tell the supervisor what is wanted; return what is so now, in words. */
+/**
+ * Tell the supervisor what is wanted; return what is so now, in words.
+ * @param {string} action
+ * @param {Wish} what
+ * @returns {Promise<string>}
+ */
 export async function wish(action, what) {
   const by = find("name").value.trim();
   const body = JSON.stringify(by ? { ...what, by } : what);
@@ -55,20 +73,25 @@ export async function wish(action, what) {
   return (await answer(await send(`actions/${action}`, options))).done;
 }
 
-/** Call a function with each picture until the connection ends. */
+/**
+ * Call a function with each picture until the connection ends.
+ * @param {AbortSignal} signal
+ * @param {(sent: Sent) => void} show
+ */
 export async function follow(signal, show) {
   const response = await send("events", { signal });
   if (!response.ok) await answer(response);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const body = /** @type {ReadableStream<BufferSource>} */ (response.body);
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
     text += value;
     const parts = text.split("\n\n");
-    text = parts.pop();
-    const events = parts.filter((part) => part.startsWith("data: "));
+    text = parts.pop() ?? "";
     // After a pause only the last one counts.
-    if (events.length) show(JSON.parse(events.at(-1).slice("data: ".length)));
+    const last = parts.filter((part) => part.startsWith("data: ")).at(-1);
+    if (last) show(JSON.parse(last.slice("data: ".length)));
   }
 }
