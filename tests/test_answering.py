@@ -162,14 +162,14 @@ REFUSED: list[tuple[str, Sequence[str], str]] = [
         "relaese: this playbook reads no such variable (did you mean release?)",
     ),
     (
-        "failover-postgres",
+        "failover_postgres",
         ["-e", "postgres_new_primary=worker2"],
         "no server of PostgreSQL is named 'worker2'",
     ),
-    ("restore-postgres", ["-e", "postgres_new_primary=data2"], "and to which moment"),
-    ("restore-redis", ["-e", "redis_restore_file=/nowhere"], "'/nowhere' is no file here"),
-    ("backup-postgres", ["--limit", "data1"], "--limit data1 leaves no repository of backups"),
-    ("rotate-redis-passwords", [], "worker1 does not answer; nothing was changed. Wait for it, or rotate"),
+    ("restore_postgres", ["-e", "postgres_new_primary=data2"], "and to which moment"),
+    ("restore_redis", ["-e", "redis_restore_file=/nowhere"], "'/nowhere' is no file here"),
+    ("backup_postgres", ["--limit", "data1"], "--limit data1 leaves no repository of backups"),
+    ("rotate_redis_passwords", [], "worker1 does not answer; nothing was changed. Wait for it, or rotate"),
 ]
 
 

@@ -16,7 +16,7 @@ import yaml
 from support.processes import services
 from support.role_files import CHECKOUT, load_module
 
-access = load_module("postgres", "postgres_access")
+access = load_module("postgres_access")
 SQL = CHECKOUT / "compose/postgres.sql"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import shutil
@@ -14,10 +13,9 @@ import docker
 import pytest
 import yaml
 from docker.models.images import Image
-from support.role_files import CHECKOUT, load_module
+from support.role_files import CHECKOUT, load_shared
 
-load_module("celery_app", "celery_bundle")
-source = importlib.import_module("ansible.module_utils.celery_source")
+source = load_shared("celery_source")
 
 SECRET = b"planted-0d9f"
 # What stands beside the code of a project on a desk.

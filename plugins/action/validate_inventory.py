@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ansible import constants
@@ -15,6 +12,8 @@ from ansible.parsing.vault import AnsibleVaultError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVarsVars
+from ansible_collections.celery_fleet.platform.plugins.module_utils import fleet_rules as rules
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import evaluation, specs
 
 DOCUMENTATION = r"""
 module: validate_inventory
@@ -38,27 +37,6 @@ options:
 """
 
 ENDINGS = {".yml", ".yaml", ".json", ""}
-
-
-def load_rules() -> ModuleType:
-    """Import the rules, which stand beside this plugin in the checkout and in a collection."""
-    if (loaded := sys.modules.get("fleet_rules")) is not None:
-        return loaded
-    folder = Path(__file__).resolve().parents[1] / "module_utils/fleet_rules"
-    spec = importlib.util.spec_from_file_location(
-        "fleet_rules", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    if spec is None or spec.loader is None:
-        raise AnsibleError(f"{folder} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fleet_rules"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-rules = load_rules()
-evaluation = importlib.import_module("fleet_rules.evaluation")
-specs = importlib.import_module("fleet_rules.specs")
 
 
 def vaulted(error: BaseException | None) -> bool:

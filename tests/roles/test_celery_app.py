@@ -1,7 +1,6 @@
 """The role celery_app without a host: its modules, its units, its settings."""
 
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from fleet_rules import of_role
-from fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
 from support.role_files import (
     CHECKOUT,
@@ -27,18 +26,19 @@ from support.role_files import (
     Place,
     evaluate,
     load_module,
+    load_shared,
     refusal,
     render,
     security_score,
 )
 
-bundle = load_module("celery_app", "celery_bundle")
-proof = load_module("celery_app", "celery_proof")
-release = load_module("celery_app", "celery_release")
-source = importlib.import_module("ansible.module_utils.celery_source")
-environment = importlib.import_module("ansible.module_utils.celery_environment")
-units = load_module("celery_app", "celery_units")
-current = load_module("celery_app", "celery_current")
+bundle = load_module("celery_bundle")
+proof = load_module("celery_proof")
+release = load_module("celery_release")
+source = load_shared("celery_source")
+environment = load_shared("celery_environment")
+units = load_module("celery_units")
+current = load_module("celery_current")
 
 AWKWARD = {
     "PLAIN": "redis://app:secret@data1:6379/0",

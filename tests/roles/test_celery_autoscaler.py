@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_rules import of_role
-from fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
 from support.role_files import refusal, render, security_score
 

@@ -27,7 +27,7 @@ class Module:
     def fail_json(self, msg):
         sys.exit(msg)
 
-spec = importlib.util.spec_from_file_location("celery_release", "/role/library/celery_release.py")
+spec = importlib.util.spec_from_file_location("celery_release", "/modules/celery_release.py")
 release = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(release)
 os.umask(0o022)
@@ -84,7 +84,7 @@ class Host:
         """Run a command; return what it printed."""
         mounts = {
             str(self.disk): "/opt/celery",
-            str(CHECKOUT / "roles/celery_app"): "/role:ro",
+            str(CHECKOUT / "plugins/modules"): "/modules:ro",
             str(Path(ansible.__file__).parent): "/python/ansible:ro",
         }
         done = subprocess.run(

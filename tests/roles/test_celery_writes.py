@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from support.role_files import CHECKOUT, load_module
 
-files = load_module("celery_app", "celery_files")
-run = load_module("celery_app", "celery_run")
-target = load_module("celery_app", "celery_target")
-release = load_module("celery_app", "celery_release")
-current = load_module("celery_app", "celery_current")
+files = load_module("celery_files")
+run = load_module("celery_run")
+target = load_module("celery_target")
+release = load_module("celery_release")
+current = load_module("celery_current")
 
 SCRIPT = CHECKOUT / "roles/celery_app/files/import_app.py"
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.role_files import load_module
 
-checked = load_module("common", "checked_files")
+checked = load_module("checked_files")
 
 
 class Module:

@@ -12,8 +12,8 @@ from cryptography import x509
 from support.processes.services import wait_for
 from support.role_files import Place, evaluate, load_module
 
-module = load_module("common", "certificate")
-check = load_module("common", "certificate_check")
+module = load_module("certificate")
+check = load_module("certificate_check")
 
 
 def issue(folder: Path, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:

@@ -37,22 +37,22 @@ MAKERS = {
 }
 # How the modules that make files see to their modes.
 MODULES_WITH_MODES = {
-    "celery_app/library/celery_bundle.py": "on the controller; sets the modes in the archive",
-    "celery_app/library/celery_current.py": "a mark that root alone looks for, and links",
-    "celery_app/library/celery_files.py": "gives each file its owner, group and mode",
-    "celery_app/library/celery_proof.py": "on the controller, in a scratch folder",
-    "celery_app/library/celery_release.py": "sets its umask",
-    "celery_app/library/celery_run.py": "gives each file its mode",
-    "celery_app/module_utils/celery_source.py": "on the controller, for whoever plays",
-    "common/library/checked_files.py": "gives each file its owner, group and mode",
-    "common/library/certificate.py": "on the controller; gives keys their mode when it makes them",
-    "postgres/library/postgres_pgbouncer.py": "a scratch folder that it gives to the user of PgBouncer",
-    "postgres/library/postgres_source.py": "lets everybody read what it writes",
-    "postgres/module_utils/postgres_files.py": "gives each file its owner and mode",
-    "postgres/module_utils/postgres_scratch.py": "a scratch folder that it gives to the user of the server",
-    "redis/library/redis_config_file.py": "takes owner, group and mode",
-    "redis/library/redis_restore.py": "gives each file its owner and mode",
-    "redis/module_utils/redis_scratch.py": "a scratch folder that it gives to the user of the scratch server",
+    "modules/celery_bundle.py": "on the controller; sets the modes in the archive",
+    "modules/celery_current.py": "a mark that root alone looks for, and links",
+    "modules/celery_files.py": "gives each file its owner, group and mode",
+    "modules/celery_proof.py": "on the controller, in a scratch folder",
+    "modules/celery_release.py": "sets its umask",
+    "modules/celery_run.py": "gives each file its mode",
+    "module_utils/celery_source.py": "on the controller, for whoever plays",
+    "modules/checked_files.py": "gives each file its owner, group and mode",
+    "modules/certificate.py": "on the controller; gives keys their mode when it makes them",
+    "modules/postgres_pgbouncer.py": "a scratch folder that it gives to the user of PgBouncer",
+    "modules/postgres_source.py": "lets everybody read what it writes",
+    "module_utils/postgres_files.py": "gives each file its owner and mode",
+    "module_utils/postgres_scratch.py": "a scratch folder that it gives to the user of the server",
+    "modules/redis_config_file.py": "takes owner, group and mode",
+    "modules/redis_restore.py": "gives each file its owner and mode",
+    "module_utils/redis_scratch.py": "a scratch folder that it gives to the user of the scratch server",
 }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fleet_rules import of_role
-from fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
 from support.role_files import Place, evaluate, refusal, security_score
 

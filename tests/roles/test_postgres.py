@@ -1,26 +1,35 @@
 """The modules and the templates of the role postgres, without a host."""
 
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_rules import of_role
-from fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
-from support.role_files import FACTS, HERE, Place, evaluate, load_module, refusal, render, security_score
+from support.role_files import (
+    FACTS,
+    HERE,
+    Place,
+    evaluate,
+    load_module,
+    load_shared,
+    refusal,
+    render,
+    security_score,
+)
 
-access = load_module("postgres", "postgres_access")
-config = load_module("postgres", "postgres_config")
-scratch = sys.modules["ansible.module_utils.postgres_scratch"]
-server = sys.modules["ansible.module_utils.postgres_server"]
-source = load_module("postgres", "postgres_source")
-owner = sys.modules["ansible.module_utils.postgres_owner"]
-pgbouncer = load_module("postgres", "postgres_pgbouncer")
-state = load_module("postgres", "postgres_state")
-certificate = load_module("common", "certificate")
+access = load_module("postgres_access")
+config = load_module("postgres_config")
+scratch = load_shared("postgres_scratch")
+server = load_shared("postgres_server")
+source = load_module("postgres_source")
+owner = load_shared("postgres_owner")
+pgbouncer = load_module("postgres_pgbouncer")
+state = load_module("postgres_state")
+certificate = load_module("certificate")
 
 USERS = [
     {"name": "celery_owner", "password": "an-owner-password"},

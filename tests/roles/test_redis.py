@@ -4,28 +4,37 @@ import os
 import pwd
 import re
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fleet_rules import of_role
-from fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
-from support.role_files import FACTS, ROLES, Place, evaluate, load_module, refusal, render, security_score
+from support.role_files import (
+    FACTS,
+    ROLES,
+    Place,
+    evaluate,
+    load_module,
+    load_shared,
+    refusal,
+    render,
+    security_score,
+)
 
-module = load_module("redis", "redis_live_config")
-config_file = load_module("redis", "redis_config_file")
-server = sys.modules["ansible.module_utils.redis_server"]
-replication = load_module("redis", "redis_replication")
-restore = load_module("redis", "redis_restore")
-packages = load_module("redis", "redis_packages")
-health = load_module("redis", "redis_health")
-switchover = load_module("redis", "redis_switchover")
-takeover = load_module("redis", "redis_takeover")
-config_check = load_module("redis", "redis_config_check")
-scratch = sys.modules["ansible.module_utils.redis_scratch"]
+module = load_module("redis_live_config")
+config_file = load_module("redis_config_file")
+server = load_shared("redis_server")
+replication = load_module("redis_replication")
+restore = load_module("redis_restore")
+packages = load_module("redis_packages")
+health = load_module("redis_health")
+switchover = load_module("redis_switchover")
+takeover = load_module("redis_takeover")
+config_check = load_module("redis_config_check")
+scratch = load_shared("redis_scratch")
 
 USERS: list[dict[str, Any]] = [
     {"name": "app", "preset": "app", "password": "an-app-password-1"},

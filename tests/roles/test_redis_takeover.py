@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.processes.services import RedisServer, RedisServerFactory, free_port
-from support.role_files import load_module
+from support.role_files import load_module, load_shared
 
-takeover = load_module("redis", "redis_takeover")
-server = sys.modules["ansible.module_utils.redis_server"]
+takeover = load_module("redis_takeover")
+server = load_shared("redis_server")
 
 WANTED = {"dir": "/var/lib/redis", "databases": "16", "maxmemory": "100mb"}
 UNIT = "redis-server.service"

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from fleet_rules.specs import options
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.specs import options
 from jinja2 import nodes
 from support.role_files import CHECKOUT, evaluate
 

@@ -4,13 +4,20 @@ from typing import Any
 
 import celery.bin.worker
 import pytest
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import app, lines, validate
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.bounds import BOUNDS, GROUP
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.options import (
+    ALLOWED,
+    REFUSED,
+)
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.specs import options
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.urls import (
+    UrlError,
+    parse,
+    problems,
+)
 from celery_autoscaler import settings as supervisor
-from fleet_rules import app, lines, validate
-from fleet_rules.bounds import BOUNDS, GROUP
-from fleet_rules.evaluation import inventory
-from fleet_rules.options import ALLOWED, REFUSED
-from fleet_rules.specs import options
-from fleet_rules.urls import UrlError, parse, problems
 from support.made_up_fleets import (
     APP,
     CPU,

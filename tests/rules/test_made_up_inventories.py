@@ -4,7 +4,7 @@ import copy
 from typing import Any
 from urllib.parse import quote
 
-from fleet_rules.specs import options
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.specs import options
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.utils.url import url_to_parts

@@ -4,8 +4,11 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fleet_rules import lines, validate
-from fleet_rules.evaluation import Evaluate, inventory
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import lines, validate
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import (
+    Evaluate,
+    inventory,
+)
 
 APP, SUPERVISOR, OPERATOR, OWNER = (f"{name}-password-of-the-tests" for name in ("app", "sup", "op", "owner"))
 

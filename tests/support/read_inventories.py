@@ -1,10 +1,8 @@
 """Inventories as Ansible reads them, without a play, with secrets made up where they are needed."""
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ansible.inventory.manager import InventoryManager
@@ -12,24 +10,13 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
-from fleet_rules import lines, validate
+from ansible_collections.celery_fleet.platform.plugins.action import validate_inventory as plugin
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import lines, validate
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PLUGIN = CHECKOUT / "plugins/action/validate_inventory.py"
-
-
-def load_plugin() -> ModuleType:
-    """Import the plugin."""
-    spec = importlib.util.spec_from_file_location("validate_inventory", PLUGIN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 init_plugin_loader()
-plugin = load_plugin()
 
 
 def copied(inventory: Path, target: Path) -> Path:

@@ -1,6 +1,6 @@
 """What tests without a host need of a role: its modules as Python, its variables and templates evaluated."""
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -12,10 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import ansible.module_utils
-
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = CHECKOUT / "roles"
+PLUGINS = "ansible_collections.celery_fleet.platform.plugins"
 
 # The facts that templates ask for, as on a Debian 13 host.
 FACTS = {
@@ -31,17 +30,14 @@ FACTS = {
 }
 
 
-def load_module(role: str, name: str) -> ModuleType:
-    """Import a module of a role's ``library``, which finds the role's ``module_utils`` as on a host."""
-    shared = str(ROLES / role / "module_utils")
-    if shared not in ansible.module_utils.__path__:
-        ansible.module_utils.__path__.append(shared)
-    spec = importlib.util.spec_from_file_location(name, ROLES / role / "library" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load_module(name: str) -> ModuleType:
+    """Import a module of the collection as Python."""
+    return importlib.import_module(f"{PLUGINS}.modules.{name}")
+
+
+def load_shared(name: str) -> ModuleType:
+    """Import what modules of the collection share."""
+    return importlib.import_module(f"{PLUGINS}.module_utils.{name}")
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def evaluate(
 
 
 def refusal(role: str, inputs: Mapping[str, Any]) -> str:
-    """What the preflight of a role refuses, in a playbook that knows the path of the roles alone."""
+    """What the preflight of a role refuses, in a playbook that knows the path of the collection alone."""
     play = {
         "hosts": "localhost",
         "gather_facts": False,
@@ -126,7 +122,12 @@ def refusal(role: str, inputs: Mapping[str, Any]) -> str:
         "tasks": [
             {
                 "block": [
-                    {"ansible.builtin.include_role": {"name": role, "tasks_from": "preflight"}},
+                    {
+                        "ansible.builtin.include_role": {
+                            "name": f"celery_fleet.platform.{role}",
+                            "tasks_from": "preflight",
+                        }
+                    },
                     {"ansible.builtin.debug": {"msg": "PASSED"}},
                 ],
                 "rescue": [{"ansible.builtin.debug": {"msg": "REFUSED {{ ansible_failed_result['msg'] }}"}}],
@@ -142,7 +143,7 @@ def refusal(role: str, inputs: Mapping[str, Any]) -> str:
             capture_output=True,
             text=True,
             cwd=folder,
-            env={**os.environ, "ANSIBLE_ROLES_PATH": str(ROLES)},
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / "collections")},
         )
     shown = re.search(r"\"msg\": \"(PASSED|REFUSED (.*))\"", done.stdout)
     assert shown, done.stdout + done.stderr

@@ -22,7 +22,7 @@ WRITERS = {
     "ansible.builtin.template",
     "ansible.builtin.unarchive",
     "community.general.ini_file",
-    "redis_config_file",
+    "celery_fleet.platform.redis_config_file",
 }
 COMMANDS = {"ansible.builtin.command", "ansible.builtin.shell"}
 FILLED_IN = "{{"

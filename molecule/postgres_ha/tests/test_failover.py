@@ -19,8 +19,8 @@ from support.hosts.secrets_scan import assert_no_secrets
 from support.processes.services import wait_for
 
 SCENARIO = Scenario("postgres_ha")
-FAILOVER = "../../playbooks/failover-postgres.yml"
-VERIFY = "../../playbooks/verify-postgres.yml"
+FAILOVER = "../../playbooks/failover_postgres.yml"
+VERIFY = "../../playbooks/verify_postgres.yml"
 
 SERVER, PGBOUNCER = 5432, 6432
 
@@ -314,7 +314,7 @@ def test_a_former_primary_that_returns_stays_down_until_it_is_rebuilt() -> None:
     data2 = hosts()["data2"]
     wait_for(lambda: data2.run("systemctl is-system-running").stdout.strip() == "degraded", "no boot")
     journal = data2.check_output("journalctl -o cat -u postgresql@17-main")
-    assert "this server was one: playbooks/failover-postgres.yml rebuilds it" in journal
+    assert "this server was one: playbooks/failover_postgres.yml rebuilds it" in journal
     assert not data2.service("postgresql@17-main").is_running
     with pytest.raises(AssertionError, match="data2: this was a primary, and data3 is the primary now"):
         SCENARIO.play("--check", "--limit=data2")

@@ -14,10 +14,10 @@ from support.hosts.secrets_scan import assert_no_secrets
 from support.processes.services import wait_for
 
 SCENARIO = Scenario("postgres_restore")
-BACKUP = "../../playbooks/backup-postgres.yml"
-FAILOVER = "../../playbooks/failover-postgres.yml"
-RESTORE = "../../playbooks/restore-postgres.yml"
-VERIFY = "../../playbooks/verify-postgres.yml"
+BACKUP = "../../playbooks/backup_postgres.yml"
+FAILOVER = "../../playbooks/failover_postgres.yml"
+RESTORE = "../../playbooks/restore_postgres.yml"
+VERIFY = "../../playbooks/verify_postgres.yml"
 
 DATA = "/var/lib/postgresql/17/main"
 

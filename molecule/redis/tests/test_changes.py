@@ -71,7 +71,9 @@ def test_live_changes_are_applied_without_a_restart_and_shown(
     for printed_by_all in (foretold, printed):
         assert NEW_PASSWORD not in printed_by_all
         # The file's own diff stands before the server's.
-        output = printed_by_all.split("TASK [redis : service | Apply the settings and the users]")[1]
+        output = printed_by_all.split(
+            "TASK [celery_fleet.platform.redis : service | Apply the settings and the users]"
+        )[1]
         assert len(re.findall(r"^-tcp-keepalive 60$", output, re.MULTILINE)) == len(hosts)
         assert len(re.findall(r"^\+tcp-keepalive 77$", output, re.MULTILINE)) == len(hosts)
         assert len(re.findall(r"^-user stranger ", output, re.MULTILINE)) == len(hosts)

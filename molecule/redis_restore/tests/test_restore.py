@@ -17,7 +17,7 @@ from support.processes.services import wait_for
 
 SCENARIO = Scenario("redis_restore")
 SERVERS = Servers(SCENARIO)
-RESTORE = "../../playbooks/restore-redis.yml"
+RESTORE = "../../playbooks/restore_redis.yml"
 FOLDER = "/var/backups/redis"
 KEPT = 3  # as the inventory says
 

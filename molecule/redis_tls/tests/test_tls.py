@@ -89,7 +89,7 @@ def rotate(users: dict[str, tuple[str, str]]) -> str:
     """Run the playbook with a new and a previous password of each user."""
     return SCENARIO.play(
         "-vvv",
-        playbook="../../playbooks/rotate-redis-passwords.yml",
+        playbook="../../playbooks/rotate_redis_passwords.yml",
         redis_users=[
             {"name": name, "preset": name, "password": new, "previous_password": previous}
             for name, (new, previous) in users.items()

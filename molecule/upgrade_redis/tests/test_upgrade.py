@@ -16,8 +16,8 @@ from support.processes.services import wait_for
 
 SCENARIO = Scenario("upgrade_redis")
 SERVERS = Servers(SCENARIO)
-UPGRADE = "../../playbooks/upgrade-redis.yml"
-FAILOVER = "../../playbooks/failover-redis.yml"
+UPGRADE = "../../playbooks/upgrade_redis.yml"
+FAILOVER = "../../playbooks/failover_redis.yml"
 PACKAGES = ("redis-server", "redis-sentinel", "redis-tools")
 
 testinfra_hosts = ["ansible://worker1"]

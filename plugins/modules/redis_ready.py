@@ -1,0 +1,83 @@
+#!/usr/bin/python3
+"""Ansible module: wait until a Redis server is ready, after a restart if wanted."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server import (
+    RedisError,
+    wait_until_ready,
+)
+
+DOCUMENTATION = """
+module: redis_ready
+short_description: Wait until a Redis server has its data and follows its primary
+description:
+  - A server is ready when it has loaded its data and, if it is a replica, has all of its primary's.
+options:
+  socket:
+    description: Unix socket of the server.
+    type: path
+    required: true
+  username:
+    description: User to log in as.
+    type: str
+    required: true
+  passwords:
+    description: Passwords to try, the present one first.
+    type: list
+    elements: str
+    required: true
+  restart:
+    description: Unit to restart first; none if empty.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds to wait.
+    type: int
+    default: 600
+"""
+
+EXAMPLES = """
+- name: Restart the replicas, one after the other
+  redis_ready:
+    socket: /run/redis/redis-server.sock
+    username: operator
+    passwords: ["{{ operator_password }}"]
+    restart: redis-server.service
+  throttle: 1
+"""
+
+RETURN = """
+role: {description: Whether the server is a C(master) or a C(slave)., type: str, returned: always}
+"""
+
+
+def main() -> None:
+    """Run as a module."""
+    module = AnsibleModule(
+        argument_spec={
+            "socket": {"type": "path", "required": True},
+            "username": {"type": "str", "required": True},
+            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            "restart": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 600},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    unit = params["restart"]
+    if module.check_mode:
+        module.exit_json(changed=bool(unit))
+    if unit:
+        module.run_command(["systemctl", "restart", unit], check_rc=True)
+    try:
+        role = wait_until_ready(params["socket"], params["username"], params["passwords"], params["timeout"])
+    except RedisError as error:
+        module.fail_json(msg=str(error))
+    else:
+        module.exit_json(changed=bool(unit), role=role)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-../../celery_app/library/celery_files.py

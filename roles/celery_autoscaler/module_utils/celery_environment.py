@@ -1,1 +1,0 @@
-../../celery_app/module_utils/celery_environment.py

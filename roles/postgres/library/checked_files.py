@@ -1,1 +1,0 @@
-../../common/library/checked_files.py
