@@ -52,6 +52,21 @@ def vaulted(error: BaseException | None) -> bool:
     return False
 
 
+def unreadable(error: BaseException) -> str:
+    """Return in one line which file cannot be read, where and why; nothing if that is not known."""
+    text, place = str(error), ""
+    # The reader of group_vars repeats the words of the parser, and not the place.
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        origin = getattr(following, "obj", None)
+        if getattr(origin, "path", None):
+            place = str(origin)
+        seen.append(following)
+        following = following.__cause__ or following.__context__
+    return rules.line(f"{place}: {text}") if place else ""
+
+
 def files_of_variables(sources: Iterable[str]) -> dict[str, str]:
     """Files and folders beside the inventory, by the name of the group or host that they are for."""
     found = {}
@@ -150,7 +165,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _of_all(self, variables: Mapping[str, Any]) -> list[str]:
         """Print what is wrong with the inventory; return how much that is."""
         sources = variables.get("ansible_inventory_sources") or ()
-        inventory = read(variables["hostvars"], variables["groups"], sources, self._loader)
+        try:
+            inventory = read(variables["hostvars"], variables["groups"], sources, self._loader)
+        except AnsibleError as error:
+            if not (line := unreadable(error)):
+                raise
+            return self._refused([line])
         limited = set(variables["ansible_play_hosts_all"]) if variables.get("ansible_limit") else None
         refused: list[Any] = []
         warned: list[Any] = []
@@ -159,7 +179,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             (refused if finding.fatal and not outside else warned).append(finding)
         for line in rules.lines(warned, inventory):
             self._display.warning(line)
-        lines = rules.lines(refused, inventory)
+        return self._refused(rules.lines(refused, inventory))
+
+    def _refused(self, lines: list[str]) -> list[str]:
+        """Print what is wrong; return how much that is."""
         for line in lines:
             self._display.display(line, color=constants.COLOR_ERROR, stderr=True)
         return [f"wrong in the inventory: {len(lines)}, listed above; no host was touched"] if lines else []

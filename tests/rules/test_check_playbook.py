@@ -130,6 +130,33 @@ def test_a_secret_whose_key_is_elsewhere_is_left_to_the_host(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_file_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
+    inventory = copied(CHECKOUT / "inventories/production", tmp_path / "inventory")
+    path = inventory / "group_vars/redis.yml"
+    before = path.read_text()
+    path.write_text(f"{before}  more: [\n")
+
+    done = check(inventory)
+
+    assert done.returncode == 2
+    assert f"{path}:{before.count(chr(10)) + 1}:" in done.stderr
+    assert "wrong in the inventory: 1" in done.stdout
+
+
+def test_of_two_groups_of_the_same_hosts_a_line_names_the_one_of_the_variable(tmp_path: Path) -> None:
+    inventory = copied(CHECKOUT / "inventories/production", tmp_path / "inventory")
+    for name, setting in (("redis", "redis_maxmemory_percent"), ("postgres", "postgres_memory_percent")):
+        path = inventory / f"group_vars/{name}.yml"
+        path.write_text(path.read_text().replace(f"{setting}: 40", f"{setting}: forty"))
+
+    told = findings(inventory)
+
+    assert [line.split(" is ")[0] for line in told] == [
+        "redis: redis_maxmemory_percent:",
+        "postgres: postgres_memory_percent:",
+    ]
+
+
 def test_an_empty_inventory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text("all: {}\n")
 
