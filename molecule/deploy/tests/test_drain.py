@@ -1,12 +1,17 @@
 """A host is emptied and comes back under load; one that dies is missed by nobody."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from uuid import uuid4
 
+import docker
 import pytest
 from support.hosts.deployed_app import redis
-from support.hosts.fleet_workers import enlisted, load, outcome
+from support.hosts.fleet_workers import Outcome, enlisted, load, outcome
 from support.hosts.lost_hosts import without_power
-from support.hosts.releases import PLAYBOOKS, Rollouts, sampled
+from support.hosts.releases import PLAYBOOKS, Rollouts, Source, sampled
 from support.hosts.scenario import Scenario
 from support.hosts.supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
 from support.processes.services import wait_for
@@ -69,14 +74,49 @@ def test_hosts_are_told_apart_that_call_themselves_the_same(hosts: dict[str, Sup
     assert all(int(cells[4]) > 0 for cells in executed), shown
 
 
-# --- The first worker host is dead. The last tests here: what they do with releases is not undone ---------
+# --- The first worker host dies while it is deployed. The last tests here: they leave other releases --------
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A host that died in the middle of a deploy."""
+
+    host: str
+    outcome: Outcome
+    """Of the tasks that were sent meanwhile."""
+    printed: str
+    release: str
+    """The one that was deployed."""
 
 
 @pytest.fixture(scope="module")
-def dead_host() -> Iterator[str]:
-    """Return the first worker host, which has no power until these tests end."""
-    with without_power("celery-fleet-deploy-worker1"):
-        yield "worker1"
+def loss(rollouts: Rollouts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loss]:
+    """Let the first worker host lose its power while its workers are replaced, until these tests end."""
+    source = Source.copy(tmp_path_factory.mktemp("loss") / "tasks")
+    source.append("# The release in the middle of which a host dies.")
+    before = rollouts.current()["worker1"]
+    trace = f"test-{uuid4()}"
+    with (
+        ThreadPoolExecutor(max_workers=1) as executor,
+        load(trace, rate=15) as ids,
+        ExitStack() as dead,
+    ):
+        deploy = executor.submit(rollouts.refused, source)
+        host = Scenario("deploy").hosts("workers")["worker1"]
+        link = "basename $(readlink /opt/celery/current)"
+        wait_for(lambda: deploy.done() or host.check_output(link) != before, "nothing is deployed", 180.0)
+        dead.enter_context(without_power("celery-fleet-deploy-worker1"))
+        printed = deploy.result()
+        off = dead.pop_all()
+    with off:
+        current = Scenario("deploy").hosts("workers")["worker2"].check_output(link)
+        yield Loss("worker1", outcome(trace, ids), printed, current)
+
+
+@pytest.fixture
+def dead_host(loss: Loss) -> str:
+    """Return the first worker host, which has no power."""
+    return loss.host
 
 
 def refused(name: str, *options: str, **variables: object) -> str:
@@ -86,6 +126,19 @@ def refused(name: str, *options: str, **variables: object) -> str:
     except AssertionError as error:
         return str(error)
     raise AssertionError(f"{name}.yml succeeded:\n{printed}")
+
+
+def test_a_host_that_dies_in_a_deploy_keeps_the_release_from_no_other(loss: Loss) -> None:
+    says = f"{loss.host} does not answer any more"
+    assert says in loss.printed, loss.printed
+    assert f"Release {loss.release} runs on worker2." in loss.printed
+    assert "put back" not in loss.printed
+    # The report of verify.yml.
+    report = loss.printed[loss.printed.index("PLAY RECAP") :].splitlines()
+    assert next(line for line in report if line and ":" not in line and "*" not in line) == (
+        f"{loss.host} does not answer"
+    )
+    assert not loss.outcome.lost, loss.outcome
 
 
 def test_status_names_a_dead_host_first_and_asks_the_others(dead_host: str) -> None:
@@ -134,3 +187,15 @@ def test_a_release_is_taken_back_from_the_hosts_that_live(dead_host: str, rollou
 
     assert f"release {previous} runs on worker2; before it: {current}; not on {dead_host}" in shown
     assert host.check_output("basename $(readlink /opt/celery/current)") == previous
+
+
+def test_a_host_that_is_back_gets_the_release_with_the_next_deploy(
+    loss: Loss, hosts: dict[str, SupervisedHost], rollouts: Rollouts, source: Source
+) -> None:
+    docker.from_env().containers.get(f"celery-fleet-deploy-{loss.host}").start()
+    wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing", 180.0)
+
+    rollouts.deploy(source, rollout_verify=False)
+
+    assert len(set(rollouts.current().values())) == 1
+    assert rollouts.running() == set(rollouts.current().values())
