@@ -5,8 +5,8 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SCENARIOS := $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
-# It unpacks a distribution, which takes long.
-APART := upgrade_host
+# One unpacks a distribution, the other deploys two releases: both take long.
+APART := upgrade_host upgrade_toolkit
 
 .PHONY: help
 help: ## List what make can do

@@ -9,11 +9,12 @@ from uuid import uuid4
 import docker
 import pytest
 from support.hosts.deployed_app import redis
-from support.hosts.fleet_workers import Outcome, enlisted, load, outcome
+from support.hosts.fleet_workers import enlisted, load, outcome
 from support.hosts.lost_hosts import without_power
 from support.hosts.releases import PLAYBOOKS, Rollouts, Source, sampled
 from support.hosts.scenario import Scenario
 from support.hosts.supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
+from support.processes.counted_tasks import Outcome
 from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://worker1"]
