@@ -104,9 +104,13 @@ def data_table(hosts: Mapping[str, Host]) -> Table:
 UNSAFE = "unsafe settings"
 
 
+def silent(hosts: Mapping[str, Host]) -> list[str]:
+    """Return the hosts that did not answer, a line each."""
+    return [f"{name} does not answer" for name, host in sorted(hosts.items()) if not host["answers"]]
+
+
 def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what somebody should look at; hosts that do not answer come first."""
-    yield from (f"{name} does not answer" for name, host in sorted(hosts.items()) if not host["answers"])
+    """Yield what somebody should look at, beside the hosts that do not answer."""
     for name, host in sorted(hosts.items()):
         for unit in host["units"]:
             if unit["active"] == "failed":
@@ -125,6 +129,10 @@ def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[st
         if group["held_back"]
     }
     yield from sorted(held)
+    # Drained for maintenance: easily forgotten.
+    for name, supervisor in sorted(fleet.get("supervisors", {}).items()):
+        if supervisor["state"] == "leaving":
+            yield f"{name}: runs no workers, drained by {supervisor['why']}; resume.yml ends that"
     yield from (f"unsafe settings: {one['why']}" for one in fleet.get("also", ()) if one["word"] == UNSAFE)
 
 
@@ -149,14 +157,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             return
         hosts, fleet = complete(report["hosts"], report["expected"]), report["fleet"]
         console = Console(highlight=False)
+        console.print()
+        dead = silent(hosts)
+        for line in dead:
+            console.print(Text(line, style="bold red"))
         if fleet:
             bad = fleet["verdict"] != "keeping up"
-            console.print(
-                Text(f"\n{fleet['verdict'].upper()}", style="bold red" if bad else "bold green"), end=""
-            )
+            console.print(Text(fleet["verdict"].upper(), style="bold red" if bad else "bold green"), end="")
             console.print(Text(f"  {fleet['why']}"))
         else:
-            console.print(Text("\nNo supervisor answers.", style="bold red"))
+            console.print(Text("No supervisor answers.", style="bold red"))
         console.print(hosts_table(hosts, fleet))
         if fleet.get("groups"):
             console.print(groups_table(fleet["groups"]))
@@ -166,5 +176,5 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         found = list(warnings(hosts, fleet))
         for line in found:
             console.print(Text(f"Warning  {line}", style="bold yellow"))
-        if not found:
+        if not found and not dead:
             console.print(Text("No warnings.", style="green"))

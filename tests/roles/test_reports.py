@@ -1,8 +1,9 @@
 """What the last table of a play says."""
 
 import importlib.util
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 from rich.console import Console
 from support.role_files import CHECKOUT
 
@@ -42,3 +43,30 @@ def test_status_warns_of_settings_that_can_lose_tasks() -> None:
     }
 
     assert list(load("fleet_status").warnings({}, fleet)) == ["unsafe settings: task_acks_late is off"]
+
+
+class Stats(NamedTuple):
+    """What Ansible hands to a callback at the end of a run."""
+
+    custom: dict[str, Any]
+
+
+def test_status_begins_with_the_hosts_that_do_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = load("fleet_status")
+    fleet = {"verdict": "keeping up", "why": "no task waits for a worker"}
+
+    plugin.CallbackModule().v2_playbook_on_stats(
+        Stats({"_run": {"fleet_status": {"hosts": {}, "expected": ["web1"], "fleet": fleet}}})
+    )
+
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[:3] == ["", "web1 does not answer", "KEEPING UP  no task waits for a worker"]
+    assert not any("No warnings" in line for line in lines)
+
+
+def test_status_names_a_host_that_was_drained_and_how_it_comes_back() -> None:
+    drained = {"state": "leaving", "why": "ann", "groups": {}}
+
+    assert list(load("fleet_status").warnings({}, {"supervisors": {"web2": drained}})) == [
+        "web2: runs no workers, drained by ann; resume.yml ends that"
+    ]
