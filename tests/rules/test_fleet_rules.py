@@ -333,6 +333,12 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
         "celery_app_suprvised: is unknown; did you mean celery_app_supervised?",
     ),
     ("data1", {"redis_user": []}, "redis_user: is unknown; did you mean redis_users?"),
+    # Another word is no misspelt one: somebody's own variable, a warning.
+    (
+        "data1",
+        {"postgres_owner_password": "x"},
+        "postgres_owner_password: is unknown; no role and no other variable uses it",
+    ),
     ("data1", {"common_time_zone": "UTC"}, "common_time_zone: is unknown; did you mean common_timezone?"),
     (
         "workers",

@@ -9,6 +9,8 @@ from typing import Any
 
 # A name that resembles a known one less than this is somebody's own.
 RESEMBLES = 0.8
+# A word that resembles another one less than this is another word.
+SAME_WORD = 0.6
 LONGEST = 60
 MOST_NAMES = 16
 SECRET = re.compile(
@@ -57,8 +59,16 @@ def number(value: float) -> str:
 def resembling(name: str, known: Iterable[str]) -> str:
     """Return the known name that this one resembles most; nothing where none does."""
     words = {fold(word): word for word in sorted(known)}
-    close = difflib.get_close_matches(fold(name), words, n=1, cutoff=RESEMBLES)
-    return words[close[0]] if close else ""
+    close = difflib.get_close_matches(fold(name), words, n=len(words) or 1, cutoff=RESEMBLES)
+    return next((words[one] for one in close if same_words(fold(name), one)), "")
+
+
+def same_words(name: str, other: str) -> bool:
+    """Whether no word of a name stands for another one, as `owner` in the place of `monitor` does."""
+    pairs = list(zip(name.split("_"), other.split("_"), strict=False))
+    if name.count("_") != other.count("_"):
+        return True
+    return all(difflib.SequenceMatcher(None, *pair).ratio() >= SAME_WORD for pair in pairs)
 
 
 def fold(name: str) -> str:
