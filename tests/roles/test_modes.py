@@ -120,12 +120,13 @@ def makes_files(path: Path) -> bool:
 
 
 def test_modules_that_make_files_are_known() -> None:
-    paths = [*CHECKOUT.glob("roles/*/library/*.py"), *CHECKOUT.glob("roles/*/module_utils/*.py")]
+    plugins = CHECKOUT / "plugins"
 
     found = {
-        str(path.relative_to(CHECKOUT / "roles"))
-        for path in paths
-        if not path.is_symlink() and makes_files(path)
+        str(path.relative_to(plugins))
+        for folder in ("modules", "module_utils")
+        for path in (plugins / folder).rglob("*.py")
+        if makes_files(path)
     }
 
     assert found == MODULES_WITH_MODES.keys()
