@@ -78,6 +78,7 @@ RUN set -eu; \
 FROM python AS app
 ARG PROJECT=app/tasks
 LABEL org.opencontainers.image.title="Celery Fleet: app" \
+    org.opencontainers.image.version="0.2.0" \
     org.opencontainers.image.description="The Celery project in ${PROJECT}, and the supervisor of its workers" \
     org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin celery
@@ -98,7 +99,9 @@ RUN set -eu; \
     /opt/app/bin/pip uninstall --quiet --yes pip setuptools
 
 FROM python AS flower
-LABEL org.opencontainers.image.title="Celery Fleet: Flower" org.opencontainers.image.licenses="MIT"
+LABEL org.opencontainers.image.title="Celery Fleet: Flower" \
+    org.opencontainers.image.version="0.2.0" \
+    org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin celery
 COPY --from=flower-build /opt/app /opt/app
 COPY compose/with-secrets /usr/local/bin/
@@ -109,7 +112,9 @@ ENTRYPOINT ["with-secrets"]
 CMD ["celery", "flower", "--address=0.0.0.0"]
 
 FROM ${BASE} AS prometheus
-LABEL org.opencontainers.image.title="Celery Fleet: Prometheus" org.opencontainers.image.licenses="MIT"
+LABEL org.opencontainers.image.title="Celery Fleet: Prometheus" \
+    org.opencontainers.image.version="0.2.0" \
+    org.opencontainers.image.licenses="MIT"
 COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
     /tmp/build/apt-install prometheus; \

@@ -153,6 +153,10 @@ compose-files: venv ## Write the files of compose/ that come from the templates 
 lock: venv ## Pin the newest allowed requirements
 	@scripts/lock
 
+.PHONY: release
+release: venv docker ## Build wheel, collection and images of the version in VERSION (DRY_RUN=1: of any checkout, no images)
+	@python scripts/release $(if $(DRY_RUN),--dry-run)
+
 .PHONY: clean
 clean: ## Remove the hosts, the images, the caches and .venv
 	@scripts/fleet clean

@@ -11,36 +11,6 @@ from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
-DOCUMENTATION = r"""
-name: fleet_request
-short_description: Refuse what was typed wrong, before any host is asked anything
-description:
-  - Looks at the extra variables of a playbook (C(-e)) and at its C(--limit) and names all that is wrong with
-    them.
-  - Opens no connection, so that it works on a host that is dead.
-options:
-  variables:
-    description: What the playbook reads, by name. Of each what it is (C(kind)), whether it must be given
-      (C(required)) and in which words it is asked for (C(ask)), the names that it may be (C(among)), and a
-      regular expression for it (C(pattern)) with what that allows in words (C(allowed)).
-    type: dict
-    default: {}
-  any_of:
-    description: Variables of which at least one must be given.
-    type: list
-    elements: str
-    default: []
-  hosts:
-    description: Hosts of which C(--limit) must leave at least one, by what they are.
-    type: dict
-    default: {}
-  within:
-    description: Hosts none of which C(--limit) may leave out.
-    type: list
-    elements: str
-    default: []
-"""
-
 # Names that an error lists.
 LISTED = 20
 # From which on two names of variables are alike: host and hots are.
