@@ -394,6 +394,9 @@ def test_the_token_that_reads_shows_the_page_and_asks_for_the_other_one_to_act(
     base = supervise(token_file=str(tmp_path / "act"), read_token_file=str(tmp_path / "read"))
     opened = open_page(base)
 
+    opened.page.get_by_role("textbox", name="Token").fill("another")
+    opened.page.get_by_role("button", name="Open").click()
+    expect(opened.page.locator("#login-title")).to_contain_text("This token is not the supervisor's.")
     opened.page.get_by_role("textbox", name="Token").fill("reads")
     opened.page.get_by_role("button", name="Open").click()
     opened.verdict("Keeping up")

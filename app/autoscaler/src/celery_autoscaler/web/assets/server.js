@@ -39,9 +39,13 @@ function askForToken(title) {
  */
 async function send(path, options = {}) {
   for (;;) {
-    const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+    const sent = headers();
+    const response = await fetch(path, { ...options, headers: { ...sent, ...options.headers } });
     const wants = response.headers.get("WWW-Authenticate") ?? "";
-    if (response.status === 401) await askForToken("Enter the access token");
+    if (response.status === 401) {
+      const refused = "Authorization" in sent;
+      await askForToken(refused ? "This token is not the supervisor's. Enter the access token" : "Enter the access token");
+    }
     else if (wants.includes("insufficient_scope")) await askForToken("This token may only read. Enter the one that may act");
     else return response;
   }
