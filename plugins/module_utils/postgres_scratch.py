@@ -93,6 +93,7 @@ def unusable(addresses: list[str], port: int, *, taken: bool) -> list[str]:
         taken: Whether it is the server's own already.
     """
     found = []
+    kinds: list[tuple[int, Any]]
     for address in addresses:
         if address in ("*", ""):
             name, kinds = None, [(socket.AF_INET, ("0.0.0.0", port))]  # noqa: S104 -- what the user wrote

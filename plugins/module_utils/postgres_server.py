@@ -171,14 +171,3 @@ def answer(module: AnsibleModule, run: Callable[[AnsibleModule], dict[str, Any]]
         module.fail_json(msg=" ".join(str(error).split()))
     else:
         module.exit_json(**result)
-
-
-class DiscreetModule(AnsibleModule):
-    """A module that writes no arguments into the host's log.
-
-    Ansible cuts what looks like user:password@host there, and so a password with such signs, before it looks
-    for the password itself, and leaves its end. The result hides it as a whole.
-    """
-
-    def _log_invocation(self) -> None:
-        """Log nothing."""

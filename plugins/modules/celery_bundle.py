@@ -380,8 +380,9 @@ def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
     if params["build_requirements"]:
         project = project._replace(back_ends=project.find_lock(params["build_requirements"]))
     sources = [project, companion]
-    locks = [project.find_lock(params["requirements"]), Path(params["companion_requirements"])]
-    content = read_locks(*locks, python, machine)
+    own, further = project.find_lock(params["requirements"]), Path(params["companion_requirements"])
+    locks = [own, further]
+    content = read_locks(own, further, python, machine)
     metadata = tomllib.loads((companion.path / "pyproject.toml").read_text())["project"]
     refuse_unmet(metadata["name"], metadata["dependencies"], content.pins, environment_of(python, machine))
     release = release_id(sources, locks)

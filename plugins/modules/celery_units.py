@@ -195,7 +195,9 @@ def plan(
         for pattern, files in adopted.items()
         if name not in wanted and re.fullmatch(pattern, name)
     }
-    restart, replace, reload = [], [], []
+    restart: list[str] = []
+    replace: list[str] = []
+    reload: list[str] = []
     for name, files in {**others, **{name: unit.environment_files for name, unit in wanted.items()}}.items():
         if name not in seen or not seen[name].active:
             continue

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 
 DOCUMENTATION = """
 module: checked_files
@@ -250,13 +251,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             for file in shown
         ],
     }
-
-
-class DiscreetModule(AnsibleModule):
-    """A module that logs no arguments: Ansible does not find a text of several lines among them."""
-
-    def _log_invocation(self) -> None:
-        """Log nothing."""
 
 
 def main() -> None:

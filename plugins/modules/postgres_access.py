@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_owner import (
     other_owners,
     owned,
     statements,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_server import (
-    DiscreetModule,
     Server,
     answer,
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
     File,
     diff,
@@ -27,7 +28,6 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     CONFIG,
     DATA,
     OWN_FILE,
-    DiscreetModule,
     PostgresError,
     Server,
     answer,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
     File,
     diff,
@@ -23,7 +24,6 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_fil
     text,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_server import (
-    DiscreetModule,
     PostgresError,
     answer,
 )

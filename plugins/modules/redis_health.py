@@ -108,10 +108,10 @@ def sentinel_lacks(
 
 def ask_sentinel(sentinel: Server, master: str, replicas: int, sentinels: int) -> list[str]:
     """Ask a sentinel what it sees, and whether it has the quorum."""
-    seen: list[Any] = sentinel.do(
+    seen, replicas_seen, sentinels_seen = sentinel.do(
         ("SENTINEL", "MASTER", master), ("SENTINEL", "REPLICAS", master), ("SENTINEL", "SENTINELS", master)
     )
-    missing = sentinel_lacks(*seen, replicas, sentinels)
+    missing = sentinel_lacks(seen, replicas_seen, sentinels_seen, replicas, sentinels)
     (quorum,) = sentinel.ask(("SENTINEL", "CKQUORUM", master))
     return [*missing, str(quorum)] if isinstance(quorum, RedisError) else missing
 
@@ -140,7 +140,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     deadline = time.monotonic() + params["timeout"]
     while True:
-        role, missing = "", []
+        role, missing = "", list[str]()
         try:
             role, missing = look(params)
         except (RedisError, OSError, subprocess.TimeoutExpired) as error:

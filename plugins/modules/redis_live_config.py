@@ -207,7 +207,7 @@ def running_settings(server: Server, names: list[str], params: dict[str, Any]) -
     if master is None:
         running: dict[str, str] = server.do(("CONFIG", "GET", *names))[0]
         return running
-    told = server.do(("SENTINEL", "MASTER", master))[0]
+    told: dict[str, str] = server.do(("SENTINEL", "MASTER", master))[0]
     lines = Path(params["sentinel_file"]).read_text(encoding="utf-8").splitlines()
     return told | sentinel_logins(lines, master)
 

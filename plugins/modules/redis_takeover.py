@@ -298,7 +298,7 @@ def candidate(module: AnsibleModule, package: str) -> str:
     """Return the version that runs next: the installed one, else that which apt would install."""
     _, policy, _ = module.run_command(["apt-cache", "policy", package], environ_update={"LC_ALL": "C"})
     found = dict(re.findall(r"(?m)^ +(Installed|Candidate): (\d\S*)$", policy))
-    return found.get("Installed") or found.get("Candidate", "")
+    return str(found.get("Installed") or found.get("Candidate", ""))
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:

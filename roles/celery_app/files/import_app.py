@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from celery import Celery
@@ -30,7 +30,7 @@ SECRET = re.compile("PASS|SECRET|TOKEN|KEY|URL|BACKEND|DSN")
 PREFIX = "CELERY_WORKER"
 
 
-def fail(words: str, status: int) -> None:
+def fail(words: str, status: int) -> NoReturn:
     """End with one line that shows no secret."""
     for name, value in os.environ.items():
         if value and SECRET.search(name.upper()):
