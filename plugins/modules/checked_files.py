@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
 
 DOCUMENTATION = """
 module: checked_files
@@ -263,7 +263,7 @@ def main() -> None:
         "group": {"type": "str", "default": "root"},
     }
     hidden = {**suboptions, "content": {"type": "str", "required": True, "no_log": True}}
-    module = DiscreetModule(
+    module = QuietModule(
         argument_spec={
             "files": {"type": "list", "elements": "dict", "default": [], "options": suboptions},
             "secret_files": {"type": "list", "elements": "dict", "default": [], "options": hidden},

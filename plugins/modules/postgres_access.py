@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_owner import (
     other_owners,
     owned,
@@ -22,6 +21,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     Server,
     answer,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
 
 DOCUMENTATION = """
 module: postgres_access
@@ -446,7 +446,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 def main() -> None:
     """Run as a module."""
     required = {"type": "str", "required": True}
-    module = DiscreetModule(
+    module = QuietModule(
         argument_spec={
             "port": {"type": "int", "required": True},
             "users": {

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
     File,
     diff,
@@ -34,6 +33,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     program,
     stale,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
 
 DOCUMENTATION = """
 module: postgres_config
@@ -315,7 +315,7 @@ def main() -> None:
         "mode": {"type": "str", "default": "0644"},
         "restart": {"type": "bool", "default": False},
     }
-    module = DiscreetModule(
+    module = QuietModule(
         argument_spec={
             "version": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},

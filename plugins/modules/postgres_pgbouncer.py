@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.discreet import DiscreetModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
     File,
     diff,
@@ -27,6 +26,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     PostgresError,
     answer,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
 
 DOCUMENTATION = """
 module: postgres_pgbouncer
@@ -280,7 +280,7 @@ def main() -> None:
         "group": {"type": "str", "default": "root"},
         "static": {"type": "bool", "default": False},
     }
-    module = DiscreetModule(
+    module = QuietModule(
         argument_spec={
             "folder": {"type": "path", "required": True},
             "files": {"type": "list", "elements": "dict", "required": True, "options": file},

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, respawn_module
 from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server import RedisError, answer
+
+try:
+    import apt_pkg
+except ImportError:
+    apt_pkg = None
 
 DOCUMENTATION = """
 module: redis_packages
@@ -41,62 +47,84 @@ outdated: {description: Whether it is newer than what is installed., type: bool,
 """
 
 
-def offers(policy: str) -> tuple[str, list[str]]:
-    """The version that apt prefers, and all that its sources offer, from the text of apt-cache policy."""
-    candidate = re.search(r"^ +Candidate: (\S+)$", policy, re.MULTILINE)
-    versions: list[str] = []
-    version = ""
-    for line in policy.partition("Version table:")[2].splitlines():
-        if found := re.match(r"^ (?:\*\*\*|   ) (\S+) -?\d+$", line):
-            version = found[1]
-        elif version and "/var/lib/dpkg/status" not in line and version not in versions:
-            versions.append(version)
-    return candidate[1] if candidate else "(none)", versions
+class Package(NamedTuple):
+    """A package as apt knows it; a version is empty where there is none."""
+
+    name: str
+    installed: str
+    candidate: str
+    offered: list[str]
+    held: bool
 
 
-def wanted(package: str, policy: str, version: str) -> str:
-    """The version that the package shall have."""
-    candidate, versions = offers(policy)
-    chosen = version or candidate
-    if version and version not in versions:
-        raise RedisError(
-            f"redis_version: the apt sources offer no {package} {version}; "
-            f"they offer {', '.join(versions) or 'none'}"
+def look(names: list[str]) -> list[Package]:
+    """Return what apt knows of installed packages. Versions that no source has any more are not offered."""
+    apt_pkg.init()
+    cache = apt_pkg.Cache(None)  # None: without progress on the output
+    choice = apt_pkg.DepCache(cache)
+    found = []
+    for name in names:
+        package = cache[name]
+        candidate = choice.get_candidate_ver(package)
+        found.append(
+            Package(
+                name,
+                package.current_ver.ver_str if package.current_ver else "",
+                candidate.ver_str if candidate else "",
+                [
+                    version.ver_str
+                    for version in package.version_list
+                    if any(not file.not_source for file, _ in version.file_list)
+                ],
+                package.selected_state == apt_pkg.SELSTATE_HOLD,
+            )
         )
-    return chosen
+    return found
+
+
+def wanted(package: Package, version: str) -> str:
+    """The version that the package shall have."""
+    if version and version not in package.offered:
+        raise RedisError(
+            f"redis_version: the apt sources offer no {package.name} {version}; "
+            f"they offer {', '.join(package.offered) or 'none'}"
+        )
+    return version or package.candidate
+
+
+def compare(packages: list[Package], version: str, order: Callable[[str, str], int]) -> dict[str, str | bool]:
+    """Return what is installed and offered, and whether that is newer.
+
+    Args:
+        packages: Of one source.
+        version: The wanted version; empty for the one that apt prefers.
+        order: Compares two versions: negative if the first is the older one.
+
+    Raises:
+        RedisError: The wanted version cannot be had.
+    """
+    offered = [(package, wanted(package, version)) for package in packages]
+    for package, new in offered:
+        if order(new, package.installed) < 0:
+            raise RedisError(
+                f"redis_version: {package.name} {new} is older than the installed {package.installed}"
+            )
+    outdated = any(new != package.installed for package, new in offered)
+    held = sorted(package.name for package in packages if package.held)
+    if outdated and held:
+        raise RedisError(f"on hold: {', '.join(held)}; apt-mark unhold lets them be upgraded")
+    return {"installed": packages[0].installed, "offered": offered[-1][1], "outdated": outdated}
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    """Ask dpkg and apt."""
-    packages: list[str] = module.params["packages"]
-    _, listed, _ = module.run_command(
-        ["dpkg-query", "--show", "--showformat=${Package} ${Version} ${db:Status-Abbrev}\n", *packages],
-        check_rc=True,
-    )
-    installed = {name: (version, state) for name, version, state in map(str.split, listed.splitlines())}
-    held = sorted(name for name, (_, state) in installed.items() if state.startswith("h"))
-    outdated = False
-    for package in packages:
-        # C: the words are read.
-        _, policy, _ = module.run_command(
-            ["apt-cache", "policy", package], check_rc=True, environ_update={"LC_ALL": "C"}
-        )
-        offered = wanted(package, policy, module.params["version"])
-        present = installed[package][0]
-        if offered == present:
-            continue
-        older, _, _ = module.run_command(["dpkg", "--compare-versions", offered, "lt", present])
-        if older == 0:
-            raise RedisError(f"redis_version: {package} {offered} is older than the installed {present}")
-        outdated = True
-    if outdated and held:
-        raise RedisError(f"on hold: {', '.join(held)}; apt-mark unhold lets them be upgraded")
-    return {
-        "changed": False,
-        "installed": installed[packages[0]][0],
-        "offered": offered,
-        "outdated": outdated,
-    }
+    """Ask apt."""
+    if apt_pkg is None:
+        if has_respawned():
+            raise RedisError("python3-apt is missing: apt-get install python3-apt")
+        # Where it is, apt's own module has been before.
+        respawn_module("/usr/bin/python3")
+    found = look(module.params["packages"])
+    return {"changed": False, **compare(found, module.params["version"], apt_pkg.version_compare)}
 
 
 def main() -> None:

@@ -572,29 +572,46 @@ def test_a_replication_that_cannot_work_is_refused_and_one_that_can_passes(
     assert bool(found) == bool(message)
 
 
-POLICY = """redis-server:
-  Installed: 5:7.0.15-1~deb12u1
-  Candidate: 5:7.0.15-1~deb12u10
-  Version table:
-     5:7.0.15-1~deb12u10 500
-        500 http://mirror.example/debian-security bookworm-security/main amd64 Packages
-     5:7.0.15-1~deb12u7 500
-        500 http://mirror.example/debian bookworm/main amd64 Packages
- *** 5:7.0.15-1~deb12u1 100
-        100 /var/lib/dpkg/status
-"""
+INSTALLED, SECURITY, RELEASED = "5:7.0.15-1~deb12u1", "5:7.0.15-1~deb12u4", "5:7.0.15-1~deb12u3"
+# What is installed and gone from the sources could not be had again.
+PACKAGE = packages.Package("redis-server", INSTALLED, SECURITY, [SECURITY, RELEASED], False)
 
 
-def test_the_version_that_apt_prefers_is_wanted_unless_another_is_named() -> None:
-    assert packages.wanted("redis-server", POLICY, "") == "5:7.0.15-1~deb12u10"
-    assert packages.wanted("redis-server", POLICY, "5:7.0.15-1~deb12u7") == "5:7.0.15-1~deb12u7"
+def by_text(left: str, right: str) -> int:
+    """Compare versions as apt does, for these."""
+    return (left > right) - (left < right)
 
 
-def test_a_version_that_no_source_offers_is_refused_with_those_that_are() -> None:
-    # What is installed and gone from the sources could not be had again.
-    for version in ("5:9", "5:7.0.15-1~deb12u1"):
-        with pytest.raises(server.RedisError, match=r"they offer 5:7.0.15-1~deb12u10, 5:7.0.15-1~deb12u7$"):
-            packages.wanted("redis-server", POLICY, version)
+@pytest.mark.parametrize(
+    ("package", "version", "offered", "outdated"),
+    [
+        (PACKAGE, "", SECURITY, True),
+        (PACKAGE, RELEASED, RELEASED, True),
+        (PACKAGE._replace(installed=SECURITY), "", SECURITY, False),
+        (PACKAGE._replace(installed=SECURITY, held=True), "", SECURITY, False),
+    ],
+)
+def test_the_version_that_apt_prefers_is_wanted_unless_another_is_named(
+    package: Any, version: str, offered: str, outdated: bool
+) -> None:
+    found = packages.compare([package], version, by_text)
+
+    assert found == {"installed": package.installed, "offered": offered, "outdated": outdated}
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "words"),
+    [
+        (PACKAGE, "5:9", rf"no redis-server 5:9; they offer {SECURITY}, {RELEASED}$"),
+        (PACKAGE, INSTALLED, rf"they offer {SECURITY}, {RELEASED}$"),
+        (PACKAGE._replace(offered=[]), "5:9", "they offer none$"),
+        (PACKAGE._replace(installed=SECURITY), RELEASED, f"older than the installed {SECURITY}$"),
+        (PACKAGE._replace(held=True), "", "^on hold: redis-server; apt-mark unhold"),
+    ],
+)
+def test_a_version_that_cannot_be_had_is_refused(package: Any, version: str, words: str) -> None:
+    with pytest.raises(server.RedisError, match=words):
+        packages.compare([package], version, by_text)
 
 
 def test_a_primary_lacks_the_replicas_that_do_not_follow() -> None:

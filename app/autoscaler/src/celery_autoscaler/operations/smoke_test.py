@@ -6,7 +6,6 @@ task is ``celery.accumulate``, which every Celery app has and which only returns
 nothing is asked of the user's project.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -14,6 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+import click
 from celery import Celery
 from celery.app.utils import find_app
 from celery.result import AsyncResult
@@ -117,27 +117,22 @@ def smoke_test(
     }
 
 
-def main() -> int:
-    """Run the test and print its report; exit 1 if a task or a worker is missing."""
-    parser = argparse.ArgumentParser(
-        prog="celery_autoscaler.operations.smoke_test", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("-A", "--app", required=True, help="the Celery app, as for `celery -A`")
-    parser.add_argument("--queue", action="append", required=True, help="a queue to send to; may be repeated")
-    parser.add_argument("--workers", type=int, required=True, help="how many workers should answer")
-    parser.add_argument("--at-least", action="store_true", help="more may answer, for their number changes")
-    parser.add_argument("--timeout", type=float, default=30.0, help="seconds for everything (default: 30)")
-    options = parser.parse_args()
-    report = smoke_test(
-        find_app(options.app), options.queue, options.workers, options.at_least, options.timeout
-    )
+@click.command()
+@click.option("-A", "--app", "name", required=True, help="The Celery app, as for `celery -A`.")
+@click.option("--queue", "queues", multiple=True, required=True, help="A queue to send to; may be repeated.")
+@click.option("--workers", type=int, required=True, help="How many workers should answer.")
+@click.option("--at-least", is_flag=True, help="More may answer, for their number changes.")
+@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for everything.")
+def main(name: str, queues: tuple[str, ...], workers: int, at_least: bool, timeout: float) -> None:
+    """Send tasks until every worker has executed one; exit 1 if a task or a worker is missing."""
+    report = smoke_test(find_app(name), list(queues), workers, at_least, timeout)
     json.dump(report, sys.stdout)
     whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
     consumers = {worker for queue in report["queues"].values() for worker in queue["workers"]}
-    enough = len(consumers) >= options.workers if options.at_least else len(consumers) == options.workers
+    enough = len(consumers) >= workers if at_least else len(consumers) == workers
     shared = bool(report["workers"]) and all(report["workers"].values())
-    return 0 if whole and enough and shared else 1
+    sys.exit(0 if whole and enough and shared else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ansible.module_utils.basic import AnsibleModule
 
 
-class DiscreetModule(AnsibleModule):  # type: ignore[misc]  # AnsibleModule has no types
+class QuietModule(AnsibleModule):  # type: ignore[misc]  # AnsibleModule has no types
     """A module that writes no arguments into the host's log.
 
     Ansible does not find a text of several lines among them, and cuts what looks like user:password@host
