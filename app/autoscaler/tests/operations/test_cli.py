@@ -519,7 +519,8 @@ def test_what_was_measured_is_compared_with_the_settings(
     shown = invoke(app, "check").output
 
     assert "default: its tasks take 900 s in the mean, longer than drain_timeout=600" in shown
-    assert "worker_proc_alive_timeout=4.0 is shorter than the 12 s that a start takes" in shown
+    # A child is a fork of the worker that has imported the app: its start is not the worker's.
+    assert "worker_proc_alive_timeout" not in shown
     assert "default: a start takes 12 s: with min_workers=0 the target wait of 10 s cannot be met" in shown
 
 

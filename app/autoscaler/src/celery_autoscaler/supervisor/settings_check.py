@@ -7,7 +7,6 @@ from typing import Any
 
 from celery import Celery
 
-from celery_autoscaler.protocol.app_settings import overruled
 from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.orphans import orphans
 from celery_autoscaler.protocol.text import as_text
@@ -52,7 +51,7 @@ def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
         *check_supervisors(broker),
     ]
     for group in settings.groups.values():
-        found += check_experience(app, group, broker)
+        found += check_experience(group, broker)
     return errors_first(found)
 
 
@@ -99,8 +98,6 @@ def check_app(app: Celery) -> Iterator[Finding]:
             f"visibility_timeout={seconds}: the workers of this fleet need none; in plain workers beside "
             "them, tasks that run or wait for longer run twice",
         )
-    for line in overruled(conf):
-        yield Finding(False, line)
     if os.environ.get("REMAP_SIGTERM"):
         yield Finding(
             True, f"REMAP_SIGTERM={os.environ['REMAP_SIGTERM']}: stopping a worker interrupts its tasks"
@@ -136,7 +133,7 @@ def check_group(app: Celery, group: Group) -> Iterator[Finding]:
         )
 
 
-def check_experience(app: Celery, group: Group, broker: Broker) -> Iterator[Finding]:
+def check_experience(group: Group, broker: Broker) -> Iterator[Finding]:
     """Compare the settings of a group with what its workers were seen to do."""
     seen = fleet_status(broker).groups.get(group.name)
     if seen is None:
@@ -153,12 +150,6 @@ def check_experience(app: Celery, group: Group, broker: Broker) -> Iterator[Find
             False,
             f"{group.name}: a start takes {startup:.0f} s: with min_workers=0 the target wait of "
             f"{group.promise:g} s cannot be met",
-        )
-    if startup > app.conf.worker_proc_alive_timeout:
-        yield Finding(
-            False,
-            f"{group.name}: worker_proc_alive_timeout={app.conf.worker_proc_alive_timeout} is shorter than "
-            f"the {startup:.0f} s that a start takes: children are killed while they start",
         )
 
 
