@@ -33,7 +33,7 @@ def draw(rows: Sequence[Mapping[str, Any]], promise: float) -> str:
 
     Args:
         rows: One a second: `second`, `messages`, `ready`, `starting`, `draining`, `wait`, `estimate`.
-        promise: Seconds within which tasks were promised to start.
+        promise: The target wait, in seconds.
     """
     spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -92,8 +92,8 @@ def workers() -> dict[str, Any]:
 
 
 def wait(promise: float) -> list[dict[str, Any]]:
-    """Return the wait as it was and as the supervisor estimated it, and what was promised."""
-    names = ["as it was", "as estimated", "promised"]
+    """Return the wait as it was and as the supervisor estimated it, and the target wait."""
+    names = ["as it was", "as estimated", "target"]
     colour = {"type": "nominal", "title": None, "scale": {"domain": names, "range": [BLUE, ORANGE, RED]}}
     return [
         {

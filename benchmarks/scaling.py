@@ -54,7 +54,7 @@ IDLE = 3.0
 PERIOD, THRESHOLD = 30.0, 10
 POLLING_ROUNDS = 5
 
-# Cost: queues, with so many lists each; workers; groups that share them. The first is measured for longer.
+# Cost: queues; lists of each; workers; groups that share them. The first is measured for longer.
 STEPS = list(range(10))
 SIZES = ((50, 20, 5), (10, 20, 5), (1, 20, 1), (50, 5, 5), (50, 1, 1), (50, 20, 50))
 COST_SECONDS, GROWTH_SECONDS, SETTLE = 60.0, 20.0, 15.0
@@ -287,7 +287,7 @@ class Cost:
 
 
 def cost(url: str, size: tuple[int, int, int], seconds: float) -> Cost:
-    """Measure a supervisor of so many queues and of real, idle workers that it has started itself."""
+    """Measure a supervisor with queues and with real, idle workers that it has started itself."""
     queues, workers, groups = size
     redis: Any = Redis.from_url(url, decode_responses=True)
     redis.flushall()

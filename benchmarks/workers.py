@@ -113,7 +113,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def fill(redis: Redis, broker: str, task: str, count: int) -> None:
-    """Put so many messages of a task into the queue: one as Celery sends it, the others with other ids."""
+    """Put messages of a task into the queue: one as Celery sends it, the others with other ids."""
     redis.flushall()
     task_id = str(Celery(broker=broker).send_task(task).id)
     message: Any = redis.lindex("celery", 0)

@@ -73,9 +73,7 @@ RULES = {
     "PROJECT": Rule(
         is_project, "a folder below app/ of this checkout, with a requirements.txt that has hashes"
     ),
-    "CELERY_APP": pattern(
-        r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)*", "what stands behind `celery -A`, such as tasks"
-    ),
+    "CELERY_APP": pattern(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)*", "an app as in `celery -A`, such as tasks"),
     "MIGRATE_COMMAND": ANYTHING,
     "LOG_FORMAT": pattern("plain|json", "plain or json"),
     "MIN_WORKERS": number(0, 10_000),

@@ -18,7 +18,7 @@ from support.role_files import CHECKOUT, load_shared
 source = load_shared("celery_source")
 
 SECRET = b"planted-0d9f"
-# What stands beside the code of a project on a desk.
+# The files beside the code of a project on a desk.
 PLANTED = (
     ".env", ".env.local", ".envrc", ".git/config", ".git/objects/ab/cdef", ".secrets/password", ".netrc",
     ".pypirc", ".ssh/id_ed25519", ".aws/credentials", "id_rsa", "server.key", "vault.yml", "db.sqlite3",

@@ -64,7 +64,7 @@ def refusal(output: str, scratch: str, place: str) -> str:
             reasons[-1] = f"{Path(found[2]).name}: {text}: {reasons[-1]}"
     general = re.search("contains errors|could not load", fatal)
     told = "; ".join(reasons) if reasons and (general or not fatal) else fatal
-    return (told or "it ended without a word").replace(scratch, place)[:500]
+    return (told or "it ended without any output").replace(scratch, place)[:500]
 
 
 def line_of(path: Path, number: int) -> str:

@@ -57,7 +57,7 @@ def refusal(output: str) -> str:
             return f"this Redis knows no setting {name}" if unknown else f"{name}: {reason}"
     telling = [line for line in lines if re.search("(?i)error|fatal|fail|can't|invalid", line)]
     # The last one: warnings about the host come first.
-    return [*reversed(telling), *lines[-1:], "it ended without a word"][0][:300]
+    return [*reversed(telling), *lines[-1:], "it ended without any output"][0][:300]
 
 
 def answers(server: Server) -> bool:

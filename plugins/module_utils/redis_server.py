@@ -125,7 +125,7 @@ class Server(NamedTuple):
             timeout=self.timeout,
             check=False,
         )
-        # redis-cli goes on after a refused login, as whoever needs none.
+        # redis-cli goes on after a refused login, as if none were needed.
         if done.returncode != 0 or "AUTH failed" in done.stderr:
             raise RedisError(f"redis-cli: {(done.stderr or done.stdout).strip()}")
         return done.stdout

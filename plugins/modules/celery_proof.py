@@ -29,7 +29,7 @@ options:
     type: path
     required: true
   app:
-    description: What stands behind C(celery -A).
+    description: The app, as in C(celery -A).
     type: str
     required: true
   environment:

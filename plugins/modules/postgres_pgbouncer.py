@@ -190,7 +190,7 @@ class PgBouncer:
             if time.monotonic() > deadline:
                 raise PostgresError(f"a scratch PgBouncer is not ready after {READY_WITHIN:g} s")
             time.sleep(0.05)
-        if why := complaint(printed) or ("it ended without a word" if ended else ""):
+        if why := complaint(printed) or ("it ended without any output" if ended else ""):
             raise PostgresError(
                 f"PgBouncer refuses these settings: {why.replace(str(log.parent), self.folder)}"
             )

@@ -106,7 +106,7 @@ role: {description: Whether a server is a C(master) or a C(slave)., type: str, r
 PROBE = "role-probe:"
 # For the moment in which a scratch server is asked.
 ANYBODY = "user default on nopass ~* &* +@all\n"
-# Who follows whom and logs in how is decided by a failover, by the users and by `secret_settings`.
+# A failover, the users and `secret_settings` decide which server follows which, and how it logs in.
 DECIDED_ELSEWHERE = {"masterauth", "masteruser", "replicaof", "requirepass", "slaveof", "tls-key-file-pass"}
 PORTS = ("port", "tls-port")
 

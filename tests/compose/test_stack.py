@@ -168,7 +168,7 @@ def test_an_edited_task_is_used_and_running_ones_are_not_lost(stack: Stack) -> N
 
 def test_an_edit_that_does_not_import_leaves_the_workers_as_they_are(stack: Stack) -> None:
     edit(stack.project / SOURCE, "import annotations\n", "import annotations\n\nnonsense = \n")
-    stack.says("worker", "Workers go on with the sources of before", REPLACED_WITHIN)
+    stack.says("worker", "The workers keep the previous sources", REPLACED_WITHIN)
     assert stack.result(*stack.send("tasks.default.echo", 2)) == ["edited", 2]
     edit(stack.project / SOURCE, "\nnonsense = \n", "")
 

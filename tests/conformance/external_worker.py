@@ -27,7 +27,7 @@ from celery.utils.nodenames import anon_nodename
 
 READY_WITHIN = 300.0  # seconds; a busy machine imports slowly
 STOP_WITHIN = 30.0  # seconds
-# What stands among the outcomes if the suite's worker has ended.
+# The entry of the outcomes if the suite's worker has ended.
 ENDED = "no message ends the worker"
 # From the best to the worst: a test is as good as the worst of its phases and its subtests.
 SEVERITY = ("passed", "xfailed", "skipped", "xpassed", "failed")

@@ -33,7 +33,7 @@ TOP = Path(__file__).resolve().parents[2]
 HERE = TOP / "tests/conformance"
 CACHE = TOP / ".cache/conformance"
 MODULES = {"plain": "celery", "ours": "celery_autoscaler.launch"}
-# Tests that differ run so many times more.
+# How many times more a test runs that differs.
 RERUNS = 2
 # Files of tests that run beside all others.
 LONGEST = ("test_canvas", "test_tasks")

@@ -25,7 +25,7 @@ from histories.shrink import shrink
 def main(arguments: list[str]) -> int:
     """Play until the time is over or a promise is broken."""
     given = parse(arguments)
-    # Whoever ends this ends the workers as well.
+    # Ending this ends the workers as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
@@ -110,7 +110,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--shrink", type=int, default=12, help="how often a failed script is played again, smaller"
     )
-    parser.add_argument("--failures", type=int, default=1, help="end after so many failed histories")
+    parser.add_argument("--failures", type=int, default=1, help="end after this number of failed histories")
     parser.add_argument("--keep", help="folder for what failed; by default a new one")
     return parser.parse_args(arguments)
 

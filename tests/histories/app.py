@@ -152,7 +152,7 @@ def stored(task: Any, *_: Any) -> str:
 
 @declared(max_retries=10)
 def retried(task: Any, times: int, countdown: float) -> None:
-    """Try so many times again."""
+    """Try a number of times again."""
     with recorded(task):
         if task.request.retries < times:
             raise task.retry(countdown=countdown)
@@ -160,7 +160,7 @@ def retried(task: Any, times: int, countdown: float) -> None:
 
 @declared(autoretry_for=(ValueError,), max_retries=10, retry_backoff=False, default_retry_delay=0)
 def autoretried(task: Any, times: int) -> None:
-    """Fail so many times."""
+    """Fail a number of times."""
     name, attempt = str(task.request.id), int(task.request.retries)
     record("begun", name, attempt)
     failing = attempt < times
@@ -171,7 +171,7 @@ def autoretried(task: Any, times: int) -> None:
 
 @declared()
 def requeued(task: Any, times: int) -> None:
-    """Go back to the queue so many times."""
+    """Go back to the queue a number of times."""
     with recorded(task):
         if int(recorder.hincrby("requeued", task.request.id)) <= times:
             raise Reject("not yet", requeue=True)

@@ -195,7 +195,7 @@ class Check:
     def sources(self, sent: Sent, attempt: int) -> int:
         """Return how often the message of an attempt may have been sent: once by each run that sends it.
 
-        And once more where the broker did not answer: whoever sends tries again what it may have heard.
+        And once more where the broker did not answer: the sender tries again what it may have heard.
         """
         if attempt:
             senders = [begun for begun in self.begins[sent.id] if begun.attempt == attempt - 1]

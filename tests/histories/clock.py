@@ -32,7 +32,7 @@ class Clock:
         path.write_bytes(struct.pack("d", 0.0))
 
     def jump(self, seconds: float) -> None:
-        """Be so many seconds ahead of the right time, or behind it."""
+        """Be a number of seconds ahead of the right time, or behind it."""
         with self._path.open("r+b") as file:
             file.write(struct.pack("d", seconds))
 

@@ -93,7 +93,7 @@ class Stopwatch:
 
 
 def wait_until_ready(stage: Stage) -> None:
-    """Wait until the workers consume, but not for ever: one that does not is found later."""
+    """Wait until the workers consume, but not forever: one that does not is found later."""
     deadline = time.monotonic() + READY_WITHIN
     while time.monotonic() < deadline:
         with stage.lock:

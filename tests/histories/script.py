@@ -86,7 +86,7 @@ class Script:
     supervisors: int = 0
     prefetch: int = 1
     tasks_per_child: int = 0
-    """After so many tasks a child is replaced by another one; 0: never."""
+    """Tasks after which a child is replaced by another one; 0: never."""
     own_consumer: bool = False
     steps: tuple[Step, ...] = ()
 

@@ -8,7 +8,7 @@ from histories.script import Script
 
 
 def shrink(script: Script, fails: Callable[[Script], bool], runs: int) -> Script:
-    """Return a shorter script that fails too, after so many runs at most (delta debugging).
+    """Return a shorter script that fails too, after a limited number of runs (delta debugging).
 
     `fails` may fail to see a failure that depends on chance: then steps are kept that could go.
     """

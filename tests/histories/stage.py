@@ -24,9 +24,9 @@ from histories.servers import Servers, client_of
 LOOK = 0.1
 # Seconds by which a look comes late when the machine runs nobody else either.
 STALL = 1.0
-# Seconds after which whoever was asked to end is killed.
+# Seconds after which a process that was asked to end is killed.
 STOP_WITHIN = 60.0
-# Seconds after the end of a lease within which the messages are back, on a busy machine; promised are 2.
+# Seconds after the end of a lease within which the messages are back, on a busy machine; the guarantee is 2.
 RESCUED = 12.0
 # Seconds from a worker's start after which it can be expected to rescue others.
 SETTLED_IN = LEASE + 8.0
@@ -237,7 +237,7 @@ class Stage:
             self._look_at_processes()
 
     def end(self) -> None:
-        """End whoever is still there."""
+        """End the processes that are still there."""
         self.closing = True
         self._ended.set()
         if self._watch.ident is not None:

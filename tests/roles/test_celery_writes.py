@@ -199,7 +199,7 @@ def test_settings_by_which_tasks_can_be_lost_are_the_answer(tmp_path: Path) -> N
     assert prove(tmp_path, SAFE, {}) == (0, "", [])
     assert prove(tmp_path, "", {"plain": True}) == (0, "", [])
     [queue, *_] = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})[2]
-    assert queue == "queue celery of the app belongs to no group: its tasks wait for ever"
+    assert queue == "queue celery of the app belongs to no group: its tasks wait forever"
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no settings')", "raise ValueError('no settings')"])

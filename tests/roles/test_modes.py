@@ -43,7 +43,7 @@ MODULES_WITH_MODES = {
     "modules/celery_proof.py": "on the controller, in a scratch folder",
     "modules/celery_release.py": "sets its umask",
     "modules/celery_run.py": "gives each file its mode",
-    "module_utils/celery_source.py": "on the controller, for whoever plays",
+    "module_utils/celery_source.py": "on the controller, for the user that plays",
     "modules/checked_files.py": "gives each file its owner, group and mode",
     "modules/certificate.py": "on the controller; gives keys their mode when it makes them",
     "modules/postgres_pgbouncer.py": "a scratch folder that it gives to the user of PgBouncer",
@@ -61,7 +61,7 @@ def lacks(task: Task) -> list[str]:
     arguments = task.arguments
     if arguments.get("state") in {"absent", "link"}:
         return []
-    # On the controller the files belong to whoever plays.
+    # On the controller the files belong to the user that plays.
     wanted = ["mode"] if task.file.startswith("playbooks/containers/") else ["owner", "group", "mode"]
     missing = [name for name in wanted if name not in arguments]
     if "mode" not in missing and not is_exact(arguments["mode"]):

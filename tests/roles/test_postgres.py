@@ -181,7 +181,7 @@ def test_the_file_of_the_role_is_read_last() -> None:
             'could not access file "nosuch": No such file',
         ),
         ('FATAL:  "/scratch/pg_hba.conf" is odd\n', '"/etc/postgresql/17/main/pg_hba.conf" is odd'),
-        ("", "it ended without a word"),
+        ("", "it ended without any output"),
     ],
 )
 def test_why_a_server_does_not_start_is_one_line(printed: str, line: str) -> None:

@@ -505,7 +505,7 @@ def test_memory_is_not_promised_twice(redis_share: int, postgres_share: int, sai
 
 
 def sentinels(master: str, *primaries: str) -> dict[str, dict[str, Any]]:
-    """So many hosts with a sentinel each, by name."""
+    """A number of hosts with a sentinel each, by name."""
     return {
         f"{master}{number}": {
             "redis_sentinel": True,
@@ -745,7 +745,7 @@ def test_only_modules_that_come_from_a_file_are_in_the_way() -> None:
             "7:M 27 Nov 2026 10:00:00.000 # Module Configuration detected without loadmodule directive\n",
             "this Redis knows no setting hz-typo",
         ),
-        ("", "it ended without a word"),
+        ("", "it ended without any output"),
     ],
 )
 def test_the_line_that_says_why_redis_does_not_start_is_found(output: str, reason: str) -> None:

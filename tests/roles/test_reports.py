@@ -53,14 +53,14 @@ class Stats(NamedTuple):
 
 def test_status_begins_with_the_hosts_that_do_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     plugin = load("fleet_status")
-    fleet = {"verdict": "keeping up", "why": "no task waits for a worker"}
+    fleet = {"verdict": "keeping up", "why": "no tasks waiting"}
 
     plugin.CallbackModule().v2_playbook_on_stats(
         Stats({"_run": {"fleet_status": {"hosts": {}, "expected": ["web1"], "fleet": fleet}}})
     )
 
     lines = capsys.readouterr().out.split("\n")
-    assert lines[:3] == ["", "web1 does not answer", "KEEPING UP  no task waits for a worker"]
+    assert lines[:3] == ["", "web1 does not answer", "KEEPING UP  no tasks waiting"]
     assert not any("No warnings" in line for line in lines)
 
 

@@ -24,7 +24,7 @@ def beside(run: Callable[[threading.Event], object]) -> Iterator[None]:
 
 @contextmanager
 def sampling(look: Callable[[], object], pause: float = 0.1) -> Iterator[None]:
-    """Look again and again until the block ends, with a pause of so many seconds before each."""
+    """Look again and again until the block ends, with a pause of a number of seconds before each."""
 
     def run(ended: threading.Event) -> None:
         while not ended.wait(pause):
@@ -36,7 +36,7 @@ def sampling(look: Callable[[], object], pause: float = 0.1) -> Iterator[None]:
 
 @contextmanager
 def repeating(act: Callable[[], object], rate: float) -> Iterator[None]:
-    """Do something so many times a second until the block ends; what is late is made up for."""
+    """Do something a number of times a second until the block ends; what is late is made up for."""
 
     def run(ended: threading.Event) -> None:
         begin, times = time.monotonic(), 0

@@ -23,7 +23,7 @@ PHASES = (Phase.explicit, Phase.generate)
 
 
 def fuzz(check: Callable[[Any], None], strategy: st.SearchStrategy[Any], examples: int) -> int:
-    """Check examples of a strategy: so many that are always the same, or as FUZZ_SECONDS says.
+    """Check examples of a strategy: a number that are always the same, or as FUZZ_SECONDS says.
 
     Args:
         check: Raises what is wrong with one example.
@@ -57,7 +57,7 @@ def keep(name: str, example: Any) -> Path:
 
 
 def run(check: Callable[[Any], None], strategy: st.SearchStrategy[Any], examples: int, number: int) -> None:
-    """Check so many examples of one seed."""
+    """Check a number of examples of one seed."""
     random.seed(number)
 
     @seed(number)

@@ -105,7 +105,7 @@ def fields(document: dict[str, Any]) -> st.SearchStrategy[tuple[tuple[bytes, byt
 def records(*sources: bytes) -> st.SearchStrategy[tuple[tuple[bytes, bytes], ...]]:
     """Return a strategy for the record of a dead worker: tokens, lists and messages that are odd.
 
-    `sources` are names of lists, with what stands behind them in a record, beside the odd ones.
+    `sources` are names of lists, with what follows them in a record, beside the odd ones.
     """
     counted = mutated(
         st.builds(lambda: envelope("single.absorb", "odd", 2, [])).map(

@@ -1,7 +1,7 @@
 """Strategies for what nobody meant to send: odd values, and documents that are odd in a few places.
 
 A document is a valid one first; then some places of it get a value of another type, vanish, change places,
-are nested deep or repeated. So most of what comes out passes the first checks of whoever reads it.
+are nested deep or repeated. So most of what comes out passes the first checks of its readers.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def copied(document: Any) -> Any:
 
 
 def at(document: Any, path: Sequence[Any]) -> Any:
-    """Return what stands at a place."""
+    """Return the value at a place."""
     for key in path:
         document = document[key]
     return document

@@ -208,7 +208,7 @@ def overloading(chance: random.Random) -> list[Task]:
 
 
 def knee(bears: int, exponent: float) -> Callable[[int], float]:
-    """Return the speed of tasks behind which a service bears so many at a time.
+    """Return the speed of tasks behind a service of limited capacity.
 
     With an exponent of one, more of them finish no more; with a greater one, fewer.
     """

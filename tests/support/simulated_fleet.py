@@ -116,7 +116,7 @@ class Trace:
         return self.worker_seconds / 3600
 
     def wait(self, part: float) -> float:
-        """Return the wait that so great a part of the tasks stays below; infinite if so many never began."""
+        """Return the wait that a part of the tasks stays below; infinite if that part never began."""
         ordered = sorted(self.waits)
         place = int(part * (len(ordered) + self.unfinished))
         if place >= len(ordered):
@@ -167,7 +167,7 @@ class SimulatedGroup:
             tasks: In the order of time.
             startup: Seconds of a start.
             workers: Those that are there at the beginning; the group's minimum if not given.
-            speed: The part of its full speed at which each task goes on while so many run.
+            speed: The part of its full speed at which each task goes on while a number of them run.
             starts: Workers that the hosts start at a time.
         """
         self.group, self.law, self.startup, self.speed, self.starts = group, law, startup, speed, starts
@@ -264,7 +264,7 @@ class SimulatedGroup:
         self.workers[self._number] = SimulatedWorker(host, at, at + self.startup)
 
     def keep(self, count: int) -> int:
-        """Let draining workers go on; return how many of so many are still missing."""
+        """Let draining workers go on; return how many are still missing."""
         for number, worker in self.workers.items():
             if count > 0 and worker.draining:
                 worker.draining = False
@@ -273,7 +273,7 @@ class SimulatedGroup:
         return count
 
     def drain(self, count: int) -> None:
-        """Let so many workers take nothing more, those that run least first."""
+        """Let a number of workers take nothing more, those that run least first."""
         counted = [n for n, worker in self.workers.items() if not worker.draining]
         for number in sorted(counted, key=lambda n: self.workers[n].running)[: max(0, count)]:
             self.workers[number].draining = True
@@ -369,7 +369,7 @@ class Simulation:
                 group.start(0.0, hosts[number % len(hosts)].name if hosts else HOST)
 
     def run(self, until: float) -> list[Trace]:
-        """Run for so many seconds; return what happened to each group."""
+        """Run for a number of seconds; return what happened to each group."""
         for number in range(round(until / self.tick)):
             now = number * self.tick
             for group in self.groups:
@@ -457,7 +457,7 @@ def repeatable(seed: int) -> random.Random:
 
 
 def even(rate: float, seconds: float, begin: float = 0.0) -> list[float]:
-    """Return the times of so many arrivals a second, evenly spread."""
+    """Return the times of a number of arrivals a second, evenly spread."""
     return [begin + number / rate for number in range(round(rate * seconds))]
 
 

@@ -1,4 +1,4 @@
-"""`python -m tasks.migrate` brings any database to the same schema, whoever else does so."""
+"""`python -m tasks.migrate` brings any database to the same schema, also several at once."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Project:
     listing: str
 
     def send(self, trace: str, number: int, seconds: float = 0.0) -> list[str]:
-        """Send so many tasks; return their ids."""
+        """Send a number of tasks; return their ids."""
         command = f"celery-app python -c %s {self.name} {self.task} {number} {trace} {seconds}"
         return str(self.host.check_output(command, SEND)).split()
 

@@ -94,7 +94,7 @@ class Client:
         self._thread.join()
 
     def has_confirmed(self, least: int) -> bool:
-        """Whether at least so many rows are on a standby as well."""
+        """Whether at least that number of rows is on a standby as well."""
         return len(self.confirmed) >= least
 
     def _run(self) -> None:

@@ -106,7 +106,7 @@ def test_workers_go_on_while_their_supervisor_is_replaced(
             change(host)
             wait_for(partial(has_another, host, supervisors[name]), "no new supervisor")
             for instance in before[name]:
-                host.wait_for_words(f"{instance} was there before: adopted", since)
+                host.wait_for_words(f"{instance} adopted: it was running before", since)
         assert processes(hosts) == before
 
     assert all_once(trace, ids)
@@ -138,7 +138,7 @@ def test_a_changed_setting_reaches_the_running_supervisor(
     printed = Scenario("scaling").play("--limit=worker1", celery_autoscaler_queue_threshold=200)
 
     assert "celery-autoscaler.service outdated" in printed
-    host.wait_for_words("Settings read again: general", since)
+    host.wait_for_words("Settings reloaded: general", since)
     assert (host.supervisor(), host.workers()) == (supervisor, workers)
     Scenario("scaling").play("--limit=worker1")
 
@@ -171,7 +171,7 @@ def test_switched_off_and_on_again_the_workers_that_fit_go_on(
 
         assert processes(hosts) == kept
         for host in hosts.values():
-            host.wait_for_words("general-1 was there before: adopted", since)
+            host.wait_for_words("general-1 adopted: it was running before", since)
             assert host.property("celery-worker@general-1.service", "UnitFileState") == "disabled"
 
     assert all_once(trace, ids)

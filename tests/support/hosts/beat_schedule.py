@@ -28,9 +28,9 @@ def stored_entry(name: str) -> Any:
 
 
 def wait_for_messages(key: str, count: int, within: float = 60.0) -> list[float]:
-    """Wait until so many messages are in a Redis list; return the seconds from each to the next.
+    """Wait until a number of messages are in a Redis list; return the seconds from each to the next.
 
-    A message does not say when it was sent, but when it expires, so many seconds later.
+    A message does not say when it was sent, but when it expires, a fixed time later.
     """
     wait_for(lambda: redis().llen(key) >= count, f"fewer than {count} messages in {key!r}", within)
     times = [datetime.fromisoformat(message["expires"]).timestamp() for message in waiting()[key]]
@@ -89,7 +89,7 @@ class Scratch:
         redis().delete(self._key)
 
     def intervals(self, more: int = 0, within: float = 60.0) -> list[float]:
-        """Wait until so many more messages were sent; return the seconds from each to the next, of all."""
+        """Wait until more messages were sent; return the seconds from each to the next, of all."""
         return wait_for_messages(self._key, int(redis().llen(self._key)) + more, within)
 
 

@@ -118,17 +118,17 @@ def forget_messages() -> None:
 
 
 def started(trace: str, count: int = 0, within: float = WITHIN) -> list[str]:
-    """Wait until so many executions have begun; return the ids in the order of their begin."""
+    """Wait until a number of executions have begun; return the ids in the order of their begin."""
     return _traced(f"{trace}:started", count, within)
 
 
 def ended(trace: str, count: int = 0, within: float = WITHIN) -> list[str]:
-    """Wait until so many executions have ended; return the ids in the order of their end."""
+    """Wait until a number of executions have ended; return the ids in the order of their end."""
     return _traced(f"{trace}:ended", count, within)
 
 
 def executions(trace: str, count: int, within: float = WITHIN) -> dict[int, int]:
-    """Wait until so many executions have ended and no message is left that could cause another one.
+    """Wait until a number of executions have ended and no message is left that could cause another one.
 
     Returns:
         How many tasks began how often: `{1: 5000}`.

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 INSTANCE = "general-1"
 UNIT = f"celery-worker@{INSTANCE}.service"
-# Seconds within which a dead worker's messages are given back: three times what is promised.
+# Seconds within which a dead worker's messages are given back: three times what is guaranteed.
 RESCUED_WITHIN = 3 * (LEASE + 2.0)
 
 

@@ -144,7 +144,7 @@ class SupervisedHost:
     def _change_settings(self, command: str) -> None:
         since = time.time()
         self.host.check_output(f"{command} && systemctl reload {SUPERVISOR}")
-        self.wait_for_words("Settings read again", since)
+        self.wait_for_words("Settings reloaded", since)
 
     @contextmanager
     def slice_limit(self, name: str, value: str, unlimited: str) -> Iterator[None]:

@@ -37,7 +37,7 @@ LEASE = 5.0
 SHORT_LEASE = 2.5
 # Seconds without any progress after which what is missing is missing for good.
 NO_PROGRESS = 3 * LEASE
-# What stands between a queue and its priority step in the name of a list, as kombu has it.
+# The separator between a queue and its priority step in the name of a list, as kombu has it.
 SEPARATOR = "\x06\x16"
 
 
@@ -55,7 +55,7 @@ class Outcome:
 
     @classmethod
     def of(cls, ids: Collection[str], started: Counter[str], ended: Counter[str]) -> Self:
-        """Return what became of tasks that began and came to their end so many times."""
+        """Return what became of tasks that began and came to their end that number of times."""
         return cls(
             sent=len(ids),
             lost=[name for name in ids if not ended[name]],
@@ -98,7 +98,7 @@ class Tasks:
         self.counts.close()
 
     def send(self, number: int = 1, *arguments: Any, name: str = "count", **options: Any) -> list[str]:
-        """Send a task so many times; return the ids."""
+        """Send a task a number of times; return the ids."""
         with self.app.producer_pool.acquire(block=True) as producer:
             return [
                 str(

@@ -28,7 +28,7 @@ CONCURRENCY = 2
 def kill_workers(
     fleet: Fleet, *, kills: int, total: int, every: float = 1.0, seconds: float = 0.005, workers: int = 3
 ) -> Outcome:
-    """Kill one worker with all its processes every so many seconds, while tasks are sent; start another."""
+    """Kill one worker with all its processes at an interval, while tasks are sent; start another."""
     alive = deque(fleet.start_several(workers, concurrency=CONCURRENCY))
     with Load(fleet.tasks, total / (kills * every), seconds, total=total) as load:
         for _ in range(kills):

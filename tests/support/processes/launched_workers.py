@@ -90,7 +90,7 @@ def kill_worker(task):
 
 @app.task(bind=True, acks_late=True)
 def refuse(task, times):
-    """Go back to the queue so many times."""
+    """Go back to the queue a number of times."""
     begin(task)
     if int(counts.hget("started", task.request.id)) <= times:
         raise Reject("not yet", requeue=True)

@@ -59,7 +59,7 @@ def wait_for(probe: Callable[[], T | None], what: str | Callable[[], str], withi
     `what` says, or returns, what is wrong as long as there is none.
 
     Raises:
-        ServiceError: if none came within so many seconds.
+        ServiceError: if none came within that number of seconds.
     """
     deadline = time.monotonic() + within
     while (begin := time.monotonic()) < deadline:

@@ -1,4 +1,4 @@
-"""Servers and connections that die without a word, as behind a firewall or when a cable is pulled."""
+"""Servers and connections that die silently, as behind a firewall or when a cable is pulled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.processes.services import RedisServer
 
 
 class Wire:
-    """A way to the server on which connections can be cut without a word. New ones pass."""
+    """A way to the server on which connections can be cut silently. New ones pass."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = (server.host, server.port)

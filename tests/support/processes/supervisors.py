@@ -126,7 +126,7 @@ class SupervisedFleet:
         return sorted(name.rpartition(":")[0] for name, state in states.items() if state == "running")
 
     def wait_for_workers(self, count: int, within: float = WITHIN) -> list[str]:
-        """Return the workers that take messages once there are exactly so many, and no other lives."""
+        """Return the workers that take messages once there are exactly that number, and no other lives."""
         return wait_for(
             lambda: names if len(names := self.consuming()) == count and names == self.living() else None,
             f"there are not {count} workers",

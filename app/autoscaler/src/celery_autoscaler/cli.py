@@ -91,7 +91,7 @@ def say(text: object, *, err: bool = False) -> None:
 @click.option("-A", "--app", required=True, envvar="CELERY_APP", help="The Celery app, as for `celery -A`.")
 @click.pass_context
 def main(context: click.Context, app: str) -> None:
-    """Supervise the workers of a Celery app, and look after them."""
+    """Supervise and manage the workers of a Celery app."""
     try:
         context.obj = Context(find_app(app), app)
     except (ImportError, AttributeError) as error:
@@ -101,7 +101,7 @@ def main(context: click.Context, app: str) -> None:
 @click.group(cls=Commands)
 @click.pass_context
 def autoscaler(context: click.Context, /, **_: Any) -> None:
-    """Supervise the workers of the app, and look after them."""
+    """Supervise and manage the workers of the app."""
     name = context.find_root().params["app"]
     context.obj = Context(context.obj.app, name if isinstance(name, str) else context.obj.app.main)
 
@@ -110,24 +110,24 @@ def autoscaler(context: click.Context, /, **_: Any) -> None:
 
 
 @click.command()
-@click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
+@click.option("-c", "--config", default="", help="TOML file (default: $CELERY_AUTOSCALER_CONFIG).")
 @click.option(
     "-l",
     "--loglevel",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
     default="INFO",
-    help="Level of the log (default: INFO).",
+    help="Log level (default: INFO).",
 )
 @click.option(
     "--watch",
     "watched",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Replace the workers when files below this folder change; may be given several times.",
+    help="Replace the workers when files below this folder change. Repeatable.",
 )
 @click.pass_obj
 def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...]) -> None:
-    """Supervise the workers of this host until SIGTERM or SIGINT; SIGHUP reads the settings again."""
+    """Supervise the workers of this host until SIGTERM or SIGINT. SIGHUP reloads the settings."""
     try:
         as_json = logs.wants_json()
     except logs.LogFormatError as error:
@@ -149,7 +149,7 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
         try:
             supervisor.reload(settings.load(context.app, config))
         except settings.SettingsError as error:
-            logger.error("The settings stay as they were: %s", error.message)  # noqa: TRY400
+            logger.error("Settings not reloaded: %s", error.message)  # noqa: TRY400
 
     def tell() -> None:
         workers, state = len(supervisor.local), supervisor.status["state"]
@@ -167,11 +167,11 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
 
 
 @click.command("check")
-@click.option("-c", "--config", default="", help="TOML file; by default what CELERY_AUTOSCALER_CONFIG names.")
-@click.option("--json", "as_json", is_flag=True, help="Print it for other programs.")
+@click.option("-c", "--config", default="", help="TOML file (default: $CELERY_AUTOSCALER_CONFIG).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.pass_obj
 def check_settings(context: Context, config: str, as_json: bool) -> None:
-    """Look for settings that cost tasks or time; exit 1 if any can lose or double a task."""
+    """Find settings that cost tasks or time. Exit with 1 if one can lose or repeat a task."""
     found = checks.check(context.app, settings.load(context.app, config), context.broker)
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in found]))
@@ -184,11 +184,11 @@ def check_settings(context: Context, config: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("-w", "--watch", is_flag=True, help="Show it again every second.")
-@click.option("--json", "as_json", is_flag=True, help="Print it for other programs.")
+@click.option("-w", "--watch", is_flag=True, help="Refresh every second.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 @click.pass_obj
 def status(context: Context, watch: bool, as_json: bool) -> None:
-    """Show whether the workers keep up, and what each group, queue, host and worker does."""
+    """Show whether workers keep up, and each group, queue, host and worker."""
     if as_json:
         click.echo(json.dumps(fleet_status.fleet_status(context.broker).as_dict()))
         return
@@ -210,10 +210,10 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("group", required=False)
-@click.option("-n", "--number", type=click.IntRange(1), default=10, help="How many decisions (default: 10).")
+@click.option("-n", "--number", type=click.IntRange(1), default=10, help="Number of decisions (default: 10).")
 @click.pass_obj
 def explain(context: Context, group: str | None, number: int) -> None:
-    """Say in words what was decided last, for GROUP or for all, and why."""
+    """Show the last decisions for GROUP, or for all groups, and their reasons."""
     skipped: list[str] = []
     found = list(fleet_status.records(context.broker, number, group, skipped=skipped))
     if group is not None and not any(record.group == group for record in found):
@@ -224,9 +224,9 @@ def explain(context: Context, group: str | None, number: int) -> None:
     for record in reversed(found):
         console.print(terminal.record_view(record))
     if not found:
-        say("nothing was decided yet")
+        say("No decisions yet.")
     if skipped:
-        say(f"passed over, as they are no decisions: {listed(skipped)}", err=True)
+        say(f"ignored, not decisions: {listed(skipped)}", err=True)
 
 
 # --- What operators want -------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def explain(context: Context, group: str | None, number: int) -> None:
 @click.argument("group", required=False)
 @click.pass_obj
 def pause(context: Context, group: str | None) -> None:
-    """Start and stop no workers of GROUP, or of any; tasks of dead workers are still given back."""
+    """Stop starting and stopping workers of GROUP, or of all. Dead workers are still recovered."""
     say(actions.pause(context.broker, getpass.getuser(), group, context.app))
 
 
@@ -244,18 +244,18 @@ def pause(context: Context, group: str | None) -> None:
 @click.argument("group", required=False)
 @click.pass_obj
 def resume(context: Context, group: str | None) -> None:
-    """Take the pause of GROUP back, or every pause."""
+    """Resume GROUP, or every paused group."""
     say(actions.resume(context.broker, getpass.getuser(), group, context.app))
 
 
 @click.command()
 @click.argument("group")
-@click.option("--min", "minimum", type=BOUND, help="Workers of the fleet that always run.")
-@click.option("--max", "maximum", type=BOUND, help="Workers that the fleet never exceeds.")
-@click.option("--reset", is_flag=True, help="Back to the settings.")
+@click.option("--min", "minimum", type=BOUND, help="Workers of the whole fleet that always run.")
+@click.option("--max", "maximum", type=BOUND, help="Workers that the whole fleet never exceeds.")
+@click.option("--reset", is_flag=True, help="Return to the bounds of the settings.")
 @click.pass_obj
 def scale(context: Context, group: str, minimum: int | None, maximum: int | None, reset: bool) -> None:
-    """Change the bounds of GROUP until they are reset."""
+    """Change the bounds of GROUP until you reset them."""
     if reset:
         minimum = maximum = None
     by = getpass.getuser()
@@ -264,13 +264,13 @@ def scale(context: Context, group: str, minimum: int | None, maximum: int | None
 
 @click.command()
 @click.argument("target", metavar="WORKER|HOST")
-@click.option("--undo", is_flag=True, help="Let it take messages again; let the host run workers again.")
-@click.option("--wait", is_flag=True, help="Return when the last worker of the host has ended.")
+@click.option("--undo", is_flag=True, help="Cancel the drain.")
+@click.option("--wait", is_flag=True, help="Return when the last worker of the host has stopped.")
 @click.pass_obj
 def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
-    """Let WORKER take nothing new and finish what it holds; a supervisor then ends and replaces it.
+    """Drain WORKER: it fetches nothing new, finishes its tasks, stops, and is replaced if needed.
 
-    Of HOST all workers end, once those of other hosts suffice; it runs none until that is undone.
+    Drain HOST: its workers stop once other hosts run enough, and it runs none until you undo it.
     """
     broker = context.broker
     if "@" in target:
@@ -303,9 +303,9 @@ def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
 @click.argument("names", metavar="WORKER...", nargs=-1, required=True)
 @click.pass_obj
 def replace(context: Context, names: tuple[str, ...]) -> None:
-    """Start others in the place of each WORKER, one after the other, then let it finish what it holds.
+    """Replace each WORKER, one by one: a new worker consumes before the old one drains.
 
-    Exits with 3 where no supervisor is alive that could do it.
+    This is how workers move to another release. Exits with 3 if no supervisor is alive to do it.
     """
     try:
         rollout.replace_workers(context.broker, set(names), lambda line: say(line, err=True))
@@ -317,15 +317,19 @@ def replace(context: Context, names: tuple[str, ...]) -> None:
 @click.command("gate")
 @click.argument("release")
 @click.argument("host")
-@click.option("--ended", type=click.IntRange(0), default=0, help="Tasks that ended before the release.")
-@click.option("--failed", type=click.IntRange(0), default=0, help="Those of them that failed.")
-@click.option("--tolerance", type=click.FloatRange(0, 1), default=0.05, help="Allowed rise of that part.")
-@click.option("--seconds", type=click.FloatRange(0), default=10.0, help="For how long to watch.")
+@click.option(
+    "--ended", type=click.IntRange(0), default=0, help="Tasks that ended before the release, from `tally`."
+)
+@click.option("--failed", type=click.IntRange(0), default=0, help="Failed tasks among them.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0, 1), default=0.05, help="Allowed rise of the failure rate."
+)
+@click.option("--seconds", type=click.FloatRange(0), default=10.0, help="How long to watch.")
 @click.pass_obj
 def judge_release(
     context: Context, /, release: str, host: str, ended: int, failed: int, **options: float
 ) -> None:
-    """Watch RELEASE on HOST; exit 1 if a worker runs another one or more tasks fail than before."""
+    """Watch RELEASE on HOST. Exit with 1 if a worker runs another release, or more tasks fail than before."""
     verdict = release_gate.judge(
         context.broker, release, host, before=release_gate.Tally(ended, failed), **options
     )
@@ -337,7 +341,7 @@ def judge_release(
 @click.command()
 @click.pass_obj
 def tally(context: Context) -> None:
-    """Print how many tasks the living workers have ended, and how many of them failed, as JSON."""
+    """Print how many tasks the living workers ended, and how many failed, as JSON."""
     click.echo(json.dumps(vars(release_gate.tally(release_gate.workers(context.broker)))))
 
 
@@ -345,7 +349,7 @@ def tally(context: Context) -> None:
 @click.argument("worker", required=False)
 @click.pass_obj
 def recover(context: Context, worker: str | None) -> None:
-    """Give back the messages of WORKER, if it is dead; of all dead workers if none is named."""
+    """Give back the messages of WORKER if it is dead, or of all dead workers."""
     broker = context.broker
     # Not the names that others show: whatever bytes an id has, its messages are given back.
     ids = [as_name(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)]
@@ -366,9 +370,9 @@ def recover(context: Context, worker: str | None) -> None:
             dead += 1
             say(f"{worker_name(worker_id)}: {moved} messages given back")
         elif worker is not None:
-            say(f"{worker_name(worker_id)}: its lease lives, nothing is given back")
+            say(f"{worker_name(worker_id)}: its lease is valid, nothing given back")
     if worker is None and not dead:
-        say(f"no worker is dead; {len(ids)} have a lease")
+        say(f"no dead workers; {len(ids)} have a lease")
 
 
 # --- Dead letters --------------------------------------------------------------------------------------
@@ -376,7 +380,7 @@ def recover(context: Context, worker: str | None) -> None:
 
 @click.group("dead-letter")
 def dead_letter() -> None:
-    """Look at the messages that came back too often."""
+    """Manage messages that came back too often."""
 
 
 @dead_letter.command("list")
@@ -399,7 +403,7 @@ def list_letters(context: Context, queue: str | None) -> None:
 @click.argument("queue")
 @click.pass_obj
 def replay(context: Context, queue: str) -> None:
-    """Send the dead letters of QUEUE to their lists again."""
+    """Send the dead letters of QUEUE again."""
     say(actions.replay(context.broker, getpass.getuser(), queue, context.app))
 
 

@@ -1,6 +1,6 @@
 """Settings of the supervisor: the environment for one group, a TOML file for more.
 
-What stands here lives in the user's own virtual environment, so it asks for no validation library whose
+This module lives in the user's virtual environment, so it asks for no validation library whose
 version the user's project may have pinned.
 """
 
@@ -206,7 +206,7 @@ def read_group(name: str, table: Mapping[str, Any], path: str) -> Group:
 
 
 def refuse_shared_queues(groups: Iterable[Group], path: str) -> None:
-    """See to it that each queue belongs to one group: two would both start workers for the same tasks.
+    """Make sure that each queue belongs to one group: two would both start workers for the same tasks.
 
     Raises:
         SettingsError: One belongs to two.

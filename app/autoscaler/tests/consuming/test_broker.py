@@ -1,4 +1,4 @@
-"""What workers do when Redis is full, drops them, dies, or is gone without a word.
+"""What workers do when Redis is full, drops them, dies, or dies silently.
 
 It is full for as many seconds as the environment says: FULL_SECONDS.
 """

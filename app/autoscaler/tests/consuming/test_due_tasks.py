@@ -54,7 +54,7 @@ def test_all_workers_share_what_one_of_them_held(fleet: Fleet) -> None:
     assert len(runs) == 4
     # Alone it would run all of them, and take a second for five.
     assert runs["holder@here"] <= 30
-    # Each is taken by the holder, and by whoever runs it: nobody hands on what was due when it came.
+    # Each is taken by the holder, and by the worker that runs it: nobody hands on what was due when it came.
     assert times_received([holder, *others]) <= 2 * len(ids)
     assert fleet.tasks.left() == {}
 

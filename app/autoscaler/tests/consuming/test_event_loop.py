@@ -57,7 +57,7 @@ def test_a_worker_whose_loop_stands_still_says_so_and_ends(fleet: Fleet) -> None
     running = fleet.tasks.send(1, 8 * BRIEF)
     fleet.tasks.wait_until_started(running)
     deaf = fleet.tasks.send(1, name="deafen")
-    worker.wait_for_output("stands still")
+    worker.wait_for_output("has been stuck")
 
     wait_for(lambda: heartbeat(fleet, "stalled", "state") == "stalled", "its heartbeat does not say so")
     waiting = fleet.tasks.send(3)

@@ -1,4 +1,4 @@
-"""The checker of histories accepts what is promised and finds each way to break it; and a short run."""
+"""The checker of histories accepts what is guaranteed and finds each way to break it; and a short run."""
 
 from __future__ import annotations
 

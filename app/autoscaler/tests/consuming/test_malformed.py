@@ -1,4 +1,4 @@
-"""A message costs at most itself, whatever is wrong with it and whoever consumes it."""
+"""A message costs at most itself, whatever is wrong with it and whichever consumer takes it."""
 
 from __future__ import annotations
 

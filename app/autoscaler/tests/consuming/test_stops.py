@@ -116,7 +116,7 @@ def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) ->
     fleet.tasks.wait_until_started(running)
 
     fleet.tasks.redis.sadd("fleet:drain", "drained@here")
-    worker.wait_for_output("Draining: nothing new is taken")
+    worker.wait_for_output("Draining: fetching nothing new")
     waiting = fleet.tasks.send(3)
     fleet.tasks.wait_until_ended(running)
     state = wait_for(

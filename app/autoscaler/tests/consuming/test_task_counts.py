@@ -47,7 +47,7 @@ def samples(supervisor: Supervisor) -> dict[tuple[str, ...], float]:
 
 
 def wait_for_outcome(supervisor: Supervisor, count: int, kind: tuple[str, str], outcome: str) -> None:
-    """Tick until so many tasks are counted."""
+    """Tick until that number of tasks is counted."""
 
     def counted() -> bool:
         supervisor.tick()

@@ -1,4 +1,4 @@
-"""A message that kills whoever takes it is put aside after three redeliveries; the rest goes on."""
+"""A message that kills each worker that takes it is put aside after three redeliveries; the rest goes on."""
 
 from __future__ import annotations
 

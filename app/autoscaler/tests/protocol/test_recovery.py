@@ -37,7 +37,7 @@ def message(number: int) -> str:
 
 
 def record(client: Redis, number: int) -> list[str]:
-    """Record so many messages as the worker's; return their tokens."""
+    """Record a number of messages as the worker's; return their tokens."""
     records: dict[Any, Any] = {f"{token:012}.000": f"one\n{message(token)}" for token in range(number)}
     client.hset(KEYS.unacked(WORKER), mapping=records)
     client.zadd(KEYS.workers, {WORKER: 0})

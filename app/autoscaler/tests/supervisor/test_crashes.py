@@ -7,7 +7,7 @@ from celery_autoscaler.supervisor.policy.crashes import LONGEST_PAUSE, LOOP, WIT
 
 
 def pause_after(failures: int, apart: float = WITHIN) -> tuple[float, float]:
-    """Return the bounds within which the pause after so many failures in a row lies, of many tries."""
+    """Return the bounds within which the pause after a number of failures in a row lies, of many tries."""
     pauses = []
     for _ in range(30):
         backoff, now = Backoff(), 1000.0

@@ -41,7 +41,7 @@ class Queue:
         return self.steal(messages)
 
     def steal(self, messages: int) -> list[float]:
-        """Let somebody else take messages, whom no heartbeat tells of."""
+        """Let another consumer, without a heartbeat, take messages."""
         return [self.sent.popleft() for _ in range(min(messages, len(self.sent)))]
 
     def put_back(self, sent: list[float]) -> None:

@@ -70,7 +70,7 @@ class Fuzzed:
         assert not self.ended(), self.state()
 
     def go_on(self, ticks: int) -> None:
-        """Wait for so many ticks.
+        """Wait for a number of ticks.
 
         Raises:
             ServiceError: They do not come.

@@ -30,7 +30,7 @@ def law() -> GroupPolicy:
 
 
 def backlog(messages: int, seen: Seen = IDLE) -> Seen:
-    """Return what is seen when so many messages wait in one queue."""
+    """Return what is seen when a number of messages wait in one queue."""
     return replace(seen, backlog=messages, longest=messages)
 
 

@@ -41,7 +41,7 @@ def supervising(app: Celery) -> Context:
 
 
 def look(context: Context, after: float = 0.0) -> Seen:
-    """Return what a supervisor on its own sees, so many seconds from now."""
+    """Return what a single supervisor sees, that number of seconds from now."""
     seen = Observer(context.broker, [GROUP]).look()
     return replace(seen, time=seen.time + after, peers=[PeerSeen("here", 1.0, {})])
 

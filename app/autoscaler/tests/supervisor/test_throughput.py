@@ -1,4 +1,4 @@
-"""Whether more slots finish more tasks: seen behind a service that bears so many, and nowhere else."""
+"""Whether more slots finish more tasks: seen behind a service of limited capacity, and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 properties = settings(deadline=None, max_examples=50, derandomize=True)
 
 Seconds = Callable[[int, str], float]
-"""Seconds that a task of a kind takes while so many run."""
+"""Seconds that a task of a kind takes while a number of them run."""
 
 
 class Service:
@@ -32,7 +32,7 @@ class Service:
         """Seconds with fewer slots than were wanted."""
 
     def run(self, seconds: float, wanted: int, *, waiting: int = 100, lateness: float = 2.0) -> int:
-        """Let so many slots be wanted for a while; return how many there are in the end."""
+        """Let a number of slots be wanted for a while; return how many there are in the end."""
         slots = wanted
         for _ in range(round(seconds)):
             self.now += 1.0

@@ -73,33 +73,33 @@ def text(shown: FleetStatus) -> str:
 @pytest.mark.parametrize(
     ("group", "host", "word", "why"),
     [
-        ({}, {}, "keeping up", "no task waits for a worker"),
-        ({"ready": 0, "starting": 1}, {}, "keeping up", "no task waits for a worker"),
+        ({}, {}, "keeping up", "no tasks waiting"),
+        ({"ready": 0, "starting": 1}, {}, "keeping up", "no tasks waiting"),
         ({"ready": 0, "limit": "paused"}, {}, "paused", "web: nothing waits"),
-        ({"ready": 0}, {"state": "leaving"}, "no workers", "web: none of at least 1; here shall run none"),
+        ({"ready": 0}, {"state": "leaving"}, "no workers", "web: none of at least 1; drained: here"),
         (
             {"ready": 0, "minimum": 0, "waiting": 3}, {"state": "leaving"},
-            "no workers", "web: none of at least 0, 3 tasks waiting; here shall run none",
+            "no workers", "web: none of at least 0, 3 tasks waiting; drained: here",
         ),
-        ({"ready": 0, "minimum": 0}, {}, "keeping up", "no task waits for a worker"),
+        ({"ready": 0, "minimum": 0}, {}, "keeping up", "no tasks waiting"),
         (
             {"ready": 0, "starting": 1, "failed_starts": 4, "last_failure": "web-1 died"}, {},
             "no workers", "web: none of at least 1; 4 starts failed: web-1 died",
         ),
         (
             {"age": 30.0, "waiting": 2, "overdue": 2}, {}, "falling behind",
-            "the oldest task of web waits for 30 s, promised are 10 s; nothing waits; "
+            "the oldest task of web has waited 30 s, target wait 10 s; nothing waits; "
             "2 tasks whose ETA has come wait in workers",
         ),
         ({}, {"failures": {"t": 14}, "ended": {"t": 100}}, "failing", FAILS),
-        ({}, {"failures": {"t": 14}, "ended": {"t": 1000}}, "keeping up", "no task waits for a worker"),
-        ({}, {"failures": {"t": 4}, "ended": {"t": 4}}, "keeping up", "no task waits for a worker"),
+        ({}, {"failures": {"t": 14}, "ended": {"t": 1000}}, "keeping up", "no tasks waiting"),
+        ({}, {"failures": {"t": 4}, "ended": {"t": 4}}, "keeping up", "no tasks waiting"),
         ({}, {"failures": {"t": 2000}, "ended": {"t": 10**6}}, "failing", FAILS_MUCH),
         ({}, {"failures": {"t": 9}}, "failing", "9 executions of t failed in the last hour"),
         ({"queues": {"q": {"dead_letters": 4}}}, {}, "dead letters", "4 messages were put aside: queue q"),
         (
             {}, {"unreadable": {"worker": {"count": 1, "names": ["w@x:1: pid is no number"]}}},
-            "unreadable", "passed over in Redis: worker w@x:1: pid is no number",
+            "unreadable", "unreadable in Redis: worker w@x:1: pid is no number",
         ),
     ],
 )  # fmt: skip

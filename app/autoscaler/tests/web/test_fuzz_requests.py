@@ -105,7 +105,7 @@ def test_an_odd_request_costs_its_client_alone(fuzzed: Fuzzed) -> None:
     fuzz(fuzzed.check, st.lists(requests, min_size=BATCH, max_size=BATCH), BATCHES)
 
     assert process.memory_info().rss - before < GROWTH
-    # Whoever left is forgotten.
+    # A client that left is forgotten.
     wait_for(lambda: process.num_fds() < 60, lambda: f"{process.num_fds()} open files", PATIENCE)
     wait_for(lambda: process.num_threads() < 40, lambda: f"{process.num_threads()} threads", PATIENCE)
 

@@ -258,7 +258,7 @@ def test_figures_are_those_of_redis(supervise: Supervise, app: Celery, redis: Re
         "default-1@there", "ready", "proj.resize for 83 s", "7",
     ]  # fmt: skip
     # What is read aloud says the same.
-    expect(opened.page.get_by_role("img", name="default: 13 tasks wait, the oldest for")).to_have_count(1)
+    expect(opened.page.get_by_role("img", name="default: 13 tasks waiting, oldest")).to_have_count(1)
 
 
 def test_a_picture_costs_little(supervise: Supervise, redis: Redis, app: Celery) -> None:
@@ -460,8 +460,8 @@ def test_one_group_is_paused_and_its_bounds_are_changed(
     group.get_by_label("Minimum of slow").fill("12")
     group.get_by_role("button", name="Set", exact=True).click()
     expect(opened.page.locator("#said")).to_have_text("the minimum 12 is more than the maximum 9")
-    group.get_by_role("button", name="Back to its settings").click()
-    expect(opened.page.locator("#said")).to_have_text("slow: the bounds of its settings")
+    group.get_by_role("button", name="Reset to settings").click()
+    expect(opened.page.locator("#said")).to_have_text("slow: bounds reset to the settings")
     # Chromium reports a refusal as an error of the network.
     assert len(opened.complaints) == 1
     assert "400" in opened.complaints.pop()
@@ -476,10 +476,10 @@ def test_a_worker_is_drained_and_called_back(supervise: Supervise, redis: Redis,
     opened.agree("Drain")
     wait_for(lambda: redis.smembers("fleet:drain") == {"default-1@there"}, "it is not told to drain")
     neighbour(redis, {"state": "draining", "why": "an operator wants it drained"})
-    opened.page.get_by_role("button", name="Let take messages again: default-1@there").click()
+    opened.page.get_by_role("button", name="Cancel the drain of default-1@there").click()
 
     wait_for(lambda: not redis.exists("fleet:drain"), "it is not called back")
-    wait_for(lambda: "takes messages again, wanted by 127.0.0.1" in opened.decisions, "it is not listed")
+    wait_for(lambda: "drain cancelled, wanted by 127.0.0.1" in opened.decisions, "it is not listed")
 
 
 def test_dead_letters_are_sent_again_or_deleted_after_two_questions(
@@ -497,8 +497,8 @@ def test_dead_letters_are_sent_again_or_deleted_after_two_questions(
     opened.agree("Delete", "Delete for good")
     expect(mails).to_have_count(0)
     assert dead_letters.queues(connect(app)) == ["reports"]
-    opened.page.get_by_role("button", name="Send again", exact=True).click()
-    opened.agree("Send again")
+    opened.page.get_by_role("button", name="Retry", exact=True).click()
+    opened.agree("Retry")
 
     expect(opened.page.locator("#no-letters")).to_be_visible()
     assert redis.llen("reports") == 1
@@ -762,8 +762,8 @@ def made_up_hour(redis: Redis) -> None:
         redis.xadd("fleet:history", {"default": " ".join(map(str, figures))}, id=f"{at * 1000}-0")
     for peak in (42, 18):
         for ago, have, want, reason in (
-            (peak + 3.5, 1, 3, "52 tasks wait, the oldest for 1.6 s"),
-            (peak + 2, 3, 4, "130 tasks wait, the oldest for 3.9 s; the maximum is 4"),
-            (peak - 4, 4, 1, "for 60 s 1 would have sufficed: nothing waits, nothing runs"),
+            (peak + 3.5, 1, 3, "52 tasks waiting, oldest 1.6 s"),
+            (peak + 2, 3, 4, "130 tasks waiting, oldest 3.9 s. Limited by max_workers = 4"),
+            (peak - 4, 4, 1, "1 worker has been enough for 60 s. No tasks waiting, none running"),
         ):
             decision(redis, now - 60 * ago, have=have, want=want, here=want - have, reason=reason)

@@ -68,7 +68,7 @@ worker_deduplicate_successful_tasks = True
 # After a lost connection the broker gives the message to another worker: end our copy of the task.
 worker_cancel_long_running_tasks_on_connection_loss = True
 
-# Beat. Its lock outlives a beat that died by so many seconds, then another one takes over.
+# Beat. Seconds by which its lock outlives a dead beat; then another one takes over.
 beat_scheduler = "redbeat.RedBeatScheduler"
 beat_schedule = schedule.beat_schedule()
 beat_max_loop_interval = 5  # seconds; each loop renews the lock

@@ -12,7 +12,7 @@ from tasks.executions import traced
 
 @app.task(bind=True)
 def burn(self: RecordedTask, seconds: float, trace_key: str | None = None) -> int:
-    """Use so many seconds of this thread's CPU time; return how many rounds of hashing that was."""
+    """Use a number of seconds of this thread's CPU time; return how many rounds of hashing that was."""
     with traced(trace_key, self.request.id):
         end = time.thread_time() + seconds
         rounds = 0
@@ -25,5 +25,5 @@ def burn(self: RecordedTask, seconds: float, trace_key: str | None = None) -> in
 
 @app.task
 def digest(size: int) -> str:
-    """Return the SHA-256 of so many zero bytes, in hexadecimal; the whole is held in memory."""
+    """Return the SHA-256 of a number of zero bytes, in hexadecimal; the whole is held in memory."""
     return hashlib.sha256(bytes(size)).hexdigest()

@@ -16,7 +16,7 @@ BLOCK = 1 << 20  # bytes
 
 @app.task(bind=True)
 def wait(self: RecordedTask, seconds: float, trace_key: str | None = None) -> float:
-    """Sleep for so many seconds, as a task that waits for an answer does; return them."""
+    """Sleep for a number of seconds, as a task that waits for an answer does; return them."""
     with traced(trace_key, self.request.id):
         time.sleep(seconds)
         return seconds
@@ -24,7 +24,7 @@ def wait(self: RecordedTask, seconds: float, trace_key: str | None = None) -> fl
 
 @app.task
 def write_file(size: int) -> int:
-    """Write so many bytes to a temporary file, force them to the disk, remove it; return the size."""
+    """Write a number of bytes to a temporary file, force them to the disk, remove it; return the size."""
     with tempfile.TemporaryFile() as file:
         for start in range(0, size, BLOCK):
             file.write(bytes(min(BLOCK, size - start)))
@@ -35,7 +35,7 @@ def write_file(size: int) -> int:
 
 @app.task(acks_late=False, reject_on_worker_lost=False)
 def log_in_users(users: int, session_seconds: float = 3600.0) -> int:
-    """Write a login and a session for each of so many users; return how many.
+    """Write a login and a session for each of a number of users; return how many.
 
     Not idempotent, each run adds rows; so its message is acknowledged before the work.
     """

@@ -85,7 +85,7 @@ class DatabaseSettings(BaseSettings):
             "user": self.db_user,
             "password": self.db_password.get_secret_value(),
             "connect_timeout": 5,
-            # A server that is gone without a word holds a task for seconds, not for a quarter of an hour.
+            # A silently dead server holds a task for seconds, not for a quarter of an hour.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -111,7 +111,7 @@ class Settings(DatabaseSettings):
 
 @dataclass(frozen=True)
 class Sentinels:
-    """What a sentinel:// URL says: whom to ask for the server, and what to log in with, here and there."""
+    """What a sentinel:// URL says: the sentinels, and the log-in for them and for the server."""
 
     addresses: list[tuple[str, int]]
     login: dict[str, str]

@@ -99,7 +99,7 @@ class Heartbeat(threading.Thread):
             return self.counters()
         except Exception:
             if not self.spoilt:
-                logger.exception("The heartbeat does not say what the worker does")
+                logger.exception("The heartbeat lacks the worker's tasks")
             self.spoilt = True
             return {"state": self.state, "pid": os.getpid()}
 
@@ -128,7 +128,7 @@ class Heartbeat(threading.Thread):
             # Whatever it does with them: run, wait for a slot, an ETA or a rate.
             "held": len(self.ledger.held()),
             "next_eta": min(etas, default=""),
-            # How many come due within so many seconds, and more, and more.
+            # Tasks that come due within each of these numbers of seconds.
             "due": json.dumps(due_within(etas, time.time())),
             # Held tasks that are due and have not begun, and since when the first of them is.
             "overdue": number_overdue,
@@ -207,7 +207,7 @@ class Heartbeat(threading.Thread):
         )
         if bool(drain) != ledger.draining:
             ledger.draining = bool(drain)
-            logger.info("Draining: nothing new is taken" if drain else "No longer draining")
+            logger.info("Draining: fetching nothing new" if drain else "Drain cancelled")
         ledger.renewed = sent
         self.reconcile(recorded)
         # Who did not hear the server may not be the only one: the others get a lease's time to come back.

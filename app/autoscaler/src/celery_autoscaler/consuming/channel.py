@@ -263,7 +263,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     # --- Wait ------------------------------------------------------------------------------------------
 
     def _schedule(self, taken: int) -> None:
-        """Decide when to fetch next, after a reply with so many messages."""
+        """Decide when to fetch next, after a reply with that number of messages."""
         if taken:
             self._poll_interval = POLL[0]
             self._next_fetch = 0.0
@@ -313,7 +313,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             wake.disconnect()
             raise
         except ResponseError as error:
-            logger.info("The server does not tell when a list changes (%s): polling instead", error)
+            logger.info("The server supports no CLIENT TRACKING (%s): polling instead", error)
             self._tracking_known = False
         else:
             self._tracked = connection._sock

@@ -114,7 +114,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return self.ensure_connected(connection)
 
     def bound_waits(self, connection: Any) -> None:
-        """Give up on a server that is gone without a word in time to renew the lease on a new connection.
+        """Give up on a silently dead server in time to renew the lease on a new connection.
 
         Unless the app says how long to wait; and only here: a task that sends another would send it twice.
         """

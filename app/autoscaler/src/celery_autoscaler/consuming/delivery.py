@@ -2,7 +2,7 @@
 
 Celery's event loop and kombu's transport take an exception out of a consumer for one of their own: it ends
 the worker, or the connection. Here it is the message's. A message that cannot be decoded, routed or handled
-becomes a dead letter with the reason, whoever consumes it. Where something else is away (a server of results,
+becomes a dead letter with the reason, in every consumer. Where something else is away (a server of results,
 a database) the message gets a few more tries first, by whichever worker is next.
 
 Exceptions that end the process (``sys.exit`` in a callback) still do, and count as a death of the worker.

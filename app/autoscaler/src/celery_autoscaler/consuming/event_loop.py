@@ -29,7 +29,7 @@ class EventLoop:
     """What the heartbeat knows of the event loop."""
 
     def __init__(self, consumer: Any, lease: float) -> None:
-        """Watch the loop of a consumer whose lease lasts so many seconds."""
+        """Watch the loop of a consumer with a lease of that number of seconds."""
         self._consumer = consumer
         self._lease = lease
         conf = consumer.app.conf
@@ -70,9 +70,9 @@ class EventLoop:
         if self.stalled != self._said:
             self._said = self.stalled
             if self.stalled:
-                logger.error("The event loop stands still for %.0f s: %s", self.still, main_stack())
+                logger.error("The event loop has been stuck for %.0f s: %s", self.still, main_stack())
             else:
-                logger.info("The event loop turns again")
+                logger.info("The event loop runs again")
         if self.still > self.end_after:
             end(self.still)
 

@@ -83,7 +83,7 @@ class Ledger:
     """
 
     def __init__(self, worker_id: str, lease: float) -> None:
-        """Make the ledger of a worker whose lease lasts so many seconds."""
+        """Make the ledger of a worker with a lease of that number of seconds."""
         self.worker_id = worker_id
         self.lease = lease
         self.keys = Keys()
@@ -130,7 +130,7 @@ class Ledger:
         if server != self._server:
             self._server = server
             # Not kombu's prefixing client: these keys have the prefix, and scripts name keys that it misses.
-            # Not the channel's pool: whoever loses its connection closes that, and others settle meanwhile.
+            # Not the channel's pool: a thread closes that with its connection, and others settle meanwhile.
             # Nor with its limit: each thread that settles needs a connection.
             pool = channel._get_pool()
             pool.max_connections = UNLIMITED
@@ -235,7 +235,7 @@ class Ledger:
     def _put_back_unknown(self, recorded: Iterable[bytes]) -> None:
         lost = [token for token in map(as_name, recorded) if not self.is_known(token)]
         if lost:
-            logger.info("Putting back %d messages whose delivery got lost", len(lost))
+            logger.info("Returning %d messages whose delivery was lost", len(lost))
             self.give_back(lost)
 
     # --- Messages --------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ class Ledger:
         """Log an answer of the server's that keeps messages from being settled, once."""
         text = str(error)
         if isinstance(error, ResponseError) and not is_refusal(error) and text != self._unheard:
-            logger.error("Redis does not take what was settled, it is sent again: %s", text)
+            logger.error("Redis refused acknowledgements, sending them again: %s", text)
         self._unheard = text
 
     def tell_task_counts(self) -> None:
@@ -388,9 +388,9 @@ class Ledger:
         try:
             self._close()
         except UNHEARD as error:
-            logger.warning("The broker is away (%s): others give back what is left", error)
-        except Exception:  # whoever closes the worker has more to close
-            logger.exception("Others give back what is left")
+            logger.warning("The broker is unreachable (%s): other workers give back what is left", error)
+        except Exception:  # the caller that closes the worker has more to close
+            logger.exception("Other workers give back what is left")
 
     def _close(self) -> None:
         self._send(float("inf"))
@@ -411,7 +411,7 @@ class Ledger:
             keys=[keys.unacked(worker), keys.worker(worker), keys.workers], args=[worker]
         )
         if left:
-            logger.warning("%d messages are left: others give them back once the lease is over", left)
+            logger.warning("%d messages left: other workers give them back once the lease expires", left)
 
 
 def fenced_or(error: ResponseError) -> Exception:

@@ -41,7 +41,7 @@ class Outcome:
         try:
             self.tell()
         except (Exception, SystemExit):
-            logger.exception("What became of %s cannot be told", self.task)
+            logger.exception("The outcome of %s cannot be stored", self.task)
             guarded(self.settle)
 
 
@@ -66,7 +66,7 @@ class Outcomes:
                 self._changed.notify_all()
                 self._begin()
         if full:
-            logger.error("What became of %s is not told: %d others wait", outcome.task, len(self._waiting))
+            logger.error("The outcome of %s is dropped: %d others wait", outcome.task, len(self._waiting))
             guarded(outcome.settle)
 
     def _begin(self) -> None:
@@ -89,7 +89,7 @@ class Outcomes:
                 self._changed.notify_all()
 
     def finish(self, within: float = AT_END) -> None:
-        """Wait so many seconds for what waits; give up the rest."""
+        """Wait that number of seconds for what waits; give up the rest."""
         due = monotonic() + within
         with self._changed:
             while self._waiting and (left := due - monotonic()) > 0:
@@ -98,7 +98,7 @@ class Outcomes:
             self._waiting.clear()
             self._ended = True
         for outcome in rest:
-            logger.error("What became of %s is not told: the worker ends", outcome.task)
+            logger.error("The outcome of %s is dropped: the worker ends", outcome.task)
             guarded(outcome.give_up)
 
 

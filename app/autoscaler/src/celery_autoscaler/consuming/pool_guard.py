@@ -1,4 +1,4 @@
-"""Nothing begins in a pool whose worker may have lost its messages, whoever asks the pool to run something.
+"""Nothing begins in a pool whose worker may have lost its messages, whatever asks the pool to run something.
 
 A request asks before it begins. A library with a strategy of its own, which runs several messages at once,
 goes to the pool directly.

@@ -1,7 +1,7 @@
 """What a worker's main process publishes: replies to remote control, its greeting to neighbours.
 
 Celery takes for that the connections with which the app's tasks send others. They wait without end for a
-server that is gone without a word, and stay in their pool when the worker's own connection is lost.
+silently dead server, and stay in their pool when the worker's own connection is lost.
 """
 
 import functools
@@ -13,7 +13,7 @@ from kombu.connection import ConnectionPool
 from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool
 
-# How often something is published again on a new connection, unless whoever publishes says.
+# How often something is published again on a new connection, unless the caller says.
 RETRIES = 1
 
 

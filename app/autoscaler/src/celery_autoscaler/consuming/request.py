@@ -139,7 +139,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
             super().on_accepted(pid, time_accepted)
         except Exception:
             # The pool would hide it. The task runs all the same.
-            logger.exception("The start of task %s cannot be told", self.id)
+            logger.exception("The start of task %s cannot be stored", self.id)
             if not self.task.acks_late:
                 self.acknowledge()
         if self.fleet_is_solo and not self.task.acks_late and ledger is not None:
@@ -346,7 +346,7 @@ def counting_successes(succeed: Any) -> Any:
         except Exception:
             if failed:
                 raise
-            logger.exception("The success of task %s cannot be told", self.id)
+            logger.exception("The success of task %s cannot be stored", self.id)
             guarded(self.fleet_settle)
 
     return on_success

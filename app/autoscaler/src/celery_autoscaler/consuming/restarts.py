@@ -33,7 +33,7 @@ def keep_launcher() -> None:
     @wraps(detach)
     def detach_launched(path: str, argv: list[str], **options: Any) -> Any:
         if orphan_guard.taken or os.environ.get("NOTIFY_SOCKET"):
-            sys.exit("--detach is refused: whoever supervises this worker would lose sight of it")
+            sys.exit("--detach is refused: the supervisor of this worker would lose sight of it")
         return detach(path, launched(argv), **options)
 
     @wraps(prepare)

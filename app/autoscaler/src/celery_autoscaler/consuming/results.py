@@ -18,7 +18,7 @@ from celery_autoscaler.protocol.server_state import is_refusal
 
 # Seconds between two looks at a claim. It ends with its holder's work, or by itself within half a minute.
 CLAIM_SECONDS = 0.5
-# What stands for a claim while nobody has it: nothing, or what Celery writes when the body is sent.
+# The value of a claim while nobody has it: nothing, or what Celery writes when the body is sent.
 OPEN = (None, b"done")
 
 

@@ -50,7 +50,7 @@ def waiting(app: Celery, send: Callable[..., Any]) -> Callable[..., Any]:
                 if not waits or not (passes(error) or is_closed(producer)):
                     raise
                 if not tries:
-                    logger.warning("The broker takes nothing (%s): what the task sends waits", error)
+                    logger.warning("The broker accepts nothing (%s): messages of the task wait", error)
                 tries += 1
                 time.sleep(RETRY_SECONDS)
                 # Its channel may be closed.

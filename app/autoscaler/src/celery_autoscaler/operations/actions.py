@@ -50,7 +50,7 @@ def resume(broker: Broker, by: str, group: str | None = None, app: Celery | None
     for each in {name} if group else paused:
         overrides.change(broker, each, by, paused=None)
     _write_down(broker, name, by, f"resumed by {by}")
-    return f"{group or 'all groups'}: no longer paused"
+    return f"{group or 'all groups'}: resumed"
 
 
 def scale(
@@ -77,7 +77,7 @@ def scale(
     wishes = {bound: value for bound, value in given.items() if reset or value is not None}
     now = overrides.change(broker, name, by, **wishes)
     bounds = [f"{bound} {now[bound]}" for bound in given if bound in now]
-    words = ", ".join(bounds) or "the bounds of its settings"
+    words = ", ".join(bounds) or "bounds reset to the settings"
     _write_down(broker, name, by, f"{words}, set by {by}")
     return f"{group}: {words}"
 
@@ -127,7 +127,7 @@ def drain(broker: Broker, by: str, worker: str, *, undo: bool = False) -> str:
         broker.client.srem(broker.keys.drain, worker)
     else:
         broker.client.sadd(broker.keys.drain, worker)
-    words = f"{worker}: {'takes messages again' if undo else 'takes nothing new'}"
+    words = f"{worker}: {'drain cancelled' if undo else 'draining'}"
     _write_down(broker, group_of(worker), by, f"{words}, wanted by {by}")
     return words
 

@@ -40,7 +40,7 @@ def letters(broker: Broker, queue: str) -> Iterator[tuple[bytes, DeadLetter]]:
 
 
 def newest(broker: Broker, queue: str, count: int) -> list[DeadLetter]:
-    """Return the newest dead letters of a queue, so many at most."""
+    """Return the newest dead letters of a queue, up to a number."""
     texts = broker.client.lrange(as_bytes(broker.keys.dead_letter(queue)), 0, count - 1)
     return [DeadLetter.load(text) for text in texts]
 

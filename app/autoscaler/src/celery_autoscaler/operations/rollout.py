@@ -74,7 +74,7 @@ def replace_workers(
             refuse_failing(status, left, before)
             if left and time.monotonic() - since > stalled:
                 held = held_back(status, left)
-                raise RolloutError(f"{len(left)} workers were not replaced within {stalled:g} s{held}")
+                raise RolloutError(f"{len(left)} workers could not be replaced within {stalled:g} s{held}")
     finally:
         client.srem(keys.replace, *wanted)
 

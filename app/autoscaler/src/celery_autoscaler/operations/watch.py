@@ -89,10 +89,10 @@ class Watch(threading.Thread):
             ours = {name for name in names if name.endswith(f"@{self.host}")}
             rollout.replace_workers(broker, ours, logger.info)
         except (RedisError, rollout.RolloutError) as error:
-            logger.error("Workers go on with the sources of before: %s", error)  # noqa: TRY400
+            logger.error("The workers keep the previous sources: %s", error)  # noqa: TRY400
         except Exception:
             # The next change is another try.
-            logger.exception("Workers go on with the sources of before")
+            logger.exception("The workers keep the previous sources")
 
 
 def told(paths: list[str]) -> str:

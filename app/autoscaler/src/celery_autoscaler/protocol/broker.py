@@ -27,7 +27,7 @@ class Broker:
     client: Client
     keys: Keys
     separator: str
-    """What stands between a queue and its priority step in the name of a list."""
+    """The separator between a queue and its priority step in the name of a list."""
     priority_steps: Sequence[int]
 
     def lists(self, queue: str) -> list[str]:

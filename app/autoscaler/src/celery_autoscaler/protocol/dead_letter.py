@@ -28,7 +28,7 @@ class DeadLetter:
 
     @classmethod
     def load(cls, text: bytes) -> "DeadLetter":
-        """Read what stands in Redis, whatever it is: a text that is no dead letter is an `UnreadableLetter`.
+        """Read the value in Redis, whatever it is: a text that is no dead letter is an `UnreadableLetter`.
 
         Fields that another release added are ignored; of those that it lacks the message and its list must
         be there.
@@ -61,7 +61,7 @@ class DeadLetter:
 
 
 class UnreadableLetter(DeadLetter):
-    """What stands among the dead letters and is none of this release's: it can be looked at and deleted."""
+    """An entry of the dead letters that is not this release's: it can be looked at and deleted."""
 
     @classmethod
     def of(cls, text: bytes) -> Self:

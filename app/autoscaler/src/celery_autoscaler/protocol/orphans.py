@@ -1,10 +1,10 @@
 """Find records that belong to no worker, so that somebody gives their messages back.
 
-Whoever rescues looks at the set of workers. A record whose worker is not in that set would be seen by nobody:
+Recovery looks at the set of workers. A record whose worker is not in that set would be seen by nobody:
 the set was deleted, its server lost what it had not written yet, an older release gave a lease up too early.
 
 To look for such records is to go through the names of all keys. So it is done in small steps, one at a time
-in the whole fleet, whoever's turn it is: each looks at a few thousand names, the next goes on from there.
+in the whole fleet, by processes in turn: each looks at a few thousand names, the next goes on from there.
 What is found is entered into the set of workers as one whose lease runs out soon. A worker that lives after
 all renews it until then; one that does not is rescued like all others.
 """

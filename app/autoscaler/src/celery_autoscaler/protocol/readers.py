@@ -11,7 +11,7 @@ from typing import Any
 # Bytes of JSON, and of a name, beyond which none is read.
 MOST_JSON = 2**20
 MOST_NAME = 512
-# Workers that a group may have at most, whoever asks for them.
+# The most workers of a group, whatever is asked for.
 MOST_WORKERS = 10_000
 # Characters of a whole number's digits.
 LONGEST_DIGITS = 32

@@ -41,7 +41,7 @@ SAY_AGAIN = 300.0
 UNKNOWN = "unknown"
 
 # KEYS: the worker's hash, its fence.  ARGV: seconds for which the fence stands, whether its death is certain.
-# Invariant: nobody is rescued while his lease lives, and whoever is being rescued can never renew it.
+# Invariant: no worker is rescued while its lease lives, and a worker under rescue can never renew it.
 BEGIN = """
 if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -138,7 +138,7 @@ def give_back(
         keys: The fleet's keys.
         worker_id: Whose record holds them.
         tokens: Which messages; they come back in the order in which they were taken.
-        separator: What stands between a queue and its priority step in the name of a list.
+        separator: The text between a queue and its priority step in the name of a list.
         end: Whether they are the next to be taken, or the last.
         died: Why they were not finished; such a message is counted, and put into the dead letters when that
             has happened more than ``max_redeliveries`` times. Nothing for messages that nobody began.
@@ -203,7 +203,7 @@ def _move(recorded: Recorded, *, separator: str, died: str | None, max_redeliver
     payload, redeliveries = marked(raw, counted=died is not None)
     if source and (died is None or (redeliveries is not None and redeliveries <= max_redeliveries)):
         return Move(recorded, source, payload)
-    # Nor does what cannot be counted go back after a death: it would come back for ever.
+    # Nor does what cannot be counted go back after a death: it would come back forever.
     letter = recorded.letter(died or "its record names no list", max(0, (redeliveries or 0) - 1))
     queue = without_step(letter.queue, separator) or UNKNOWN
     task, name = as_text(letter.task, 500), as_text(letter.queue)
@@ -239,7 +239,7 @@ def recover(
         client: A connection to the broker.
         keys: The fleet's keys.
         worker_id: The worker.
-        separator: What stands between a queue and its priority step in the name of a list.
+        separator: The text between a queue and its priority step in the name of a list.
         limit: How many messages to give back at most, for those who have other duties; the rest is left for
             the next call.
         certain: Whether the caller has seen the worker's processes end: then its lease ends as well.

@@ -2,8 +2,8 @@
 
 A server that loads its data, is full, runs a long script or was made a replica answers the next command as it
 answers this one, and later it answers otherwise. redis-py takes such an answer for an error of the command,
-of which workers end. The connections of a worker raise :class:`Refused` instead, which whoever cannot wait
-takes for a lost connection.
+which would end the worker. The connections of a worker raise :class:`Refused` instead, which callers that
+cannot wait treat as a lost connection.
 """
 
 import re

@@ -77,7 +77,7 @@ class Faults:
 
 
 def described(error: BaseException) -> str:
-    """Return an exception in one line that shows no secret; the status shows it to whoever reads that."""
+    """Return an exception in one line that shows no secret; everybody who reads the status sees it."""
     lines = str(error).splitlines() or [""]
     return mask(f"{type(error).__name__}: {lines[0]}"[:LONGEST])
 

@@ -83,7 +83,7 @@ class GroupState:
     published: tuple[Any, ...] = ()
 
     def serve(self, minimum: int) -> None:
-        """Take in whether any worker consumes although, or because, so many always run."""
+        """Take in whether any worker consumes although, or because, a minimum always runs."""
         now = self.seen.now
         if self.seen.ready or not minimum or self.decision.limit == "paused":
             self.unserved_since = None

@@ -76,7 +76,7 @@ class Cgroup:
             return self.field("cpu.stat", "usage_usec") / 1e6
         # cpu and cpuacct are mounted together or under links of both names.
         path = CGROUPS / "cpuacct" / self.path.relative_to(CGROUPS / "cpu")
-        # Where they are not, systemd may limit a slice and not count it: what stands above is counted.
+        # Where they are not, systemd may limit a slice and not count it: the parent's count applies.
         while not path.exists():
             path = path.parent
         return int(Cgroup(path, 1).read("cpuacct.usage") or 0) / 1e9

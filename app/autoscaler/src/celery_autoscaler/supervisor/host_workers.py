@@ -61,7 +61,7 @@ class HostWorkers:
         timeout = self.context.groups[group].group.drain_timeout if group in self.context.groups else 600.0
         self.context.local[name] = self.new(now, name, group, timeout)
         self.context.local[name].adopted = True
-        logger.info("%s was there before: adopted", name)
+        logger.info("%s adopted: it was running before", name)
 
     def new(self, now: float, name: str, group: str, drain_timeout: float) -> LocalWorker:
         """Return a worker that was started or first seen now; ``drain_timeout`` is in seconds."""
@@ -79,7 +79,7 @@ class HostWorkers:
             self._unclaim(worker)
             if not worker.adopted and group is not None:
                 group.startup.add(started_in)
-                logger.info("%s consumes, %.1f s after its start", worker.name, started_in)
+                logger.info("%s ready %.1f s after its start", worker.name, started_in)
         if worker.ready_at is not None and not worker.lasted and now - worker.ready_at > SHORT_LIFE:
             worker.lasted = True
             if group is not None:
@@ -128,7 +128,7 @@ class HostWorkers:
             self._see_death(now, worker)
         elif asked:
             seconds = now - (worker.stop_since or now)
-            logger.info("%s has ended, %.1f s after it was told to", worker.name, seconds)
+            logger.info("%s stopped in %.1f s", worker.name, seconds)
             self.context.counts.stopped[worker.group] = self.context.counts.stopped.get(worker.group, 0) + 1
         if failed:
             self._bury(worker.name)
@@ -140,7 +140,7 @@ class HostWorkers:
         launcher, counts = self.context.launcher, self.context.counts
         words = launcher.last_words(worker.name)
         last = [mask(line) for line in words[-SHOWN_WORDS:]]
-        logger.error("%s died%s", worker.name, f"; it printed last: {' / '.join(last)}" if last else "")
+        logger.error("%s died%s", worker.name, f"; last output: {' / '.join(last)}" if last else "")
         counts.died[worker.group] = counts.died.get(worker.group, 0) + 1
         group = self.context.groups.get(worker.group)
         if group is not None and (worker.ready_at is None or now - worker.ready_at < SHORT_LIFE):
@@ -205,8 +205,10 @@ class HostWorkers:
                 continue
             waiting = group.waiting_in(worker.seen.queues)
             if worker.is_catatonic(now, waiting):
-                logger.error("%s lives, holds nothing, and takes none of %d messages", worker.name, waiting)
-                self.stop(now, worker, "it takes nothing although messages wait")
+                logger.error(
+                    "%s stalled: it holds nothing and takes none of %d messages", worker.name, waiting
+                )
+                self.stop(now, worker, "it is stalled")
 
     # --- Recovery --------------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ class LocalWorker:
 
     def undo_stop(self) -> None:
         """Let it take messages again."""
-        logger.info("%s is needed again and drains no longer", self.name)
+        logger.info("%s is needed again: drain cancelled", self.name)
         self.stop_since, self.stop_why, self.by_operator, self.spare = None, "", False, False
 
     def outlasts_drain(self, now: float) -> bool:

@@ -243,7 +243,7 @@ class Supervisor:
         now = time.monotonic()
         self._take_in(seen)
         if self._blind_since is not None:
-            logger.warning("Sees again after %.0f s", now - self._blind_since)
+            logger.warning("Redis answers again after %.0f s", now - self._blind_since)
             self._blind_since = None
             # Workers that could not renew their lease get the time to do so.
             self._sees_since, self._acts_from = now, now + LEASE
@@ -286,7 +286,7 @@ class Supervisor:
         """Start and stop nothing while the broker or the launcher does not answer, and say so."""
         if self._blind_since is None:
             self._blind_since = now
-            logger.warning("Blind, holds: %s", why)
+            logger.warning("Blind, starts and stops nothing: %s", why)
         self.context.status = self.context.status | {
             "state": "blind",
             "why": why,
@@ -350,7 +350,7 @@ class Supervisor:
         for worker in self.local.values():
             if worker.group in self.groups:
                 worker.drain_timeout = self.groups[worker.group].group.drain_timeout
-        logger.info("Settings read again: %s", ", ".join(self.groups))
+        logger.info("Settings reloaded: %s", ", ".join(self.groups))
 
     # --- By hand ---------------------------------------------------------------------------------------
 
@@ -432,7 +432,7 @@ class Supervisor:
             self.broker.client.zrem(keys.supervisors, self.host)
             self.broker.client.delete(keys.supervisor(self.host))
         self.launcher.close()
-        logger.info("The supervisor has ended%s", "; the workers go on" if self.launcher.outlived else "")
+        logger.info("Supervisor stopped%s", "; its workers continue" if self.launcher.outlived else "")
 
 
 def make_launcher(app_name: str, settings: Settings) -> Launcher:

@@ -143,7 +143,7 @@ class Publisher:
                 elif worker not in self.context.local:
                     pipe.zrem(keys.claims(group), name)
         for group, member in seen.void_claims:
-            # It would keep a worker from its start for ever.
+            # It would keep a worker from its start forever.
             pipe.zrem(keys.claims(group), member)
 
     def _status(self, seen: Seen) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class RunTimeStore:
             return
         found, refused = bounded_hash("run times", key, reply)
         if len(found) > MOST_RECORDS or refused:
-            # So many or so long ones are not the fleet's.
+            # More or longer ones are not the fleet's.
             client.unlink(key)
             return
         useless = state.run_times.load(now, {as_name(name): text for name, text in found.items()})

@@ -312,7 +312,7 @@ class Scaling:
         return Shortage("back-off", state.backoff.explain(now))
 
     def _returning(self, state: GroupState, count: int) -> list[LocalWorker]:
-        """Return draining workers of a group that can take messages again, at most so many."""
+        """Return draining workers of a group that can take messages again, up to a number."""
         mine = [w for w in self.context.local.values() if w.group == state.group.name]
         return [w for w in mine if w.state == "draining" and w.may_return and not w.outdated][: max(0, count)]
 
@@ -346,7 +346,7 @@ class Scaling:
         return Done(began, limited, why)
 
     def start(self, now: float, state: GroupState, extra: int = 0) -> str:
-        """Start a worker, if the fleet's maximum and so many more allow another one; return its name."""
+        """Start a worker, if the fleet's maximum and the extra number allow another one; return its name."""
         context, group = self.context, state.group
         keys, client = context.broker.keys, context.broker.client
         name = self._free_name(group.name)

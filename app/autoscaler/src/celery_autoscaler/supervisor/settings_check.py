@@ -108,7 +108,7 @@ def check_queues(app: Celery, settings: Settings) -> Iterator[Finding]:
     """Compare the queues of the app with those of the groups."""
     served = {queue for group in settings.groups.values() for queue in group.queues}
     for queue in sorted(set(app.amqp.queues) - served):
-        yield Finding(True, f"queue {queue} of the app belongs to no group: its tasks wait for ever")
+        yield Finding(True, f"queue {queue} of the app belongs to no group: its tasks wait forever")
     for queue in sorted(served - set(app.amqp.queues)):
         yield Finding(False, f"queue {queue} is none of the app's (task_queues): is the name right?")
 
@@ -200,6 +200,4 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
         group.max_workers for group in settings.groups.values()
     )
     if most and needed > most:
-        yield Finding(
-            False, f"Redis allows {most} clients; so many workers at their maximum need about {needed}"
-        )
+        yield Finding(False, f"Redis allows {most} clients; at their maximum the workers need about {needed}")

@@ -76,7 +76,7 @@ def findings(
         unreadable: What in Redis could not be read.
     """
     if not hosts:
-        return [Finding("no supervisor", "no supervisor is alive: workers that die are not replaced")]
+        return [Finding("no supervisor", "no supervisor is alive: dead workers are not replaced")]
     found = [
         *without_supervisor(unwatched),
         *without_workers(hosts, groups),
@@ -87,11 +87,11 @@ def findings(
     ]
     passed_over = [*unreadable, *unreadable_by_supervisors(hosts)]
     if passed_over:
-        found.append(Finding("unreadable", f"passed over in Redis: {listed(passed_over)}"))
+        found.append(Finding("unreadable", f"unreadable in Redis: {listed(passed_over)}"))
     found += unsafe(hosts)
     leaving = [host for host, status in hosts.items() if status.get("state") == "leaving"]
     if leaving:
-        found.append(Finding("leaving", f"{listed(leaving)} shall run no workers"))
+        found.append(Finding("leaving", f"drained: {listed(leaving)}"))
     if all(finding.word in {"leaving", UNSAFE} for finding in found):
         found.insert(0, Finding("keeping up", waiting(groups)))
     return found
@@ -114,7 +114,7 @@ def without_workers(hosts: Hosts, groups: Groups) -> Iterator[Finding]:
         if group["ready"] or not wanted or begins or group["limit"] == "paused":
             continue
         if all_leave:
-            why = f"{listed(sorted(hosts))} shall run none"
+            why = f"drained: {listed(sorted(hosts))}"
         elif group["failed_starts"]:
             why = f"{group['failed_starts']} starts failed: {group['last_failure']}"
         else:
@@ -135,7 +135,7 @@ def falling_behind(groups: Groups) -> Iterator[Finding]:
             eta = f"; {late} tasks whose ETA has come wait in workers" if late else ""
             yield Finding(
                 "falling behind",
-                f"the oldest task of {name} waits for {group['age']:.0f} s, promised are "
+                f"the oldest task of {name} has waited {group['age']:.0f} s, target wait "
                 f"{group['promise']:g} s; {group['reason']}{eta}{held}",
             )
 
@@ -198,7 +198,7 @@ def waiting(groups: Groups) -> str:
     """Return how many tasks wait, in words."""
     oldest = max((float(group["age"]) for group in groups.values()), default=0.0)
     number = sum(int(group["waiting"]) for group in groups.values())
-    return f"{number} tasks wait, the oldest for {oldest:.1f} s" if number else "no task waits for a worker"
+    return f"{number} tasks waiting, oldest {oldest:.1f} s" if number else "no tasks waiting"
 
 
 def limit_words(group: Mapping[str, Any]) -> str:

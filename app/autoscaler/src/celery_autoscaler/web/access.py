@@ -1,9 +1,9 @@
 """Who may ask over HTTP, and for what.
 
 Two tokens: one reads (Prometheus, a wall display), the other reads and acts. Without any the server answers
-this host only, where whoever can open a connection may act. A browser on this host can be made to ask by any
-site that it shows: names of other hosts are refused (a site may let its name mean this host), and so is what
-another site sends.
+this host only, where every user that can open a connection may act. Any site that a browser on this host
+shows can make it ask: names of other hosts are refused (a site may let its name mean this host), and so
+is what another site sends.
 """
 
 import hmac

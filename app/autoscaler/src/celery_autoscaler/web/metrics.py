@@ -27,26 +27,42 @@ GROUP_GAUGES = (
     ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
     ("workers_minimum", "Workers of the fleet that always run.", "minimum"),
     ("workers_maximum", "Workers that the fleet never exceeds.", "maximum"),
-    ("tasks_running", "Tasks that run.", "busy"),
-    ("tasks_reserved", "Tasks that workers hold and have not begun.", "held"),
-    ("tasks_overdue", "Tasks whose ETA has come and that have not begun.", "overdue"),
-    ("oldest_overdue_seconds", "Seconds since the ETA of the first of these.", "overdue_age"),
+    ("tasks_running", "Running tasks.", "busy"),
+    ("tasks_reserved", "Tasks that workers hold and have not started.", "held"),
+    ("tasks_overdue", "Tasks in workers whose ETA has come and that have not started.", "overdue"),
+    ("oldest_overdue_seconds", "Seconds since the ETA of the oldest overdue task.", "overdue_age"),
     (
         "not_served",
-        "Whether no worker serves a group that asks for one, for longer than a start.",
+        "1 if a group with a minimum has had no worker for longer than a start takes.",
         "not_served",
     ),
-    ("oldest_task_wait_seconds", "Seconds for which the oldest task has waited.", "age"),
-    ("promised_wait_seconds", "Seconds within which tasks are promised to start.", "promise"),
-    ("task_arrivals_per_second", "Tasks that arrive.", "arrivals"),
-    ("task_service_seconds", "Seconds that a task takes in the mean.", "service_time"),
+    (
+        "oldest_task_wait_seconds",
+        "Wait of the oldest task in seconds. Alert when it exceeds the target wait for minutes.",
+        "age",
+    ),
+    ("promised_wait_seconds", "Target wait in seconds.", "promise"),
+    ("task_arrivals_per_second", "Arriving tasks a second, over 30 s.", "arrivals"),
+    (
+        "task_service_seconds",
+        "Mean run time of a task in seconds; absent before the first one.",
+        "service_time",
+    ),
     ("worker_startup_seconds", "Seconds from a worker's start until it consumes.", "startup"),
 )
 QUEUE_GAUGES = (
-    ("queue_messages", "Messages in a queue, those for the future among them.", "messages"),
-    ("queue_future_messages", "Messages in a queue whose ETA has not come.", "future"),
-    ("queue_oldest_message_seconds", "Seconds for which the oldest message of a queue has waited.", "age"),
-    ("queue_dead_letters", "Dead letters of a queue: messages that came back too often.", "dead_letters"),
+    (
+        "queue_messages",
+        "Messages in a queue over all priority steps, including those with a future ETA.",
+        "messages",
+    ),
+    ("queue_future_messages", "Messages in a queue with a future ETA.", "future"),
+    ("queue_oldest_message_seconds", "Wait of the oldest message of a queue in seconds.", "age"),
+    (
+        "queue_dead_letters",
+        "Dead letters of a queue: messages that came back too often. Alert when they increase.",
+        "dead_letters",
+    ),
 )
 WORKER_STATES = ("ready", "starting", "draining")
 
@@ -86,41 +102,49 @@ class Collector:
         yield from self._host({} if late else status)
         yield from self._reading(status)
         yield GaugeMetricFamily(
-            PREFIX + "blind", "Whether the broker does not answer, or the tick hangs.", value=float(blind)
+            PREFIX + "blind",
+            "1 if the broker does not answer or the tick hangs; then there are no fleet metrics.",
+            value=float(blind),
         )
         yield GaugeMetricFamily(
-            PREFIX + "tick_seconds", "Seconds that the last tick took.", value=supervisor.tick_seconds
+            PREFIX + "tick_seconds", "Duration of the last tick in seconds.", value=supervisor.tick_seconds
         )
 
     def _counters(self) -> Iterator[Metric]:
         counts = self.supervisor.counts
         for name, text, found in (
-            ("workers_started", "Workers that were started on this host.", counts.started),
-            ("workers_stopped", "Workers of this host that ended when told to.", counts.stopped),
-            ("workers_died", "Workers of this host that ended without being told to.", counts.died),
+            ("workers_started", "Workers started on this host.", counts.started),
+            ("workers_stopped", "Workers of this host that stopped on request.", counts.stopped),
+            ("workers_died", "Workers of this host that died.", counts.died),
         ):
             counter = CounterMetricFamily(PREFIX + name, text, labels=["group"])
             for group in self.supervisor.groups:
                 counter.add_metric([group], found.get(group, 0))
             yield counter
         yield CounterMetricFamily(
-            PREFIX + "messages_recovered", "Messages of dead workers given back.", value=counts.recovered
+            PREFIX + "messages_recovered",
+            "Messages of dead workers that this supervisor gave back.",
+            value=counts.recovered,
         )
         yield CounterMetricFamily(
-            PREFIX + "orphaned_records", "Records found that belonged to no worker.", value=counts.orphans
+            PREFIX + "orphaned_records",
+            "Records without an owner that were given back. Shared by the fleet: take the max.",
+            value=counts.orphans,
         )
 
     def _tasks(self) -> Iterator[Metric]:
         labels = ["task", "queue"]
         total = CounterMetricFamily(
-            "celery_tasks", "Tasks that ended on this host.", labels=[*labels, "outcome"]
+            "celery_tasks", "Finished executions by outcome; each try counts.", labels=[*labels, "outcome"]
         )
         runtime = HistogramMetricFamily(
-            "celery_task_runtime_seconds", "Seconds that tasks took on this host.", labels=labels
+            "celery_task_runtime_seconds",
+            "Run time of tasks in seconds, whatever their outcome.",
+            labels=labels,
         )
         wait = HistogramMetricFamily(
             "celery_task_wait_seconds",
-            "Seconds from a task's publication, or its ETA, to its start on this host.",
+            "Seconds from the publication of a task, or its later ETA, to its start.",
             labels=labels,
         )
         told: set[tuple[str, ...]] = set()
@@ -140,24 +164,32 @@ class Collector:
     def _reading(self, status: dict[str, Any]) -> Iterator[Metric]:
         """Yield what could not be read or done, and how far the clock is off."""
         unreadable = CounterMetricFamily(
-            PREFIX + "unreadable", "Things under the fleet's keys that could not be read.", labels=["kind"]
+            PREFIX + "unreadable",
+            "Unreadable values in the fleet's keys: ignored, and named in log and status.",
+            labels=["kind"],
         )
         for kind, count in list(self.supervisor.context.unreadable.counts.items()):
             unreadable.add_metric([kind], count)
         yield unreadable
         yield CounterMetricFamily(
-            PREFIX + "faults", "Parts of ticks that failed.", value=self.supervisor.context.faults.count
+            PREFIX + "faults",
+            "Parts of ticks that failed and were skipped, such as a unit that systemd does not stop.",
+            value=self.supervisor.context.faults.count,
         )
         yield GaugeMetricFamily(
             PREFIX + "clock_offset_seconds",
-            "Seconds by which the clock of Redis is ahead of this host's.",
+            "Seconds by which Redis' clock is ahead of this host: ETA tasks start off by as much.",
             value=status.get("clock_offset", 0.0),
         )
 
     def _host(self, status: dict[str, Any]) -> Iterator[Metric]:
         for name, text, field in (
-            ("host_cpu_ratio", "CPUs in use of those that there are.", "cpu"),
-            ("host_memory_ratio", "Memory in use of what there is.", "memory"),
+            ("host_cpu_ratio", "CPU use of the host, or of the cgroup that limits it, from 0 to 1.", "cpu"),
+            (
+                "host_memory_ratio",
+                "Memory use of the host, or of the cgroup that limits it, from 0 to 1.",
+                "memory",
+            ),
         ):
             if field in status:
                 yield GaugeMetricFamily(PREFIX + name, text, value=status[field] / 100)

@@ -38,7 +38,7 @@ HEADERS = [
 LONGEST = 4096
 # Seconds that the charts can look back.
 RANGES = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
-# What a person may call himself in the log.
+# The name that a person may give in the log.
 NAME = re.compile(r"[\w .@-]{1,40}")
 
 # What the page asks for.
@@ -192,7 +192,7 @@ def read_wish(environ: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def who(environ: Mapping[str, Any], wish: Wish) -> str:
-    """Return who has a wish: the address, after the name that he gives himself.
+    """Return who has a wish: the address, after the name that the person gave.
 
     Raises:
         WrongError: This is no name.

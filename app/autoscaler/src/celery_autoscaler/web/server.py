@@ -1,7 +1,7 @@
 """The server behind the page: a bounded number of clients, each for a bounded time.
 
 Decision: not a server of others. waitress and cheroot bound connections and sizes, but give a client time for
-each byte and none for the whole head, so that a thousand slow ones keep all places for as long as they like;
+each byte and none for the whole head, so that a thousand slow ones occupy all places for any length of time;
 and an open event stream holds one of their few threads. Nothing of the page needs keep-alive, chunks or TLS.
 So the part that must not be wrong is small, and here: one thread reads heads and bodies of all clients and
 waits for none; a request that is whole is answered in a thread of its own, of which there is a bounded
@@ -188,7 +188,7 @@ class Server:
             self._answer(client, client.head, bytes(client.received[: client.head.length]))
 
     def _refuse(self, client: Client, status: str, why: str) -> None:
-        """Say why, and leave the client a moment to read it: who is cut off while he sends reads nothing."""
+        """Say why, and leave the client a moment to read it: a client cut off while sending reads nothing."""
         send_refusal(client.connection, status, why)
         client.refused, client.deadline = True, time.monotonic() + LINGER_SECONDS
         client.received.clear()
@@ -235,7 +235,7 @@ class Server:
         except Exception as error:  # noqa: BLE001  whatever was asked for, the server goes on
             logger.error("%s cannot be answered: %r", as_text(environ["PATH_INFO"], 200), error)  # noqa: TRY400
             with suppress(OSError):
-                send_refusal(connection, "500 Internal Server Error", "the log of the supervisor says why")
+                send_refusal(connection, "500 Internal Server Error", "see the log of the supervisor")
         finally:
             connection.close()
             self._places.release()

@@ -1,7 +1,7 @@
 """Workers as systemd services, ``celery-worker@<group>-<n>.service``, over D-Bus.
 
 The supervisor needs no privilege but a polkit rule for these units. The workers are systemd's: they go on
-when the supervisor ends, and whoever comes next finds them.
+when the supervisor ends, and the next one finds them.
 """
 
 import subprocess

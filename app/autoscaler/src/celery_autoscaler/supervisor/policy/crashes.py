@@ -9,7 +9,7 @@ from collections import deque
 # Seconds until the next try after one failure, doubled by each further one, up to the most.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
-# So many failures within so many seconds are a crash loop: then one worker at a time is tried.
+# This number of failures within this number of seconds is a crash loop: then one worker at a time is tried.
 LOOP = 5
 WITHIN = 120.0
 

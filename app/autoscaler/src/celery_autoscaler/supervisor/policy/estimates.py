@@ -37,7 +37,7 @@ class Average:
     value: float = 0.0
 
     def update(self, value: float, seconds: float) -> None:
-        """Take in a value that held for so many seconds."""
+        """Take in a value that held for a number of seconds."""
         self.value += (1.0 - math.exp(-seconds / self.constant)) * (value - self.value)
 
 
@@ -246,7 +246,7 @@ class Pace:
 
 
 def before_first_look(seen: WorkerCounters, seconds: float) -> WorkerCounters:
-    """Return what a worker had done by the look before the first that shows it, so many seconds ago."""
+    """Return what a worker had done, seconds ago, by the look before the first that shows it."""
     # One that has worked for longer than that was there and not seen: its past did not arrive just now.
     is_older = seen.busy_seconds > seen.slots * (seconds + 1.0)
     return seen if is_older else WorkerCounters(0, 0, 0.0)

@@ -217,7 +217,7 @@ class GroupPolicy:
         queue = f"{seen.longest} messages in queue {seen.longest_queue}"
         if emergency:
             over = f"EMERGENCY: {queue} are more than twice the threshold of {self.queue_threshold}. {why}"
-            # So many short tasks may be little work: as long as none is late, what they need is enough.
+            # Many short tasks may be little work: as long as none is late, what they need is enough.
             return max(have, jobs if seen.age > group.promise else grow), over, ""
         if grow > have and load.waiting:
             return grow, why, ""
@@ -340,7 +340,7 @@ class Supply:
     """The slots that a group has, and when it gets further ones.
 
     Slots that consume work from now on, those of starting workers once these consume, and further ones when a
-    host has started them: so many at a time, and each batch takes a start. Without credit for what is
+    host has started them: a batch at a time, and each batch takes a start. Without credit for what is
     starting, each look would charge the same tasks with a whole start again.
     """
 
@@ -379,7 +379,7 @@ class Supply:
         return slots
 
     def slots_for(self, work: float, horizon: float, shortest: float) -> int:
-        """Return the slots that do so many seconds of work within a time.
+        """Return the slots that do a number of seconds of work within a time.
 
         What is late already is caught up with in the shortest time that is worth a start.
         """
@@ -408,5 +408,5 @@ def longest_wait(group: Group, seen: Seen, service: float, tick: float) -> float
 
 
 def workers_for(slots: int, concurrency: int) -> int:
-    """Return how many workers have so many slots."""
+    """Return how many workers have that number of slots."""
     return math.ceil(slots / concurrency)

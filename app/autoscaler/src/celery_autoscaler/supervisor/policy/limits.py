@@ -69,7 +69,7 @@ class Brakes:
         return ""
 
     def is_starved(self, host: HostSeen) -> bool:
-        """Return whether tasks take longer because a host is short of CPU, whoever uses it."""
+        """Return whether tasks take longer because a host is short of CPU, whichever process uses it."""
         return host.cpu > self.cpu_threshold or host.cpu_pressure > CPU_PRESSURE
 
     @staticmethod

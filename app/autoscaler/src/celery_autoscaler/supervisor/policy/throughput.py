@@ -1,8 +1,8 @@
 """Whether more slots finish more tasks. Pure: no I/O, no clock of its own.
 
-A database or a service behind the tasks bears so many at a time; with more of them each takes longer, and
+A database or a service behind the tasks bears a limited number at a time; with more, each takes longer, and
 together they finish no more, or fewer. The load alone does not show it: it looks as if ever more slots were
-needed. So what is finished with so many busy slots is compared with what was finished with fewer. Each task
+needed. So what some busy slots finish is compared with what fewer finished. Each task
 counts as the seconds that tasks of its kind took then: neither a change of the arrivals nor another mix of
 kinds touches that, for each busy slot then finishes as much as before.
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from celery_autoscaler.protocol.ended import Counted, Ended
 
-# A window of measuring ends after so many seconds and tasks, or after so many seconds in any case.
+# A window of measuring ends after these seconds and tasks, or after the latter seconds in any case.
 SHORTEST, TASKS = 4.0, 80
 LONGEST, FEW = 30.0, 8
 # Busy slots within a window stay within this part of their number.
@@ -51,12 +51,12 @@ class Useful:
     slots: int | None = None
     """None: any number, as far as is known."""
     tried: int = 0
-    """With so many no more tasks were finished."""
+    """The number of slots with which no more tasks were finished."""
 
 
 @dataclass
 class Level:
-    """What was measured with about so many busy slots; older windows weigh less."""
+    """What was measured with about that number of busy slots; older windows weigh less."""
 
     busy: float
     at: float
@@ -98,7 +98,7 @@ def is_slower(now: Level, then: Level) -> bool:
 
 
 def level_number(busy: float) -> int:
-    """Return the number of the level of so many busy slots."""
+    """Return the number of the level of a number of busy slots."""
     return round(math.log(busy, LEVEL))
 
 
@@ -177,7 +177,7 @@ class Throughput:
             waiting: Tasks that wait for a slot.
             lateness: Age of the oldest of them in relation to the target wait.
             starved: Whether a host is short of CPU, maybe for the sake of others: how long tasks take then
-                shows nothing of what stands behind them.
+                shows nothing of the service behind them.
         """
         if starved:
             self._window = None
@@ -252,7 +252,7 @@ class Throughput:
             self._try(now, round(level.busy / 2), level)
 
     def _try(self, now: float, slots: int, before: Level) -> None:
-        """Let so many slots be of use, until it is known what they do."""
+        """Let a number of slots be of use, until it is known what they do."""
         slots = max(1, slots)
         known = self._levels.get(level_number(slots))
         is_known = known is not None and now - known.at < RECENT and known.busy != before.busy

@@ -20,15 +20,26 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
  * Say a decision as the command line does.
  * @param {Decision} decision
  */
-export function sentence(decision) {
+export const sentence = (decision) => `${headline(decision)}: ${reasons(decision)}`;
+
+/**
+ * Return the first clause of the sentence of a decision: what changes.
+ * @param {Decision} decision
+ */
+export function headline(decision) {
   const group = decision.group === "*" ? "all groups" : decision.group;
-  if (decision.by) return `${group}: ${decision.reason}`;
+  if (decision.by) return group;
   const { have, want, here } = decision;
   const moves = here ? `, ${decision.host} ${here > 0 ? "starts" : "stops"} ${Math.abs(here)}` : "";
   const change = have === want ? `keeps ${have}` : `${have} → ${want}`;
-  const held = decision.held_back ? `; held back: ${decision.held_back}` : "";
-  return `${group} ${change}${moves}: ${decision.reason}${held}`;
+  return `${group} ${change}${moves}`;
 }
+
+/**
+ * Return the rest of the sentence of a decision: the arithmetic.
+ * @param {Decision} decision
+ */
+export const reasons = ({ by, held_back: held, reason }) => reason + (held && !by ? `; held back: ${held}` : "");
 
 /** @param {Decision} one */
 export const decisionKey = (one) => `${one.at} ${one.host} ${one.group} ${one.here} ${one.reason}`;
@@ -197,8 +208,8 @@ export class Charts {
     const [, group] = this.last;
     const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
     this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.maximum}`));
-    const wait = `${this.name}: ${group.waiting} tasks wait, the oldest for ${seconds(group.age)}, `;
-    this.waitBox.setAttribute("aria-label", asText(`${wait}promised are ${seconds(group.promise)}`));
+    const wait = `${this.name}: ${group.waiting} tasks waiting, oldest ${seconds(group.age)}, `;
+    this.waitBox.setAttribute("aria-label", asText(`${wait}target wait ${seconds(group.promise)}`));
   }
 
   /**
@@ -215,7 +226,7 @@ export class Charts {
       ["draining", "draining", columns.draining[n]], ["maximum", "maximum", columns.maximum[n]],
     ]);
     legend(this.waitLegend, [
-      ["age", "oldest waits", seconds(columns.age[n])], ["promise", "promised", seconds(this.promise)],
+      ["age", "oldest waits", seconds(columns.age[n])], ["promise", "target wait", seconds(this.promise)],
       ["waiting", "waiting", columns.waiting[n]],
     ]);
   }

@@ -1,7 +1,7 @@
 // The page of a supervisor of Celery Fleet: shows each picture that the supervisor sends.
 
-import { Charts, decisionKey, sentence } from "./charts.js";
-import { bytes, cells, clock, find, make, rate, say, seconds, sync } from "./dom.js";
+import { Charts, decisionKey, headline, reasons, sentence } from "./charts.js";
+import { asText, bytes, cells, clock, find, make, rate, say, seconds, sync } from "./dom.js";
 import { ask, follow, wish } from "./server.js";
 
 // Seconds without a picture after which what is shown counts for nothing.
@@ -116,7 +116,7 @@ function show(sent) {
   showHosts(found);
   showWorkers(found);
   sync(find("decisions"), decisions.slice(0, LISTED), decisionKey, newDecision, () => {});
-  say(find("source"), `Told by ${found.host}, which looks every ${seconds(found.hosts[0]?.tick?.every ?? 1)}`);
+  say(find("source"), `Source: ${found.host}, updated every ${seconds(found.hosts[0]?.tick?.every ?? 1)}`);
 }
 
 /**
@@ -131,7 +131,7 @@ function showLine() {
   const silent = (performance.now() - pictureAt) / 1000;
   const fresh = picture && silent <= STALE ? picture : null;
   const verdict = fresh ? fresh.verdict : picture || failure ? "blind" : "";
-  const since = picture ? `; last heard of ${seconds(silent)} ago` : "";
+  const since = picture ? `; last answer ${seconds(silent)} ago` : "";
   const why = fresh ? fresh.why : picture || failure ? `the supervisor does not answer${failure && `: ${failure}`}${since}` : "";
   say(find("verdict"), verdict ? verdict[0].toUpperCase() + verdict.slice(1) : "Connecting");
   find("verdict").dataset.verdict = verdict;
@@ -154,12 +154,14 @@ function showLine() {
     .filter((step) => step.length > step.future)
     .sort((a, b) => b.age / b.promise - a.age / a.promise)[0];
   say(find("slowest"), slow
-    ? `${stepName(slow)} (group ${slow.group}): the oldest waits ${seconds(slow.age)}, promised are ${seconds(slow.promise)}`
-    : "no queue has tasks that wait");
+    ? `${stepName(slow)} (group ${slow.group}): oldest ${seconds(slow.age)}, target wait ${seconds(slow.promise)}`
+    : "no queue has waiting tasks");
   find("slowest").className = slow && slow.age > slow.promise ? "late" : "";
   const last = picture.last_change;
   say(find("change-term"), last ? `Last change, ${seconds(Math.max(0, picture.at - last.at))} ago` : "Last change");
-  say(find("change"), last ? sentence(last) : last === null ? "no worker was started or stopped yet" : "–");
+  if (!last) say(find("change"), last === null ? "no worker started or stopped yet" : "–");
+  else if (find("change").textContent !== asText(sentence(last)))
+    find("change").replaceChildren(make("strong", "", headline(last)), make("small", "", `: ${reasons(last)}`));
 }
 
 /** @param {{ queue: string, step: number }} step */
@@ -205,7 +207,7 @@ function newGroup([name]) {
   const high = make("input", "", "", { type: "number", min: 1, max: MOST, "aria-label": `Maximum of ${name}`, required: "" });
   const form = make("form", "bounds", [
     "Workers from", low, "to", high, make("button", "", "Set", { type: "submit" }),
-    button("Back to its settings", () => want("scale", { group: name })),
+    button("Reset to settings", () => want("scale", { group: name })),
   ]);
   form.onsubmit = (event) => {
     event.preventDefault();
@@ -322,8 +324,8 @@ function newLetters([queue]) {
     heading,
     make("div", "tools", [
       button("Look", () => (letters.has(queue) ? hideContents(node, queue) : showContents(node, queue))),
-      button("Send again", async () => {
-        if (await sure(`Send the ${node.count} dead letters of ${queue} again?`, "Send again")) want("replay", { queue });
+      button("Retry", async () => {
+        if (await sure(`Retry the ${node.count} dead letters of ${queue}?`, "Retry")) want("replay", { queue });
       }),
       button("Delete", async () => {
         const first = await sure(`Delete the ${node.count} dead letters of ${queue}?`, "Delete", true);
@@ -398,7 +400,7 @@ function showWorkers(seen) {
     act.hidden = !drains && worker.state !== "ready";
     act.undo = drains;
     say(act, drains ? "Undo" : "Drain");
-    act.setAttribute("aria-label", `${drains ? "Let take messages again:" : "Drain"} ${worker.name}`);
+    act.setAttribute("aria-label", `${drains ? "Cancel the drain of" : "Drain"} ${worker.name}`);
   });
 }
 
@@ -406,7 +408,7 @@ function showWorkers(seen) {
 function newWorker({ name }) {
   const node = button("Drain", async () => {
     const { undo } = drain;
-    if (undo || (await sure(`Drain ${name}? It finishes what it runs, takes nothing new and ends.`, "Drain"))) {
+    if (undo || (await sure(`Drain ${name}? It finishes its tasks, fetches nothing new and stops.`, "Drain"))) {
       want("drain", { worker: name, undo });
     }
   });
