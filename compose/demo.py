@@ -155,6 +155,8 @@ class Demo:
             f"{self.ended} of {self.count} tasks ended{failed}; workers: {self.workers[0]} → "
             f"{max(self.workers)} → {self.workers[-1]}"
         )
+        if self.ended < self.count:
+            yield Text(f"Not waited for the others: {PATIENCE:g} s are over.", style="bold red")
         if self.oldest <= self.target:
             yield Text(
                 f"Target wait {self.target:g} s: kept. The longest wait was {self.oldest:.1f} s.",

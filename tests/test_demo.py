@@ -81,3 +81,13 @@ def test_the_outcome_says_whether_the_target_was_kept_and_why_not(
     first, *others = [str(line) for line in demo.Demo.outcome(found)]
     assert first == "400 of 400 tasks ended; workers: 1 → 8 → 1"
     assert others == lines
+
+
+def test_the_outcome_says_that_the_rest_was_not_waited_for() -> None:
+    seen = {"oldest": 2.0, "late": {}, "cpu": [40.0], "target": 10.0}
+    found = SimpleNamespace(ended=333, count=400, failed=0, workers=[1], **seen)
+
+    first, second, *_ = [str(line) for line in demo.Demo.outcome(found)]
+
+    assert first == "333 of 400 tasks ended; workers: 1 → 1 → 1"
+    assert second == "Not waited for the others: 300 s are over."
