@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pwd
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -16,6 +14,11 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     RedisError,
     Server,
     program,
+)
+from ansible_collections.celery_fleet.platform.plugins.module_utils.scratch_process import (
+    give,
+    printed,
+    running,
 )
 
 READY_WITHIN = 30.0  # seconds
@@ -78,9 +81,7 @@ def prepare(folder: Path, settings: str, users: str, user: str) -> None:
     text = "".join(f"{line}\n" for line in lines)
     (folder / "redis.conf").write_text(WATCHES.sub(NOBODY, text), encoding="utf-8")
     (folder / "users.acl").write_text(users, encoding="utf-8")
-    entry = pwd.getpwnam(user)
-    for path in (folder, *folder.iterdir()):
-        shutil.chown(path, entry.pw_uid, entry.pw_gid)
+    give(folder, user)
 
 
 @contextmanager
@@ -96,28 +97,13 @@ def scratch_server(settings: str, users: str, user: str, kind: str = "server") -
     with tempfile.TemporaryDirectory(prefix="redis-check-") as name:
         folder = Path(name)
         prepare(folder, settings, users, user)
-        entry = pwd.getpwnam(user)
-        with (folder / "log").open("wb") as output:
-            process = subprocess.Popen(
-                [program(kind), str(folder / "redis.conf")],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                user=entry.pw_uid,
-                group=entry.pw_gid,
-                extra_groups=[],
-            )
         server = Server(("-s", str(folder / "socket")), None, "", 5)
-        try:
-            wait_for_answer(process, server, folder / "log")
+        with running([program(kind), str(folder / "redis.conf")], folder, user) as process:
+            wait_for_answer(process, server, folder)
             yield server
-        finally:
-            process.kill()
-            process.wait()
 
 
-def wait_for_answer(process: subprocess.Popen[bytes], server: Server, log: Path) -> None:
+def wait_for_answer(process: subprocess.Popen[bytes], server: Server, folder: Path) -> None:
     """Wait until it accepts commands."""
     deadline = time.monotonic() + READY_WITHIN
     while process.poll() is None and not answers(server):
@@ -125,4 +111,4 @@ def wait_for_answer(process: subprocess.Popen[bytes], server: Server, log: Path)
             raise RedisError(f"a scratch server with these settings is not ready after {READY_WITHIN:g} s")
         time.sleep(0.02)
     if process.poll() is not None:
-        raise RedisError(f"Redis refuses these settings: {refusal(log.read_text(errors='replace'))}")
+        raise RedisError(f"Redis refuses these settings: {refusal(printed(folder))}")

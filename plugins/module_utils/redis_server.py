@@ -371,3 +371,21 @@ def answer(module: AnsibleModule, run: Callable[[AnsibleModule], dict[str, Any]]
         module.fail_json(msg=str(error))
     else:
         module.exit_json(**result)
+
+
+def login_arguments(*, socket_required: bool = True) -> dict[str, Any]:
+    """Return the options of a module by which it logs in; the fragment redis_login describes them."""
+    return {
+        "socket": {"type": "path", "required": socket_required},
+        "username": {"type": "str", "required": True},
+        "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+    }
+
+
+def sentinel_arguments() -> dict[str, Any]:
+    """Return the options of a module that asks the sentinels too."""
+    return {
+        "sentinel_port": {"type": "int", "default": 26379},
+        "authority": {"type": "path", "default": ""},
+        "sentinel_master": {"type": "str", "required": True},
+    }

@@ -27,6 +27,11 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     answer,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.scratch_process import (
+    give,
+    printed,
+    running,
+)
 
 DOCUMENTATION = """
 module: postgres_pgbouncer
@@ -159,41 +164,24 @@ class PgBouncer:
                     if file.path.suffix == ".ini" and "[pgbouncer]" in content:
                         content += APART.format(folder=folder)
                     (place / file.path.name).write_text(content, encoding="utf-8")
-                    os.chown(place / file.path.name, user.pw_uid, user.pw_gid)
-            os.chown(place, user.pw_uid, user.pw_gid)
+            give(place, user.pw_name)
             groups = [*os.getgrouplist(user.pw_name, user.pw_gid), gid("postgres")]
-            with (place / "log").open("wb") as log:
-                process = subprocess.Popen(
-                    [PROGRAM, str(place / "pgbouncer.ini")],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=place,
-                    user=user.pw_uid,
-                    group=user.pw_gid,
-                    extra_groups=groups,
-                )
-            try:
-                self.wait(process, place / "log")
-            finally:
-                process.kill()
-                process.wait()
+            with running([PROGRAM, str(place / "pgbouncer.ini")], place, user.pw_name, groups) as process:
+                self.wait(process, place)
 
-    def wait(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def wait(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         """Wait until the scratch PgBouncer has read everything."""
         deadline = time.monotonic() + READY_WITHIN
         while True:
             ended = process.poll() is not None
-            printed = log.read_text(encoding="utf-8", errors="replace")
-            if ended or "process up" in printed:
+            text_so_far = printed(folder)
+            if ended or "process up" in text_so_far:
                 break
             if time.monotonic() > deadline:
                 raise PostgresError(f"a scratch PgBouncer is not ready after {READY_WITHIN:g} s")
             time.sleep(0.05)
-        if why := complaint(printed) or ("it ended without any output" if ended else ""):
-            raise PostgresError(
-                f"PgBouncer refuses these settings: {why.replace(str(log.parent), self.folder)}"
-            )
+        if why := complaint(text_so_far) or ("it ended without any output" if ended else ""):
+            raise PostgresError(f"PgBouncer refuses these settings: {why.replace(str(folder), self.folder)}")
 
     def run(self, files: list[File], all_files: list[File]) -> tuple[str, list[str]]:
         """Write, and have it run what is written; return what was done, and why."""

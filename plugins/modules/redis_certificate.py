@@ -14,6 +14,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     RedisError,
     answer,
     connect,
+    login_arguments,
 )
 
 DOCUMENTATION = """
@@ -46,15 +47,7 @@ options:
   socket:
     description: Unix socket of the server; none for a sentinel.
     type: path
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 EXAMPLES = """
@@ -126,9 +119,7 @@ def main() -> None:
             "certificate": {"type": "path", "required": True},
             "key": {"type": "path", "required": True},
             "authority": {"type": "path", "required": True},
-            "socket": {"type": "path"},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(socket_required=False),
         },
         supports_check_mode=True,
     )

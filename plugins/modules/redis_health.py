@@ -15,6 +15,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     answer,
     connect,
     lacking,
+    login_arguments,
 )
 
 DOCUMENTATION = """
@@ -31,15 +32,6 @@ options:
   sentinel_socket:
     description: Unix socket of the sentinel. None if the host has no sentinel.
     type: path
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   replicas:
     description: How many replicas the primary has.
     type: int
@@ -56,6 +48,7 @@ options:
     description: Seconds to wait. 0 looks once.
     type: int
     default: 0
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 EXAMPLES = """
@@ -156,10 +149,8 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path"},
+            **login_arguments(socket_required=False),
             "sentinel_socket": {"type": "path"},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
             "replicas": {"type": "int", "required": True},
             "sentinels": {"type": "int", "default": 0},
             "sentinel_master": {"type": "str", "default": ""},

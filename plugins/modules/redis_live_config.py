@@ -18,6 +18,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     answer,
     connect,
     default_passwords,
+    login_arguments,
     normal_word,
     same,
     switch_on_append_only,
@@ -41,15 +42,6 @@ options:
     description: Unix socket of the server. Where it does not exist, the addresses are tried on which the main
       process of the service listens.
     type: path
-    required: true
-  username:
-    description: User to log in as; needs CONFIG and ACL.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
     required: true
   present_password:
     description: Password of the user C(default) of a server that the role has not configured yet; what its
@@ -85,6 +77,7 @@ options:
       state: {description: Whether the user may log in., type: str, choices: ["on", "off"], default: "on"}
       passwords: {description: "Hashes: C(#), 64 hexadecimal digits.", type: list, elements: str, default: []}
       rules: {description: Rules as in ACL SETUSER., type: list, elements: str, default: []}
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 EXAMPLES = """
@@ -337,9 +330,7 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "present_password": {"type": "str", "no_log": True},
             "config": {"type": "path"},
             "text": {"type": "str", "no_log": True},

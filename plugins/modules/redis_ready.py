@@ -6,6 +6,7 @@ from __future__ import annotations
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server import (
     RedisError,
+    login_arguments,
     wait_until_ready,
 )
 
@@ -15,19 +16,6 @@ short_description: Wait until a Redis server has its data and follows its primar
 description:
   - A server is ready when it has loaded its data and, if it is a replica, has all of its primary's.
 options:
-  socket:
-    description: Unix socket of the server.
-    type: path
-    required: true
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   restart:
     description: Unit to restart first; none if empty.
     type: str
@@ -36,6 +24,7 @@ options:
     description: Seconds to wait.
     type: int
     default: 600
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 EXAMPLES = """
@@ -57,9 +46,7 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "restart": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 600},
         },

@@ -11,6 +11,8 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     RedisError,
     answer,
     connect,
+    login_arguments,
+    sentinel_arguments,
     sentinels,
     wait_until_ready,
 )
@@ -24,19 +26,6 @@ description:
   - A primary that has data or replicas stays what it is, whatever the inventory says, and so does a replica
     that sentinels look after.
 options:
-  socket:
-    description: Unix socket of the server.
-    type: path
-    required: true
-  username:
-    description: User to log in as, here and at the sentinels.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   primary:
     description: Name or address of the first primary.
     type: str
@@ -50,18 +39,9 @@ options:
     type: list
     elements: str
     default: []
-  sentinel_port:
-    description: Their port.
-    type: int
-    default: 26379
-  authority:
-    description: File of the authority's certificate, where the sentinels speak TLS.
-    type: path
-    default: ""
-  sentinel_master:
-    description: Name under which they know the primary.
-    type: str
-    required: true
+extends_documentation_fragment:
+  - celery_fleet.platform.redis_login
+  - celery_fleet.platform.redis_login.sentinels
 """
 
 EXAMPLES = """
@@ -150,15 +130,11 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "primary": {"type": "str", "required": True},
             "port": {"type": "int", "default": 6379},
             "sentinels": {"type": "list", "elements": "str", "default": []},
-            "sentinel_port": {"type": "int", "default": 26379},
-            "authority": {"type": "path", "default": ""},
-            "sentinel_master": {"type": "str", "required": True},
+            **sentinel_arguments(),
         },
         supports_check_mode=True,
     )

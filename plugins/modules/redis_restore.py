@@ -13,6 +13,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     RedisError,
     answer,
     connect,
+    login_arguments,
     program,
     wait_until_ready,
 )
@@ -29,19 +30,6 @@ options:
     description: The RDB file, on the host.
     type: path
     required: true
-  socket:
-    description: Unix socket of the server.
-    type: path
-    required: true
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   unit:
     description: Unit of the server.
     type: str
@@ -50,6 +38,7 @@ options:
     description: Seconds within which the data must be loaded.
     type: int
     default: 3600
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 EXAMPLES = """
@@ -149,9 +138,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "file": {"type": "path", "required": True},
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "unit": {"type": "str", "default": "redis-server.service"},
             "timeout": {"type": "int", "default": 3600},
         },

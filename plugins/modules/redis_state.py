@@ -10,6 +10,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     answer,
     connect,
     lacking,
+    login_arguments,
 )
 
 DOCUMENTATION = """
@@ -17,20 +18,7 @@ module: redis_state
 short_description: Say what a Redis server is and does
 description:
   - Changes nothing.
-options:
-  socket:
-    description: Unix socket of the server.
-    type: path
-    required: true
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 RETURN = """
@@ -60,9 +48,7 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
         },
         supports_check_mode=True,
     )

@@ -13,6 +13,8 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     Server,
     answer,
     connect,
+    login_arguments,
+    sentinel_arguments,
     sentinels,
 )
 
@@ -26,40 +28,18 @@ description:
     to write they send again, to the new one.
   - Does nothing on a replica. If no other primary is elected the old one goes on.
 options:
-  socket:
-    description: Unix socket of the server.
-    type: path
-    required: true
-  username:
-    description: User to log in as, here and at the sentinels.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   sentinels:
     description: Names or addresses of the sentinels.
     type: list
     elements: str
     required: true
-  sentinel_port:
-    description: Their port.
-    type: int
-    default: 26379
-  authority:
-    description: File of the authority's certificate, where the sentinels speak TLS.
-    type: path
-    default: ""
-  sentinel_master:
-    description: Name under which they know the primary.
-    type: str
-    required: true
   timeout:
     description: Seconds to wait for the new primary, during which nothing can be written.
     type: int
     default: 30
+extends_documentation_fragment:
+  - celery_fleet.platform.redis_login
+  - celery_fleet.platform.redis_login.sentinels
 """
 
 EXAMPLES = """
@@ -164,13 +144,9 @@ def main() -> None:
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "sentinels": {"type": "list", "elements": "str", "required": True},
-            "sentinel_port": {"type": "int", "default": 26379},
-            "authority": {"type": "path", "default": ""},
-            "sentinel_master": {"type": "str", "required": True},
+            **sentinel_arguments(),
             "timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,

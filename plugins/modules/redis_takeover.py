@@ -18,6 +18,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.redis_server
     default_passwords,
     file_settings,
     instances,
+    login_arguments,
     main_pid,
     normal_word,
     program,
@@ -44,15 +45,6 @@ options:
       process of the service listens, and no other.
     type: path
     required: true
-  username:
-    description: User to log in as.
-    type: str
-    required: true
-  passwords:
-    description: Passwords to try, the present one first.
-    type: list
-    elements: str
-    required: true
   present_password:
     description: Password of the user C(default) of a server that the role has not configured yet. What its
       file says (C(requirepass)) is tried as well.
@@ -69,6 +61,7 @@ options:
     description: The wanted settings.
     type: dict
     required: true
+extends_documentation_fragment: [celery_fleet.platform.redis_login]
 """
 
 RETURN = """
@@ -340,9 +333,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "apply": {"type": "bool", "default": False},
-            "socket": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
+            **login_arguments(),
             "present_password": {"type": "str", "no_log": True},
             "config": {"type": "path", "required": True},
             "package": {"type": "str", "required": True},

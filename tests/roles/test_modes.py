@@ -52,6 +52,7 @@ MODULES_WITH_MODES = {
     "module_utils/postgres_scratch.py": "a scratch folder that it gives to the user of the server",
     "modules/redis_config_file.py": "takes owner, group and mode",
     "modules/redis_restore.py": "gives each file its owner and mode",
+    "module_utils/scratch_process.py": "a log in a scratch folder",
     "module_utils/redis_scratch.py": "a scratch folder that it gives to the user of the scratch server",
 }
 
