@@ -4,6 +4,7 @@ import grp
 import json
 import os
 import pwd
+import socket
 import stat
 import subprocess
 import sys
@@ -249,6 +250,42 @@ def test_options_that_celery_would_refuse_are_named(
     status, line, _ = prove(tmp_path, SAFE, {"groups": [group]})
 
     assert (status, line) == (4, f"celery_app_worker_groups: web: options: {words}")
+
+
+@pytest.mark.parametrize(("creates", "status"), [(False, 4), (True, 0)])
+def test_a_queue_without_which_a_worker_would_not_start_is_named(
+    tmp_path: Path, creates: bool, status: int
+) -> None:
+    queues = (
+        f"app.conf.task_create_missing_queues = {creates}\napp.conf.task_queues = [kombu.Queue('mails')]\n"
+    )
+    group = {"name": "web", "pool": "solo", "queues": ["mials"]}
+
+    found, line, _ = prove(tmp_path, f"{SAFE}import kombu\n{queues}", {"groups": [group]})
+
+    assert found == status
+    assert line == (
+        ""
+        if creates
+        else "celery_app_worker_groups: web: queues: the app has no queue 'mials' (task_queues); "
+        "did you mean mails?; it has mails"
+    )
+
+
+def test_an_address_that_the_supervisor_cannot_have_is_named_before_anything_runs_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "autoscaler.toml").write_text("http = '192.0.2.1:9541'\n[groups.web]\nqueues = ['celery']\n")
+
+    status, line, _ = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})
+
+    assert status == 4
+    assert line.startswith("celery_autoscaler_http: 192.0.2.1 is no address of this host")
+    with socket.create_server(("127.0.0.1", 0)) as running:
+        (tmp_path / "autoscaler.toml").write_text(
+            f"http = '127.0.0.1:{running.getsockname()[1]}'\n[groups.web]\nqueues = ['celery']\n"
+        )
+        assert prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})[0] == 0
 
 
 def test_options_that_celery_has_are_good(tmp_path: Path) -> None:

@@ -50,9 +50,9 @@ class Refusal:
             {"celery_autoscaler_http": "127.0.0.1:port"},
             "celery_autoscaler_http: is '127.0.0.1:port'; allowed: host:port, unix:/path, or nothing",
         ),
-        # It passes every check, and the supervisor cannot listen there.
+        # It passes every check, and the supervisor cannot listen there: Redis does.
         Refusal(
-            {"celery_autoscaler_http": "192.0.2.1:9541", "celery_autoscaler_http_token": "x" * 16},
+            {"celery_autoscaler_http": "127.0.0.1:6379"},
             "(the supervisor of single is as it was)",
         ),
     ],

@@ -2,9 +2,9 @@
 
 Says in one line why it cannot. The exit status is 3 where that does not depend on the machine, else 4.
 
-On a host it goes on: options of the worker groups are parsed as `celery worker` does, the supervisor's
-settings are read as the supervisor does, and what `celery-autoscaler check` finds in all of them is the
-answer.
+On a host it goes on: options and queues of the worker groups are checked as `celery worker` does, the
+supervisor's settings are read as the supervisor does, and what `celery-autoscaler check` finds in all of
+them is the answer.
 The arguments are the app, a JSON file that says what there is (`groups`, `plain`, `settings`), and the word
 that the answer begins with.
 """
@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,31 @@ def wrong_options(app: Celery, group: Mapping[str, Any]) -> Iterator[str]:
             yield f"options: {name}={value!r} is wrong: {error.format_message().rpartition(': ')[2]}"
 
 
+def wrong_queues(app: Celery, group: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the queues that the app lacks, where a worker would not make them and not start."""
+    known = app.amqp.queues
+    for queue in () if app.conf.task_create_missing_queues else group.get("queues", []):
+        if queue not in known:
+            close = difflib.get_close_matches(queue, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            names = ", ".join(sorted(known))
+            yield f"queues: the app has no queue '{queue}' (task_queues){hint}; it has {names}"
+
+
+def wrong_address(address: str) -> str:
+    """Return why the supervisor cannot listen where its page is wanted; nothing if it can."""
+    if address.startswith("unix:"):
+        return ""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        # Any port: the wanted one may be that of the supervisor that runs.
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return f"celery_autoscaler_http: {host} is no address of this host ({error.strerror})"
+    return ""
+
+
 def find_problems(app: Celery, path: Path | None) -> list[dict[str, str]]:
     """Return what `celery-autoscaler check` finds, or end with what the supervisor refuses."""
     check = importlib.import_module("celery_autoscaler.supervisor.settings_check")
@@ -110,6 +136,8 @@ def find_problems(app: Celery, path: Path | None) -> list[dict[str, str]]:
         read = settings.load(app, str(path)) if path else None
     except settings.SettingsError as error:
         fail(error.message, 4)
+    if read and (problem := wrong_address(read.http)):
+        fail(problem, 4)
     found = check.check_settings(app, read)
     return [finding.as_dict() for finding in found]
 
@@ -123,7 +151,7 @@ def main() -> None:
         wrong = [
             f"celery_app_worker_groups: {group['name']}: {problem}"
             for group in proof.get("groups", [])
-            for problem in wrong_options(app, group)
+            for problem in (*wrong_queues(app, group), *wrong_options(app, group))
         ]
         if wrong:
             fail("; ".join(wrong), 4)
