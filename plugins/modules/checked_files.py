@@ -76,6 +76,10 @@ written: {description: The files that were written or not read by systemd., type
 
 CHECKED_WITHIN = 60  # seconds
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+# Where the reason is.
+TELLING = re.compile(r"FAILED|ERROR: |\[\w+Error\]")
+# pgBackRest ends well all the same.
+UNREADABLE = "status: error (other)"
 # What names a file and says nothing against it.
 QUIET = re.compile(r"Checking |SUCCESS")
 
@@ -109,7 +113,7 @@ def refusal(output: str, root: str) -> str:
     """What a program says against the files, in one line: where it begins, else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     for number, line in enumerate(lines):
-        if "FAILED" in line or (f"{root}/" in line and not QUIET.match(line)):
+        if TELLING.search(line) or (f"{root}/" in line and not QUIET.match(line)):
             # A heading is followed by the reason.
             found = " ".join(lines[number : number + 2]) if line.endswith(":") else line
             break
@@ -141,7 +145,7 @@ def run_check(command: list[str], root: str, written: Collection[str]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise RefusedError(f"{command[0]} did not end within {CHECKED_WITHIN} s") from None
-    output, refused = done.stdout, done.returncode != 0
+    output, refused = done.stdout, done.returncode != 0 or UNREADABLE in done.stdout
     if command[0] == "systemd-analyze":
         output = complaints(output, written)
         # It leaves out what it does not understand, and only says so.

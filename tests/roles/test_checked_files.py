@@ -146,3 +146,11 @@ def test_files_that_systemd_has_not_read_since_they_were_written_count_as_writte
     found = checked.run(Module(files=files, units=["copy@daily.service", "other.service", "away.service"]))
 
     assert (found["changed"], found["written"]) == (True, [str(unit), str(dropin)])
+
+
+def test_a_program_that_says_that_it_can_read_nothing_refuses_though_it_ends_well(tmp_path: Path) -> None:
+    said = "stanza: main\\n status: error (other)\\n  [CryptoError] unable to load info file\\n  HINT: is it?"
+    check = ["sh", "-c", f"printf '{said}'"]
+
+    with pytest.raises(checked.RefusedError, match=r"\[CryptoError\] unable to load info file$"):
+        checked.run_check(check, str(tmp_path), ())

@@ -17,6 +17,7 @@ MAKES_FILES = re.compile(
 )
 # They say the mode themselves, or nobody but root needs the file.
 COMMANDS_WITH_MODES = {
+    "archive | Have pgBackRest read what is newer than what it runs": "a mark that root alone looks for",
     "archive | Make the key and the certificate": "a task after it gives both their owner and mode",
 }
 # Calls that make files or folders.

@@ -1,17 +1,21 @@
 """The modules and the templates of the role postgres, without a host."""
 
+import os
 import socket
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
 from support.role_files import (
     FACTS,
     HERE,
+    ROLES,
     Place,
     evaluate,
     load_module,
@@ -797,3 +801,38 @@ def test_pgbouncer_reads_what_is_newer_than_what_it_runs(read: float, static: fl
     done, files = pgbouncer.wanted({"read": read}, {"static": static}, loaded=200.0, started=120.0)
     assert done == action
     assert bool(files) == bool(action)
+
+
+def test_the_files_of_the_archive_are_read_before_they_are_written() -> None:
+    check = "[__postgres_archive_check, __postgres_archive_files, __postgres_archive_secret_files]"
+
+    (repository,) = evaluate("postgres", check, [TO_BACKUP1], ARCHIVE)
+    (server,) = evaluate("postgres", check, [{**OF_DATA1, **TO_BACKUP1}], replace(ARCHIVE, host="data2"))
+
+    for words, (file,), _secret in (repository, server):
+        assert words[-1] == "info"
+        assert f"--config={{root}}{file['path']}" in words
+    assert "--config-include-path={root}/etc/pgbackrest/conf.d" in repository[0]
+    assert repository[2][0]["path"].startswith("/etc/pgbackrest/conf.d/")
+    # It reaches no repository that has not heard of it yet.
+    assert "--reset-repo1-host" in server[0]
+
+
+def test_a_certificate_that_a_cut_off_play_left_is_made_anew(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((ROLES / "postgres/tasks/archive.yml").read_text())
+    (make,) = (task for task in tasks if task["name"] == "archive | Make the key and the certificate")
+    said = tmp_path / "certificate.cnf"
+    said.write_text("[req]\nprompt = no\ndistinguished_name = host\n[host]\nCN = data1\n")
+
+    def made() -> str:
+        script = ["sh", "-c", make["ansible.builtin.shell"]["cmd"]]
+        return subprocess.run(script, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert made() == "made\n"
+    first = (tmp_path / "certificate.pem").read_text()
+    assert made() == ""
+    # Written, and the play ended.
+    later = (tmp_path / "certificate.pem").stat().st_mtime + 1
+    os.utime(said, (later, later))
+    made()
+    assert (tmp_path / "certificate.pem").read_text() != first

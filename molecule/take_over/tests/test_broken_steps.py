@@ -102,6 +102,11 @@ BREAKS = [
     Break("postgres", re.escape(ELSEWHERE), {"postgres_listen_addresses": [ELSEWHERE]}),
     Break("postgres", READ_ONLY, {"postgres_log_min_duration_statement": "7s"}, "/etc/postgresql"),
     Break("archive", "postgres_backup_full.*sometime|sometime", {"postgres_backup_full": "sometime"}),
+    Break(
+        "archive",
+        "CryptoError|FormatError",
+        {"postgres_repository_passphrase": "another-passphrase-0123456789"},
+    ),
     Break("archive", READ_ONLY, {"postgres_repository_host": "{{ ansible_host }}"}, "/etc/pgbackrest"),
     Break("celery_app", "DB_PORT", {"celery_app_environment": ENVIRONMENT | {"DB_PORT": "many"}}),
     Break("celery_app", "nosuch", {"celery_app_name": "nosuch"}),
@@ -130,6 +135,11 @@ BREAKS = [
         "celery_autoscaler",
         "celery_autoscaler_http: is '198.18.45.13:port'",
         {"celery_autoscaler_http": "198.18.45.13:port"},
+    ),
+    Break(
+        "celery_autoscaler",
+        "celery_autoscaler_http: 192.0.2.1 is no address of this host",
+        {"celery_autoscaler_http": f"{ELSEWHERE}:9541"},
     ),
     Break(
         "celery_autoscaler",
