@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: write files together, once the programs that read them have accepted all of them."""
 
 from __future__ import annotations

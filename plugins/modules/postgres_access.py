@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: the users, databases and privileges of a PostgreSQL cluster, as wanted and no more."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: check the files of a cluster, write them, and have the server run what they say."""
 
 from __future__ import annotations

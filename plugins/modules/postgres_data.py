@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: fill the data directory of a cluster from another server or from the backups."""
 
 from __future__ import annotations

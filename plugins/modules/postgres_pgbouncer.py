@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: check PgBouncer's files, write them, and have it run what they say."""
 
 from __future__ import annotations

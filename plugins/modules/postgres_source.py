@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: see that the wanted version of PostgreSQL can be had, and from where."""
 
 from __future__ import annotations

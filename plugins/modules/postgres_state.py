@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: what PostgreSQL a host has, and what its server says of its part in a replication."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: have a server show the certificate that lies on the host."""
 
 from __future__ import annotations

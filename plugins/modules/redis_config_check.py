@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: have a scratch server read the settings and the users before they are written."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: write a configuration file that its server rewrites as well."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: wait until the server and the sentinel of a host find their set of servers complete."""
 
 from __future__ import annotations

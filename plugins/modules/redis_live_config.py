@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: make a running Redis server run the wanted settings and users, and say what differed."""
 
 from __future__ import annotations

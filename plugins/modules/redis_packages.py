@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: compare the installed packages of Redis with what the apt sources of the host offer."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: wait until a Redis server is ready, after a restart if wanted."""
 
 from __future__ import annotations

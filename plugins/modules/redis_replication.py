@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: make a new Redis server a replica, and leave alone what a failover decided."""
 
 from __future__ import annotations

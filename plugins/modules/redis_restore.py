@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: start a Redis server with the data of an RDB file, and count what it has."""
 
 from __future__ import annotations

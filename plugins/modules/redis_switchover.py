@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: have the sentinels replace a working primary by one of its replicas, and lose no write."""
 
 from __future__ import annotations

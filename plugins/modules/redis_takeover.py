@@ -1,4 +1,4 @@
-#!/usr/bin/python3
+#!/usr/bin/python
 """Ansible module: take over a Redis server with all its data, or say why that is not possible."""
 
 from __future__ import annotations
