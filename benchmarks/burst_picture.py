@@ -28,12 +28,12 @@ svg {{ background: #0d1117; }}
 SECONDS = {"field": "second", "type": "quantitative", "scale": {"domainMin": 0, "nice": False}}
 
 
-def draw(rows: Sequence[Mapping[str, Any]], promise: float) -> str:
+def draw(rows: Sequence[Mapping[str, Any]], target_wait: float) -> str:
     """Return the picture as SVG.
 
     Args:
         rows: One a second: `second`, `messages`, `ready`, `starting`, `draining`, `wait`, `estimate`.
-        promise: The target wait, in seconds.
+        target_wait: The target wait, in seconds.
     """
     spec = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -43,7 +43,7 @@ def draw(rows: Sequence[Mapping[str, Any]], promise: float) -> str:
         "vconcat": [
             panel("messages in the queue", [area("messages", BLUE)], time_axis=False),
             panel("workers", [workers()], time_axis=False),
-            panel("wait of the oldest task, s", wait(promise), time_axis=True),
+            panel("wait of the oldest task, s", wait(target_wait), time_axis=True),
         ],
         "resolve": {"scale": {"color": "independent"}},
     }
@@ -91,7 +91,7 @@ def workers() -> dict[str, Any]:
     }
 
 
-def wait(promise: float) -> list[dict[str, Any]]:
+def wait(target_wait: float) -> list[dict[str, Any]]:
     """Return the wait as it was and as the supervisor estimated it, and the target wait."""
     names = ["as it was", "as estimated", "target"]
     colour = {"type": "nominal", "title": None, "scale": {"domain": names, "range": [BLUE, ORANGE, RED]}}
@@ -107,7 +107,7 @@ def wait(promise: float) -> list[dict[str, Any]]:
         {
             "data": {"values": [{}]},
             "mark": {"type": "rule", "strokeDash": [5, 4]},
-            "encoding": {"x": None, "y": {"datum": promise}, "color": colour | {"datum": names[2]}},
+            "encoding": {"x": None, "y": {"datum": target_wait}, "color": colour | {"datum": names[2]}},
         },
     ]
 

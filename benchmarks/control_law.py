@@ -62,7 +62,7 @@ def ratio(theirs: float, ours: float) -> str:
 def row(load: Load) -> list[str]:
     """Measure a load with all laws; return a row of the table."""
     ours = measure(load, LAWS["ours"], braked=True)
-    target = load.group.promise
+    target = load.group.target_wait
     kept = "yes" if ours.p99 < target else "no" if load.allowed else "cannot be"
     cells = [load.name, f"{ours.p95:.1f}", f"{ours.p99:.1f}", kept, f"{ours.hours:.1f}", f"{ours.turns:.0f}"]
     for name, law in LAWS.items():

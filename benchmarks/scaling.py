@@ -116,7 +116,7 @@ class PollingSupervisor(threading.Thread):
 @contextmanager
 def ours(url: str, folder: Path, phase: float) -> Iterator[float]:
     """Run our supervisor with one idle worker; yield the seconds to wait before the burst."""
-    group = {"concurrency": 1, "min_workers": 1, "max_workers": MAXIMUM, "promise": 10.0}
+    group = {"concurrency": 1, "min_workers": 1, "max_workers": MAXIMUM, "target_wait": 10.0}
     with SupervisedFleet(folder, url, counts(url)) as fleet:
         fleet.start(group=group)
         fleet.wait_for_workers(1)
@@ -378,7 +378,7 @@ def burst(url: str, picture: Path) -> Table:
     redis.flushall()
     seen: list[dict[str, Any]] = []
     with app_folder() as folder, SupervisedFleet(folder, url, counts(url)) as fleet:
-        group = {"concurrency": 1, "min_workers": 1, "max_workers": 10, "promise": 10.0}
+        group = {"concurrency": 1, "min_workers": 1, "max_workers": 10, "target_wait": 10.0}
         fleet.start(group=group)
         fleet.wait_for_workers(1)
         begin, sent = time.time(), {}
@@ -391,7 +391,7 @@ def burst(url: str, picture: Path) -> Table:
         begun = {name: float(at) for name, at in hash_of(fleet.tasks.counts, "at").items()}
         decisions = fleet.decisions()
     rows = [row(one, begin, sent, begun) for one in seen]
-    picture.write_text(burst_picture.draw(rows, promise=group["promise"]))
+    picture.write_text(burst_picture.draw(rows, target_wait=group["target_wait"]))
     for decision in decisions:
         at = float(decision["at"]) - begin
         change = f"{decision['have']} → {decision['want']}"

@@ -133,9 +133,9 @@ class Demo:
         passed, self.looked = now - self.looked, now
         for name, group in status.groups.items():
             self.oldest = max(self.oldest, float(group["age"]))
-            self.target = max(self.target, float(group["promise"]))
+            self.target = max(self.target, float(group["target_wait"]))
             reason = limit(group)
-            if group["age"] > group["promise"]:
+            if group["age"] > group["target_wait"]:
                 self.late[reason or "more workers have to start first"] += passed
             if reason:
                 held.append(plain(f"{name}: {reason}", "bold yellow"))
@@ -182,8 +182,8 @@ def limit(group: Mapping[str, Any]) -> str:
             return "workers are starting, 2 per CPU at a time"
         variable = VARIABLES.get(group["limit"], "")
         return f"held back: {group['held_back']}{variable and f' ({variable})'}"
-    if group["limit"] == "maximum" and have >= group["maximum"]:
-        return f"limited by max_workers = {group['maximum']} (MAX_WORKERS)"
+    if group["limit"] == "max_workers" and have >= group["max_workers"]:
+        return f"limited by max_workers = {group['max_workers']} (MAX_WORKERS)"
     return ""
 
 
@@ -201,7 +201,7 @@ def changes(found: Iterable[Record], since: float) -> list[Record]:
 
 def peak_load(demo: Demo, seconds: float) -> float:
     """Return the tasks a second, each so long, that keep a part of the largest number of workers busy."""
-    slots = max(g["maximum"] * g["concurrency"] for g in fleet_status(demo.broker).groups.values())
+    slots = max(g["max_workers"] * g["concurrency"] for g in fleet_status(demo.broker).groups.values())
     return max(1.0, PEAK * float(slots) / seconds)
 
 

@@ -148,9 +148,13 @@ REFUSED: list[tuple[str, Sequence[str], str]] = [
     ("drain", ["-e", "host=wroker2"], "no worker host is named 'wroker2' (did you mean worker2?)"),
     ("drain", ["-e", "host=worker1", "--limit", "worker2"], "--limit worker2 leaves out worker1"),
     ("resume", ["-e", "host=worker1"], "worker1 does not answer; nothing was changed"),
-    ("scale", ["-e", "group=genral", "-e", "minimum=1"], "no worker group is named 'genral' (did you mean"),
-    ("scale", ["-e", "group=general"], "give at least one of -e minimum=…, -e maximum=…, -e reset=…"),
-    ("scale", ["-e", "group=general", "-e", "minimum=1"], "nothing is deployed yet: site.yml does that"),
+    (
+        "scale",
+        ["-e", "group=genral", "-e", "min_workers=1"],
+        "no worker group is named 'genral' (did you mean",
+    ),
+    ("scale", ["-e", "group=general"], "give at least one of -e min_workers=…, -e max_workers=…, -e reset=…"),
+    ("scale", ["-e", "group=general", "-e", "min_workers=1"], "nothing is deployed yet: site.yml does that"),
     ("pause", ["--limit", "worker1"], "no worker host answers"),
     ("pause", ["--limit", "data1"], "--limit data1 leaves no worker host; there are: worker1, worker2"),
     (
@@ -180,13 +184,15 @@ def test_a_playbook_refuses_what_was_typed_wrong_before_anything_is_done(
 def test_every_problem_is_named_at_once() -> None:
     rules = {
         "host": {"kind": "host", "required": True, "among": ["a"]},
-        "minimum": {"pattern": "[0-9]", "allowed": "a digit"},
+        "min_workers": {"pattern": "[0-9]", "allowed": "a digit"},
     }
 
-    assert list(request.problems({"minimum": "x"}, rules, typed=["hots", "minimum", "ansible_user"])) == [
+    assert list(
+        request.problems({"min_workers": "x"}, rules, typed=["hots", "min_workers", "ansible_user"])
+    ) == [
         "hots: this playbook reads no such variable (did you mean host?)",
         "name the host: -e host=<one of a>",
-        "minimum: 'x' is wrong; allowed is a digit",
+        "min_workers: 'x' is wrong; allowed is a digit",
     ]
 
 

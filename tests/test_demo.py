@@ -16,7 +16,7 @@ assert spec.loader is not None
 demo = module_from_spec(spec)
 spec.loader.exec_module(demo)
 
-GROUP = {"ready": 1, "starting": 0, "want": 8, "maximum": 8, "limit": "", "held_back": ""}
+GROUP = {"ready": 1, "starting": 0, "want": 8, "max_workers": 8, "limit": "", "held_back": ""}
 
 
 def test_the_load_rises_stays_and_falls() -> None:
@@ -33,7 +33,7 @@ def test_the_load_rises_stays_and_falls() -> None:
     ("seen", "words"),
     [
         ({}, ""),
-        ({"ready": 8, "limit": "maximum"}, "limited by max_workers = 8 (MAX_WORKERS)"),
+        ({"ready": 8, "limit": "max_workers"}, "limited by max_workers = 8 (MAX_WORKERS)"),
         (
             {"limit": "CPU", "held_back": "CPU is used to 97 %, over 90 %"},
             "held back: CPU is used to 97 %, over 90 % (CPU_THRESHOLD)",

@@ -14,9 +14,9 @@ interface Decision {
 }
 
 interface Group {
-  promise: number;
-  minimum: number;
-  maximum: number;
+  target_wait: number;
+  min_workers: number;
+  max_workers: number;
   ready: number;
   starting: number;
   draining: number;
@@ -106,7 +106,7 @@ interface Columns {
   ready: number[];
   starting: number[];
   draining: number[];
-  maximum: number[];
+  max_workers: number[];
   waiting: number[];
   age: number[];
 }
@@ -130,8 +130,8 @@ interface Wish {
   queue?: string;
   worker?: string;
   undo?: boolean;
-  minimum?: number;
-  maximum?: number;
+  min_workers?: number;
+  max_workers?: number;
 }
 
 type Shown = string | number;

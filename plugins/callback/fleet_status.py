@@ -71,13 +71,13 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
     """Return a row for each worker group and each of its queues that is not empty."""
     table = new_table("Workers and queues", "group", "queue", "workers", "waiting", "oldest")
     for name, group in groups.items():
-        late = group["age"] > group["promise"]
+        late = group["age"] > group["target_wait"]
         table.add_row(
             name,
             "all",
-            f"{group['ready']} of {group['minimum']}-{group['maximum']}",
+            f"{group['ready']} of {group['min_workers']}-{group['max_workers']}",
             str(group["waiting"]),
-            Text(f"{group['age']:.1f} of {group['promise']:g} s", style="bold red" if late else ""),
+            Text(f"{group['age']:.1f} of {group['target_wait']:g} s", style="bold red" if late else ""),
         )
         for queue, found in group["queues"].items():
             if found["messages"]:

@@ -305,9 +305,9 @@ class Faults:
         """Set other bounds for the group, or take them back."""
         broker = self.broker()
         choices: list[dict[str, int | None]] = [
-            {"maximum": step.number},
-            {"minimum": 1, "maximum": 1},
-            {"minimum": None, "maximum": None},
+            {"max_workers": step.number},
+            {"min_workers": 1, "max_workers": 1},
+            {"min_workers": None, "max_workers": None},
         ]
         bounds = choices[step.target % len(choices)]
         with self.stage.fault(FaultKind.SCALE, subject=str(bounds)):

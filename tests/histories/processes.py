@@ -110,7 +110,7 @@ def worker_command(
 
 
 def supervisor_settings(
-    host: str, pool: str, tasks_per_child: int, maximum: int, stabilisation: float
+    host: str, pool: str, tasks_per_child: int, max_workers: int, stabilisation: float
 ) -> str:
     """Return the settings of a supervisor as TOML."""
     children = f", max_tasks_per_child = {tasks_per_child}" if tasks_per_child else ""
@@ -119,6 +119,6 @@ def supervisor_settings(
         f'hostname = "{host}"\nhttp = ""\ncpu_threshold = 100\nmemory_threshold = 100\n'
         f"stabilisation = {stabilisation:g}\n"
         f"[groups.general]\nqueues = {json.dumps(SUPERVISED)}\nconcurrency = {1 if pool == 'solo' else 2}\n"
-        f'pool = "{pool}"\npromise = 2.0\nmin_workers = 1\nmax_workers = {maximum}\n'
+        f'pool = "{pool}"\ntarget_wait = 2.0\nmin_workers = 1\nmax_workers = {max_workers}\n'
         f"drain_timeout = 20.0\n{options}"
     )

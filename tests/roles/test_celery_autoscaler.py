@@ -29,9 +29,9 @@ CPU: dict[str, Any] = {
     "pool": "solo",
     "concurrency": 1,
     "workers": 1,
-    "minimum": 0,
-    "maximum": "4",
-    "promise": 2.5,
+    "min_workers": 0,
+    "max_workers": "4",
+    "target_wait": 2.5,
     "drain_timeout": 30,
 }
 OWN = {name: value for name, value in CPU.items() if name != "workers"}
@@ -74,7 +74,7 @@ def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
             "concurrency": 1,
             "min_workers": 0,
             "max_workers": 4,
-            "promise": 2.5,
+            "target_wait": 2.5,
             "drain_timeout": 30.0,
         },
     }
@@ -102,16 +102,19 @@ def changed(group: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    (changed(CPU, minimum=5), "'cpu-bound': minimum is 5 and maximum is 4"),
-    (changed(CPU, minimum=-1), "'cpu-bound': minimum is -1; allowed: a whole number from 0"),
-    (changed(CPU, promise=0), "'cpu-bound': promise is 0; allowed: a number from 0.1"),
+    (changed(CPU, min_workers=5), "'cpu-bound': min_workers is 5 and max_workers is 4"),
+    (changed(CPU, min_workers=-1), "'cpu-bound': min_workers is -1; allowed: a whole number from 0"),
+    (changed(CPU, target_wait=0), "'cpu-bound': target_wait is 0; allowed: a number from 0.1"),
     (changed(CPU, drain_timeout=-3), "drain_timeout is -3"),
     (changed(CPU, queues=["cpu", "default"]), "queue 'default' belongs to general and cpu-bound"),
     (
         {"celery_autoscaler_groups": [{**OWN, "name": "gpu"}]},
         "'gpu': no such group in celery_app_worker_groups; allowed: general, cpu-bound",
     ),
-    ({"celery_autoscaler_groups": [{**OWN, "minimum": 5}]}, "'cpu-bound': minimum is 5 and maximum is 4"),
+    (
+        {"celery_autoscaler_groups": [{**OWN, "min_workers": 5}]},
+        "'cpu-bound': min_workers is 5 and max_workers is 4",
+    ),
     ({"celery_app_worker_groups": []}, "there is nothing to supervise"),
     ({"celery_autoscaler_cpu_threshold": 101}, "celery_autoscaler_cpu_threshold: is 101; allowed: a number"),
     ({"celery_autoscaler_memory_threshold": 0}, "celery_autoscaler_memory_threshold: is 0; allowed"),

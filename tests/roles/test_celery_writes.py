@@ -221,7 +221,7 @@ def test_settings_that_the_supervisor_refuses_are_named(tmp_path: Path) -> None:
 
     assert status == 4
     assert line.endswith(
-        "autoscaler.toml: groups.web.promise=-5 is wrong: allowed is a number from 0.1 to 86400 seconds"
+        "autoscaler.toml: groups.web.target_wait=-5 is wrong: allowed is a number from 0.1 to 86400 seconds"
     )
 
 

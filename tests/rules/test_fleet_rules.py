@@ -101,7 +101,7 @@ def test_a_value_of_another_kind_or_range_is_named_with_what_is_allowed(
         ("celery_autoscaler_tick", "0.5"),
         ("celery_autoscaler_cpu_threshold", 100),
         ("celery_app_revision", 1.5),
-        ("celery_app_worker_groups", [{**GENERAL, "maximum": "6", "promise": "2.5"}, CPU]),
+        ("celery_app_worker_groups", [{**GENERAL, "max_workers": "6", "target_wait": "2.5"}, CPU]),
     ],
 )
 def test_texts_that_mean_a_boolean_or_a_number_are_right(variable: str, value: Any) -> None:
@@ -112,13 +112,16 @@ def test_texts_that_mean_a_boolean_or_a_number_are_right(variable: str, value: A
     ("values", "words"),
     [
         (
-            {"minimum": 9, "maximum": 4},
-            "'general': minimum is 9 and maximum is 4; allowed: a minimum of at most",
+            {"min_workers": 9, "max_workers": 4},
+            "'general': min_workers is 9 and max_workers is 4; allowed: a min_workers of at most",
         ),
-        ({"minimum": -1}, "'general': minimum is -1; allowed: a whole number from 0 to 10000"),
-        ({"maximum": 0, "minimum": 0}, "'general': maximum is 0; allowed: a whole number from 1 to 10000"),
-        ({"promise": -5}, "'general': promise is -5; allowed: a number from 0.1 to 86400"),
-        ({"promise": "soon"}, "'general': promise is 'soon'; allowed: a number from 0.1 to 86400"),
+        ({"min_workers": -1}, "'general': min_workers is -1; allowed: a whole number from 0 to 10000"),
+        (
+            {"max_workers": 0, "min_workers": 0},
+            "'general': max_workers is 0; allowed: a whole number from 1 to 10000",
+        ),
+        ({"target_wait": -5}, "'general': target_wait is -5; allowed: a number from 0.1 to 86400"),
+        ({"target_wait": "soon"}, "'general': target_wait is 'soon'; allowed: a number from 0.1 to 86400"),
         ({"concurrency": 0}, "'general': concurrency is 0; allowed: a whole number from 1 to 10000"),
         (
             {"pool": "process"},
@@ -129,9 +132,12 @@ def test_texts_that_mean_a_boolean_or_a_number_are_right(variable: str, value: A
         ({"queues": ["a,b"]}, "'general': queues: 'a,b' cannot be a queue"),
         ({"queues": ["a", "a"]}, "'general': queues: duplicate name: a"),
         ({"queues": ["default", "cpu_intensive"]}, "queue 'cpu_intensive' belongs to general and cpu"),
-        ({"maximun": 4}, "'general': maximun is unknown; did you mean maximum?"),
+        ({"max_worker": 4}, "'general': max_worker is unknown; did you mean max_workers?"),
+        ({"maximum": 4}, "'general': maximum is named max_workers now"),
+        ({"minimum": 4}, "'general': minimum is named min_workers now"),
+        ({"promise": 4}, "'general': promise is named target_wait now"),
         ({"queue": ["a"]}, "'general': queue is unknown; did you mean queues?"),
-        ({"colour": "red"}, "'general': colour is unknown; allowed: concurrency, drain_timeout, maximum"),
+        ({"colour": "red"}, "'general': colour is unknown; allowed: concurrency, drain_timeout, max_workers"),
         ({"name": "Web"}, "'Web' cannot be a name; allowed: lower case letters"),
         ({"name": "beat"}, "'beat' cannot be a name"),
         ({"name": "cpu"}, "duplicate name: cpu; allowed: one group a name"),
@@ -171,10 +177,11 @@ def test_a_key_that_is_missing_is_named() -> None:
 
 
 def test_bounds_of_a_group_that_differ_between_hosts_are_named() -> None:
-    other = with_values("worker2", celery_app_worker_groups=[{**GENERAL, "maximum": 7}, CPU])
+    other = with_values("worker2", celery_app_worker_groups=[{**GENERAL, "max_workers": 7}, CPU])
 
     assert other == [
-        "worker2: celery_app_worker_groups: 'general': minimum and maximum differ from those on worker1; "
+        "worker2: celery_app_worker_groups: 'general': min_workers and max_workers differ from those "
+        "on worker1; "
         "allowed: the same on all hosts, they are of the whole fleet"
     ]
 
@@ -591,11 +598,10 @@ def test_the_options_of_workers_are_those_of_celerys_command() -> None:
 
 
 def test_the_bounds_are_those_that_the_supervisor_takes() -> None:
-    of_group = {"minimum": "min_workers", "maximum": "max_workers"}
     fields = {name: field.metadata for name, field in supervisor.Group.__dataclass_fields__.items()} | {
         name: field.metadata for name, field in supervisor.Settings.__dataclass_fields__.items()
     }
-    ours = {of_group.get(name, name): bounds for name, bounds in GROUP.items() if name != "workers"} | {
+    ours = {name: bounds for name, bounds in GROUP.items() if name != "workers"} | {
         name.removeprefix("celery_autoscaler_"): bounds
         for name, bounds in BOUNDS.items()
         if name.startswith("celery_autoscaler_") and "." not in name

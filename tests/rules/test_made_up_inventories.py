@@ -80,10 +80,10 @@ def fleets(draw: st.DrawFn) -> tuple[dict[str, dict[str, Any]], dict[str, list[s
     general = GENERAL | {
         "queues": queues[:cut],
         "concurrency": draw(COUNTS),
-        "minimum": low,
-        "maximum": low + draw(COUNTS),
+        "min_workers": low,
+        "max_workers": low + draw(COUNTS),
         "pool": draw(st.sampled_from(["prefork", "threads", "gevent", "solo"])),
-        "promise": draw(st.floats(0.1, 86_400)),
+        "target_wait": draw(st.floats(0.1, 86_400)),
     }
     names = [f"worker{number}" for number in range(1, draw(st.integers(1, 8)) + 1)]
     spelt = draw(st.sampled_from([True, "true", "yes", 1]))
@@ -146,7 +146,7 @@ def test_a_misspelt_key_of_a_group_is_found(key: str, data: st.DataObject) -> No
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 10_000))
 def test_bounds_are_refused_where_there_is_no_number_between_them(low: int, high: int) -> None:
-    assert bool(with_group(minimum=low, maximum=high)) == (low > high)
+    assert bool(with_group(min_workers=low, max_workers=high)) == (low > high)
 
 
 def with_password(password: str, url: str) -> list[str]:

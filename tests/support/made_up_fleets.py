@@ -18,9 +18,9 @@ GENERAL: dict[str, Any] = {
     "pool": "prefork",
     "concurrency": 2,
     "workers": 1,
-    "minimum": 2,
-    "maximum": 6,
-    "promise": 10,
+    "min_workers": 2,
+    "max_workers": 6,
+    "target_wait": 10,
     "options": {"max_tasks_per_child": 50},
 }
 CPU: dict[str, Any] = {
@@ -29,7 +29,7 @@ CPU: dict[str, Any] = {
     "pool": "prefork",
     "concurrency": 1,
     "workers": 1,
-    "maximum": 2,
+    "max_workers": 2,
 }
 DATA: dict[str, Any] = {
     "redis_bind": ["127.0.0.1", "198.51.100.11"],

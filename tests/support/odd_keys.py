@@ -80,7 +80,7 @@ HEARTBEAT: dict[str, Any] = {
     "running": [["single.count", 1.0]],
     "memory": "1000000", "release": "",
 }  # fmt: skip
-OVERRIDE: dict[str, Any] = {"paused": False, "minimum": 1, "maximum": 2, "by": "somebody"}
+OVERRIDE: dict[str, Any] = {"paused": False, "min_workers": 1, "max_workers": 2, "by": "somebody"}
 LIMITS: dict[str, Any] = {"default": 3}
 COUNTS: dict[str, Any] = {"at": 1.0, "tasks": [["single.count", "celery", {"succeeded": 5, "failed": 1}]]}
 

@@ -46,8 +46,8 @@ WISH = {
     "group": "default",
     "worker": "default-1@here",
     "queue": "celery",
-    "minimum": 1,
-    "maximum": 2,
+    "min_workers": 1,
+    "max_workers": 2,
     "by": "me",
     "undo": False,
 }

@@ -1,6 +1,6 @@
 """Loads that a fleet meets, for the simulation, and the laws of others beside ours.
 
-Each is an hour; its tasks are drawn from a seed. The target wait is ten seconds, the maximum 60 workers of
+Each is an hour; its tasks are drawn from a seed. The target wait is ten seconds, max_workers 60 workers of
 one slot.
 """
 
@@ -33,7 +33,7 @@ from support.simulated_fleet import (
 HOUR = 3600.0
 TARGET = 10.0
 MAXIMUM = 60
-GROUP = Group(name="default", queues=("celery",), promise=TARGET, max_workers=MAXIMUM)
+GROUP = Group(name="default", queues=("celery",), target_wait=TARGET, max_workers=MAXIMUM)
 
 Tasks = Callable[[random.Random], Sequence[Task]]
 

@@ -21,7 +21,13 @@ from celery_autoscaler.protocol.ended import Ended
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.policy.estimates import Age, Meter, WorkerCounters, merged
 from celery_autoscaler.supervisor.policy.law import Decision, Seen
-from celery_autoscaler.supervisor.policy.limits import Brakes, HostSeen, StartNeed, start_turns, starting_load
+from celery_autoscaler.supervisor.policy.limits import (
+    HostLimits,
+    HostSeen,
+    StartNeed,
+    start_turns,
+    starting_load,
+)
 from celery_autoscaler.supervisor.policy.run_times import RunTimes
 from celery_autoscaler.supervisor.policy.shares import Offer, moves
 from celery_autoscaler.supervisor.policy.throughput import Throughput
@@ -212,13 +218,13 @@ class SimulatedGroup:
         service = self._run_times.mean(now, self._next_kinds(backlog)) or self._meter.service_time
         ready = sum(not worker.draining for worker in consuming.values())
         limit = self._throughput.update(
-            now, self._run_times.totals, busy=busy, waiting=backlog, lateness=age / self.group.promise
+            now, self._run_times.totals, busy=busy, waiting=backlog, lateness=age / self.group.target_wait
         )
         return Seen(
             now=now,
             backlog=backlog,
             busy=busy,
-            long=sum(now - begun > self.group.promise for begun, _ in self._begun.values()),
+            long=sum(now - begun > self.group.target_wait for begun, _ in self._begun.values()),
             next_eta=self._next_eta(now),
             due=self._due(now),
             age=age,
@@ -361,8 +367,8 @@ class Simulation:
     ) -> None:
         """Prepare; without hosts, any number of workers may start at a time."""
         self.groups, self.hosts, self.tick = groups, hosts, tick
-        self._brakes = Brakes(cpu_threshold=90.0, memory_threshold=85.0)
-        starts = sum(Brakes.starts_at_once(HostSeen(cpus=host.cpus)) for host in hosts) or None
+        self._brakes = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
+        starts = sum(HostLimits.starts_at_once(HostSeen(cpus=host.cpus)) for host in hosts) or None
         for group in groups:
             group.starts = starts
             for number in range(group.initial):
@@ -419,11 +425,11 @@ class Simulation:
                 missing=count,
                 starting=sum(w in starting for w in group.workers.values()),
                 below_minimum=len(group.counted()) < group.group.min_workers,
-                overdue=group.seen.age / group.group.promise,
+                overdue=group.seen.age / group.group.target_wait,
             )
             for group, count in missing.items()
         ]
-        free = Brakes.starts_at_once(seen)
+        free = HostLimits.starts_at_once(seen)
         waiting = len(starting) - starting_load(now, [w.since for w in starting], seen)
         turns = start_turns(needs, free + waiting)
         for group in missing:

@@ -138,7 +138,7 @@ token_file = "/etc/celery/token"
 queues = ["mails"]
 pool = "threads"
 concurrency = 20
-promise = 2
+target_wait = 2
 min_workers = 0
 max_workers = 3
 drain_timeout = 30
@@ -155,7 +155,7 @@ def test_a_file_gives_groups_and_all_else(read: Reader) -> None:
     assert settings.host == "web-1"
     assert (settings.tick, settings.stabilisation, settings.capacity) == (0.5, 0, 4)
     assert settings.groups["mails"] == Group(
-        name="mails", queues=("mails",), pool="threads", concurrency=20, promise=2, min_workers=0,
+        name="mails", queues=("mails",), pool="threads", concurrency=20, target_wait=2, min_workers=0,
         max_workers=3, drain_timeout=30, options={"max_tasks_per_child": 100},
     )  # fmt: skip
     assert settings.groups["slow-reports"] == Group(name="slow-reports", queues=("reports", "reports.late"))
@@ -205,7 +205,10 @@ WHOLE = "a whole number from 1 to 10000"
         ("[groups]\na = 5", "groups must be tables, such as [groups.general]"),
         (f"{ONE}max_workers = 0", f"groups.a.max_workers=0 is wrong: allowed is {WHOLE}"),
         (f"{ONE}concurrency = 1.5", f"groups.a.concurrency=1.5 is wrong: allowed is {WHOLE}"),
-        (f"{ONE}promise = 0", "groups.a.promise=0 is wrong: allowed is a number from 0.1 to 86400 seconds"),
+        (
+            f"{ONE}target_wait = 0",
+            "groups.a.target_wait=0 is wrong: allowed is a number from 0.1 to 86400 seconds",
+        ),
         (
             f'{ONE}pool = "fork"',
             "groups.a.pool='fork' is wrong: allowed is prefork or threads or gevent or eventlet or solo",
@@ -245,8 +248,9 @@ WHOLE = "a whole number from 1 to 10000"
         (
             f"{ONE}max_worker = 5",
             "groups.a.max_worker is no setting; there are: concurrency, drain_timeout, max_workers, "
-            "min_workers, options, pool, promise, queues",
+            "min_workers, options, pool, queues, target_wait",
         ),
+        (f"{ONE}promise = 5", "groups.a.promise is named target_wait now"),
         ("tick = ", "Invalid value (at end of document)"),
     ],
 )

@@ -169,7 +169,13 @@ def test_decisions_and_dead_letters_are_shown_as_text(broker: Broker, redis_url:
 
 def test_the_status_is_shown_as_text(broker: Broker, redis_url: str) -> None:
     text = HOSTILE
-    group = {"reason": text, "held_back": text, "age": 99, "promise": 1, "queues": {text: {"messages": 1}}}
+    group = {
+        "reason": text,
+        "held_back": text,
+        "age": 99,
+        "target_wait": 1,
+        "queues": {text: {"messages": 1}},
+    }
     worker = {"name": text, "state": text, "why": text, "running": [{"task": text, "seconds": 1}]}
     status = {"host": text, "at": time.time(), "state": text, "why": text, "groups": {text: group}}
     status |= {"workers": [worker], "failures": {text: 3}}

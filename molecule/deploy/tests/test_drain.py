@@ -164,7 +164,7 @@ def test_verify_names_a_dead_host_and_judges_the_others(dead_host: str) -> None:
 
 @pytest.mark.usefixtures("dead_host")
 def test_any_living_host_tells_the_supervisors() -> None:
-    play("scale", group="general", minimum=1, maximum=3)
+    play("scale", group="general", min_workers=1, max_workers=3)
     assert redis().hget("fleet:overrides", "general")
     play("pause", group="slow")
     assert redis().hget("fleet:overrides", "slow")

@@ -20,7 +20,7 @@ find "$@" -printf '%p %m %u %g\\n' | sort
 find "$@" -type f | sort | xargs sha256sum
 """
 GROUP = {
-    "name": "general", "queues": ["celery"], "minimum": 1, "maximum": 3, "promise": 2,
+    "name": "general", "queues": ["celery"], "min_workers": 1, "max_workers": 3, "target_wait": 2,
     "pool": "prefork", "concurrency": 1, "workers": 1,
 }  # fmt: skip
 

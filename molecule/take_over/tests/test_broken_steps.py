@@ -55,7 +55,7 @@ GROUP = {
     "pool": "prefork",
     "concurrency": 1,
     "workers": 1,
-    "minimum": 1,
+    "min_workers": 1,
 }
 
 
@@ -128,8 +128,8 @@ BREAKS = [
     Break("celery_app", "the disk has", {"celery_app_source": OTHER_PROJECT}, "/opt/celery/releases+"),
     Break(
         "celery_autoscaler",
-        "minimum",
-        {"celery_app_worker_groups": [GROUP | {"minimum": 9, "maximum": 4}]},
+        "min_workers",
+        {"celery_app_worker_groups": [GROUP | {"min_workers": 9, "max_workers": 4}]},
     ),
     Break(
         "celery_autoscaler",

@@ -117,16 +117,16 @@ def group_bounds(host: Host, _inventory: Inventory) -> Texts:
     """There is a number of workers between the bounds."""
     for called, group in _each_group(host):
         try:
-            low, high = group.whole("minimum", 1), group.whole("maximum", 10)
+            low, high = group.whole("min_workers", 1), group.whole("max_workers", 10)
         except NotKnownError:
             continue
         if low > high and (
-            host.flag("celery_app_supervised") or {"minimum", "maximum"} <= group.values.keys()
+            host.flag("celery_app_supervised") or {"min_workers", "max_workers"} <= group.values.keys()
         ):
             yield (
                 "celery_app_worker_groups",
-                f"{called}: minimum is {low} and maximum is {high}; allowed: a minimum of at most the "
-                "maximum",
+                f"{called}: min_workers is {low} and max_workers is {high}; allowed: a min_workers of "
+                "at most max_workers",
             )
 
 

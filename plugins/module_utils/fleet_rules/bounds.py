@@ -12,12 +12,15 @@ INTEGER = (1, 2**31 - 1)
 FROM_ZERO = (0, 2**31 - 1)
 CONNECTIONS = (1, 262_143)
 
+# Keys of a worker group that the release before called otherwise.
+FORMER_NAMES = {"promise": "target_wait", "minimum": "min_workers", "maximum": "max_workers"}
+
 GROUP: dict[str, tuple[float, float]] = {
     "concurrency": COUNT,
     "workers": (0, 10_000),
-    "minimum": (0, 10_000),
-    "maximum": COUNT,
-    "promise": SECONDS,
+    "min_workers": (0, 10_000),
+    "max_workers": COUNT,
+    "target_wait": SECONDS,
     "drain_timeout": SECONDS,
 }
 

@@ -193,7 +193,7 @@ def _app_connections(host: Host, inventory: Inventory) -> dict[str, int]:
             concurrency, workers = group.whole("concurrency"), group.whole("workers")
             each = concurrency if group.text("pool") == "prefork" else min(concurrency, pool_size)
             if supervised:
-                workers = group.whole("maximum", workers)
+                workers = group.whole("max_workers", workers)
             name = group.text("name")
             found[name if supervised else f"{name} on {other.name}"] = workers * each
     return found

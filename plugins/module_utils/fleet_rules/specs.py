@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from .bounds import BOUNDS
+from .bounds import BOUNDS, FORMER_NAMES
 from .model import UNKNOWN, as_flag, as_number, as_text, as_whole
 from .text import called, did_you_mean, number, secret, shown
 
@@ -127,7 +127,9 @@ def _check_table(value: Any, option: Option, where: str, path: str, said: str) -
         return
     for key in sorted(value, key=str):
         if key not in known:
-            yield f"{where}{key} is unknown; {did_you_mean(str(key), known)}"
+            now = FORMER_NAMES.get(key)
+            why = f"named {now} now" if now in known else f"unknown; {did_you_mean(str(key), known)}"
+            yield f"{where}{key} is {why}"
     for key, inner in known.items():
         if key in value:
             yield from _check(value[key], inner, f"{where}{key} ", f"{path}.{key}")

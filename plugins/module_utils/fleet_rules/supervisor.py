@@ -64,12 +64,12 @@ def bounds(host: Host, _inventory: Inventory) -> Texts:
     """There is a number of workers between the bounds."""
     variable, groups = _groups(host)
     for group in groups:
-        low, high = group.whole("minimum", 1), group.whole("maximum", 10)
+        low, high = group.whole("min_workers", 1), group.whole("max_workers", 10)
         if low > high:
             yield (
                 variable,
-                f"{shown(group.text('name'))}: minimum is {low} and maximum is {high}; "
-                "allowed: a minimum of at most the maximum",
+                f"{shown(group.text('name'))}: min_workers is {low} and max_workers is {high}; "
+                "allowed: a min_workers of at most max_workers",
             )
 
 
@@ -90,13 +90,13 @@ def same_bounds(host: Host, inventory: Inventory) -> Texts:
     variable, groups = _groups(host)
     for group in groups:
         name = group.text("name")
-        ours = group.whole("minimum", 1), group.whole("maximum", 10)
+        ours = group.whole("min_workers", 1), group.whole("max_workers", 10)
         for other in inventory.of("workers"):
             theirs = _bounds(other, name)
             if other.name < host.name and theirs not in (None, ours):
                 yield (
                     variable,
-                    f"{shown(name)}: minimum and maximum differ from those on {other.name}; "
+                    f"{shown(name)}: min_workers and max_workers differ from those on {other.name}; "
                     "allowed: the same on all hosts, they are of the whole fleet",
                 )
                 break
@@ -107,7 +107,7 @@ def _bounds(host: Host, name: str) -> tuple[int, int] | None:
     try:
         for group in _groups(host)[1]:
             if group.text("name") == name:
-                return group.whole("minimum", 1), group.whole("maximum", 10)
+                return group.whole("min_workers", 1), group.whole("max_workers", 10)
     except NotKnownError:
         pass
     return None

@@ -181,7 +181,7 @@ class SupervisedHost:
 def one_worker(*hosts: SupervisedHost) -> Iterator[None]:
     """Let the group `general` of these hosts have one worker, no other still ending, until the block ends."""
     scale = "celery-app celery-autoscaler -A tasks scale general"
-    hosts[0].host.check_output(f"{scale} --max 1")
+    hosts[0].host.check_output(f"{scale} --max-workers 1")
     try:
         wait_for_workers(lambda numbers: numbers.total() == 1, "one worker")
         wait_for(lambda: sum(host.living() for host in hosts) == 1, "others do not end")

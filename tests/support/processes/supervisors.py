@@ -21,7 +21,7 @@ GROUP = "default"
 GROUP_SETTINGS: dict[str, Any] = {
     "queues": ["celery"],
     "concurrency": 2,
-    "promise": 2.0,
+    "target_wait": 2.0,
     "min_workers": 1,
     "max_workers": 3,
     "drain_timeout": 20.0,

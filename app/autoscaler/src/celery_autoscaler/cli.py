@@ -250,16 +250,18 @@ def resume(context: Context, group: str | None) -> None:
 
 @click.command()
 @click.argument("group")
-@click.option("--min", "minimum", type=BOUND, help="Workers of the whole fleet that always run.")
-@click.option("--max", "maximum", type=BOUND, help="Workers that the whole fleet never exceeds.")
+@click.option("--min-workers", "min_workers", type=BOUND, help="Workers of the whole fleet that always run.")
+@click.option("--max-workers", "max_workers", type=BOUND, help="Workers that the whole fleet never exceeds.")
 @click.option("--reset", is_flag=True, help="Return to the bounds of the settings.")
 @click.pass_obj
-def scale(context: Context, group: str, minimum: int | None, maximum: int | None, reset: bool) -> None:
+def scale(
+    context: Context, group: str, min_workers: int | None, max_workers: int | None, reset: bool
+) -> None:
     """Change the bounds of GROUP until you reset them."""
     if reset:
-        minimum = maximum = None
+        min_workers = max_workers = None
     by = getpass.getuser()
-    say(actions.scale(context.broker, by, group, minimum, maximum, reset=reset, app=context.app))
+    say(actions.scale(context.broker, by, group, min_workers, max_workers, reset=reset, app=context.app))
 
 
 @click.command()

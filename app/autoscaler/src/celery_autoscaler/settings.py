@@ -16,6 +16,7 @@ from typing import Any
 import click
 from celery import Celery
 
+from celery_autoscaler.protocol.former import FORMER_NAMES
 from celery_autoscaler.protocol.readers import MOST_WORKERS
 
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
@@ -98,7 +99,7 @@ class Group:
     """Celery's execution pool."""
     concurrency: int = setting(1, whole(1, 10_000))
     """Tasks that one worker runs at a time."""
-    promise: float = setting(10.0, SECONDS)
+    target_wait: float = setting(10.0, SECONDS)
     """Seconds within which 95 % of the tasks start."""
     min_workers: int = setting(1, whole(0, MOST_WORKERS), "MIN_WORKERS")
     """Workers of the whole fleet that always run."""
@@ -230,6 +231,8 @@ def checked(kind: type, given: Mapping[str, Any], where: str, skip: set[str]) ->
     described = {item.name: item for item in fields(kind) if item.name not in skip}
     prefix = where if where.endswith(".") or not where else f"{where}: "
     if unknown := sorted(given.keys() - described.keys()):
+        if (name := FORMER_NAMES.get(unknown[0])) in described:
+            raise SettingsError(f"{prefix}{unknown[0]} is named {name} now")
         raise SettingsError(f"{prefix}{unknown[0]} is no setting; there are: {', '.join(sorted(described))}")
     values = {}
     for name, item in described.items():

@@ -40,10 +40,10 @@ SITUATIONS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
 def test_what_a_killed_worker_held_is_run_by_another(new_fleet: NewFleet, situation: str) -> None:
     settings, task_options, arguments = SITUATIONS[situation]
     fleet = new_fleet(settings | {"worker_prefetch_multiplier": 5})
-    victim = fleet.start(*arguments, name="victim", concurrency=1)
+    candidate = fleet.start(*arguments, name="victim", concurrency=1)
     ids = fleet.tasks.send(5, 0.3, **task_options)
     fleet.tasks.wait_until_started(ids[:1])
-    victim.kill()
+    candidate.kill()
     running = [name for name in ids if fleet.tasks.started()[name]]
     fleet.tasks.rescue("victim")
 
@@ -66,12 +66,12 @@ def test_what_a_killed_worker_held_is_run_by_another(new_fleet: NewFleet, situat
 
 def test_eta_tasks_of_a_killed_worker_wait_for_their_time_elsewhere(new_fleet: NewFleet) -> None:
     fleet = new_fleet()
-    victim = fleet.start(name="victim", concurrency=1)
+    candidate = fleet.start(name="victim", concurrency=1)
     sent = time.time()
     soon = fleet.tasks.send(2, countdown=12)
     late = fleet.tasks.send(1, countdown=600)
     wait_for(lambda: len(fleet.tasks.held("victim")) == 3, "the worker has not taken the tasks")
-    victim.kill()
+    candidate.kill()
     fleet.tasks.rescue("victim")
 
     fleet.start(name="heir", concurrency=1)
@@ -90,12 +90,12 @@ def test_urgent_tasks_run_first_in_all_ten_steps_also_after_they_were_given_back
     ids = {step: fleet.tasks.send(2, 0.0, priority=step) for step in reversed(range(10))}
     blocker = fleet.tasks.send(1, 60.0, priority=0)
     in_order = [name for step in range(10) for name in ids[step]]
-    victim = fleet.start("-Q", "celery", name="victim", concurrency=1, settings={"task_acks_late": False})
+    candidate = fleet.start("-Q", "celery", name="victim", concurrency=1, settings={"task_acks_late": False})
     fleet.tasks.wait_until_started(blocker)
     wait_for(lambda: len(fleet.tasks.held("victim")) >= 7, "the worker has not reserved the next tasks")
     done = fleet.tasks.begun()
     assert done == [*in_order[:2], *blocker]
-    victim.kill()
+    candidate.kill()
     fleet.tasks.rescue("victim")
     fleet.start(name="heir", concurrency=1, settings={"worker_prefetch_multiplier": 1})
     fleet.tasks.settle(in_order, patience=10)

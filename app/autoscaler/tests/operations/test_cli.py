@@ -190,7 +190,7 @@ def test_a_broken_promise_is_what_the_status_says_first(
     send(app, 3)
     supervisor = supervise()
     state = supervisor.groups["default"]
-    state.group = Group(name="default", queues=("celery",), min_workers=0, promise=0.1)
+    state.group = Group(name="default", queues=("celery",), min_workers=0, target_wait=0.1)
 
     def late() -> bool:
         supervisor.tick()
@@ -346,19 +346,19 @@ def test_a_pause_for_all_cannot_be_taken_back_for_one(app: Celery, run: Run, ref
 
 
 def test_resuming_all_takes_every_pause_back_and_keeps_the_bounds(app: Celery, run: Run) -> None:
-    run("scale", "slow", "--max", "9")
+    run("scale", "slow", "--max-workers", "9")
     for group in ((), ("default",), ("slow",)):
         run("pause", *group)
 
     assert run("resume") == "all groups: resumed"
 
-    assert overrides(app) == {"slow": Override(maximum=9, by=getpass.getuser())}
+    assert overrides(app) == {"slow": Override(max_workers=9, by=getpass.getuser())}
 
 
 def test_bounds_are_changed_one_by_one_and_reset_together(app: Celery, run: Run) -> None:
-    assert run("scale", "default", "--min", "2") == "default: minimum 2"
-    assert run("scale", "default", "--max", "5") == "default: minimum 2, maximum 5"
-    assert overrides(app)["default"] == Override(minimum=2, maximum=5, by=getpass.getuser())
+    assert run("scale", "default", "--min-workers", "2") == "default: min_workers 2"
+    assert run("scale", "default", "--max-workers", "5") == "default: min_workers 2, max_workers 5"
+    assert overrides(app)["default"] == Override(min_workers=2, max_workers=5, by=getpass.getuser())
 
     assert run("scale", "default", "--reset") == "default: bounds reset to the settings"
     assert overrides(app) == {}
@@ -367,7 +367,7 @@ def test_bounds_are_changed_one_by_one_and_reset_together(app: Celery, run: Run)
 def test_a_supervisor_obeys(app: Celery, run: Run, supervise: Callable[..., Supervisor]) -> None:
     send(app, 100)
     supervisor = supervise()
-    run("scale", "default", "--max", "2")
+    run("scale", "default", "--max-workers", "2")
     supervisor.tick()
     assert supervisor.groups["default"].decision.want == 2
 
@@ -381,16 +381,22 @@ def test_a_supervisor_obeys(app: Celery, run: Run, supervise: Callable[..., Supe
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("scale", "default"), "give --min, --max or --reset"),
-        (("scale", "default", "--min", "3", "--max", "2"), "--min 3 is more than --max 2"),
-        (("scale", "default", "--max", "0"), "default: maximum 0: allowed is 1 to 10000"),
-        (("scale", "default", "--min", "-1"), "default: minimum -1: allowed is 0 to 10000"),
-        (("scale", "default", "--max", "1000000000"), "default: maximum 1000000000: allowed is 1 to 10000"),
+        (("scale", "default"), "give --min-workers, --max-workers or --reset"),
         (
-            ("scale", "default", "--min", "9"),
-            "default: minimum 9 is more than its maximum 4: set both",
+            ("scale", "default", "--min-workers", "3", "--max-workers", "2"),
+            "--min-workers 3 is more than --max-workers 2",
         ),
-        (("scale", "nobody", "--min", "1"), "no group named 'nobody'; there are: default, slow"),
+        (("scale", "default", "--max-workers", "0"), "default: max_workers 0: allowed is 1 to 10000"),
+        (("scale", "default", "--min-workers", "-1"), "default: min_workers -1: allowed is 0 to 10000"),
+        (
+            ("scale", "default", "--max-workers", "1000000000"),
+            "default: max_workers 1000000000: allowed is 1 to 10000",
+        ),
+        (
+            ("scale", "default", "--min-workers", "9"),
+            "default: min_workers 9 is more than its max_workers 4: set both",
+        ),
+        (("scale", "nobody", "--min-workers", "1"), "no group named 'nobody'; there are: default, slow"),
         (("pause", "nobody"), "no group named 'nobody'; there are: default, slow"),
         (("pause", "slwo"), "no group named 'slwo' (did you mean slow?); there are: default, slow"),
         (("resume", "nobody"), "no group named 'nobody'; there are: default, slow"),
@@ -539,5 +545,5 @@ def test_without_a_supervisor_a_name_that_no_group_can_have_is_refused(
 ) -> None:
     for command in ("pause", "resume"):
         assert refuse(command, "--", name).startswith("Error: no group named '")
-    assert refuse("scale", "--max", "3", "--", name).startswith("Error: no group named '")
+    assert refuse("scale", "--max-workers", "3", "--", name).startswith("Error: no group named '")
     assert overrides(app) == {}

@@ -74,8 +74,8 @@ def test_a_task_that_kills_its_worker_becomes_a_dead_letter(fleet: Fleet) -> Non
     fleet.start("-Q", "other", name="rescuer")
     poison = fleet.tasks.send(1, name="kill_worker", queue="poison")
     for attempt in range(1, 5):
-        victim = fleet.start("-Q", "poison", name=f"victim{attempt}", concurrency=1, ready=False)
-        victim.wait()
+        candidate = fleet.start("-Q", "poison", name=f"victim{attempt}", concurrency=1, ready=False)
+        candidate.wait()
         others = fleet.tasks.send(5, queue="other")
         assert fleet.tasks.settle(others, patience=2).lost == []
         # The first lease runs out by itself.

@@ -33,9 +33,9 @@ STATUS: dict[str, Any] = {
     "peers": ["here"], "redis": "", "capacity": 2, "cpus": 2, "cpu": 10.0, "memory": 20.0,
     "memory_limit": 1000,
     "groups": {"default": {
-        "minimum": 1, "maximum": 3, "want": 1, "ready": 1, "starting": 0, "draining": 0, "waiting": 3,
+        "min_workers": 1, "max_workers": 3, "want": 1, "ready": 1, "starting": 0, "draining": 0, "waiting": 3,
         "age": 1.0, "busy": 1,
-        "slots": 2, "promise": 2.0, "reason": "x", "limit": "", "queues": {"celery": {"messages": 3,
+        "slots": 2, "target_wait": 2.0, "reason": "x", "limit": "", "queues": {"celery": {"messages": 3,
         "dead_letters": 1}},
     }},
     "workers": [{"name": "default-1@here", "state": "ready", "group": "default", "active": 1}],
@@ -64,8 +64,11 @@ commands = st.sampled_from(usual) | st.one_of(
     st.builds(lambda word: ("drain", word, "--undo"), words),
     st.builds(lambda name, word: ("dead-letter", name, word), st.sampled_from(("list", "show", "replay",
         "purge")), words),
-    st.builds(lambda group, low, high: ("scale", group, "--min", low, "--max", high), words, counts, counts),
-    st.builds(lambda group, low: ("scale", group, "--min", low), words, counts),
+    st.builds(
+        lambda group, low, high: ("scale", group, "--min-workers", low, "--max-workers", high),
+        *(words, counts, counts),
+    ),
+    st.builds(lambda group, low: ("scale", group, "--min-workers", low), words, counts),
     st.builds(lambda group: ("scale", group, "--reset"), words),
     st.builds(lambda group: ("scale", group), words),
     st.builds(lambda number: ("explain", "-n", number), counts),
@@ -76,7 +79,7 @@ commands = st.sampled_from(usual) | st.one_of(
 )  # fmt: skip
 
 GROUP: dict[str, Any] = {
-    "queues": ["celery"], "pool": "prefork", "concurrency": 2, "promise": 2.0, "min_workers": 1,
+    "queues": ["celery"], "pool": "prefork", "concurrency": 2, "target_wait": 2.0, "min_workers": 1,
     "max_workers": 3,
     "drain_timeout": 20.0, "options": {"max_tasks_per_child": 100},
 }  # fmt: skip

@@ -39,11 +39,11 @@ def counted(fleet: SupervisedFleet) -> Iterator[list[int]]:
         yield found
 
 
-@pytest.mark.parametrize("maximum", [2, 4])
+@pytest.mark.parametrize("max_workers", [2, 4])
 def test_workers_are_replaced_without_a_gap_and_without_a_task_lost_or_repeated(
-    fleet: SupervisedFleet, broker: Broker, maximum: int
+    fleet: SupervisedFleet, broker: Broker, max_workers: int
 ) -> None:
-    fleet.start(group={"min_workers": 2, "max_workers": maximum})
+    fleet.start(group={"min_workers": 2, "max_workers": max_workers})
     names = fleet.wait_for_workers(2)
     old = {fleet.pid_of(name) for name in names}
     said: list[str] = []
@@ -54,7 +54,7 @@ def test_workers_are_replaced_without_a_gap_and_without_a_task_lost_or_repeated(
 
     assert outcome.exactly_once, outcome
     assert min(numbers) >= 2
-    assert max(numbers) <= maximum + 1
+    assert max(numbers) <= max_workers + 1
     assert not old & {fleet.pid_of(name) for name in fleet.living()}
     assert said[-1] == "2 of 2 workers replaced"
     assert not broker.client.exists(broker.keys.replace)

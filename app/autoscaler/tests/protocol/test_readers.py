@@ -34,7 +34,7 @@ JSON = st.recursive(
     | st.sampled_from(["", "x", "\ud800", "\x00", "é", "1"]),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["minimum", "paused", "web", "\ud800"]), inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["min_workers", "paused", "web", "\ud800"]), inner, max_size=4)
     ),
     max_leaves=12,
 )
@@ -94,21 +94,21 @@ def test_an_override_is_read_or_refused(value: bytes) -> None:
     found = read_override("web", value)
 
     if isinstance(found, Override):
-        assert 0 <= (found.minimum or 0) <= MOST_WORKERS
-        assert 0 <= (found.maximum or 0) <= MOST_WORKERS
+        assert 0 <= (found.min_workers or 0) <= MOST_WORKERS
+        assert 0 <= (found.max_workers or 0) <= MOST_WORKERS
 
 
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ('{"minimum": 10000000000}', f"minimum: 10000000000 is not within 0 and {MOST_WORKERS}"),
-        ('{"maximum": -1}', f"maximum: -1 is not within 0 and {MOST_WORKERS}"),
-        ('{"minimum": "3"}', "minimum: '3' is no whole number"),
-        ('{"minimum": true}', "minimum: True is no whole number"),
-        ('{"minimum": 3.5}', "minimum: 3.5 is no whole number"),
-        ('{"minimum": 5, "maximum": 4}', "minimum 5 is more than maximum 4"),
+        ('{"min_workers": 10000000000}', f"min_workers: 10000000000 is not within 0 and {MOST_WORKERS}"),
+        ('{"max_workers": -1}', f"max_workers: -1 is not within 0 and {MOST_WORKERS}"),
+        ('{"min_workers": "3"}', "min_workers: '3' is no whole number"),
+        ('{"min_workers": true}', "min_workers: True is no whole number"),
+        ('{"min_workers": 3.5}', "min_workers: 3.5 is no whole number"),
+        ('{"min_workers": 5, "max_workers": 4}', "min_workers 5 is more than max_workers 4"),
         ('{"paused": "no"}', "paused 'no' is neither true nor false"),
-        ('{"paused": true, "maximum": NaN}', "NaN is no number of JSON"),
+        ('{"paused": true, "max_workers": NaN}', "NaN is no number of JSON"),
         ("[1]", "'[1]' is no object of JSON"),
         ("[" * 100_000, "it is nested too deep"),
     ],

@@ -13,7 +13,7 @@ from celery_autoscaler.supervisor.policy.estimates import (
     Age,
     Average,
     Meter,
-    Pace,
+    SlowdownDetector,
     StartUp,
     WorkerCounters,
 )
@@ -311,9 +311,9 @@ def test_arrivals_go_on_to_count_after_a_worker_has_gone() -> None:
     assert meter.fast.value == pytest.approx(5.0, rel=0.05)
 
 
-def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> Pace:
+def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> SlowdownDetector:
     """A look at each task of such seconds, one a second; their kinds take turns."""
-    found, done = Pace(), dict.fromkeys(kinds, (0, 0.0))
+    found, done = SlowdownDetector(), dict.fromkeys(kinds, (0, 0.0))
     for now, took in enumerate(seconds):
         kind = kinds[now % len(kinds)]
         done[kind] = done[kind][0] + 1, done[kind][1] + took
@@ -322,7 +322,7 @@ def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> Pace:
 
 
 def test_tasks_that_get_slower_are_told_from_tasks_that_are_slow() -> None:
-    assert not Pace().is_slowing
+    assert not SlowdownDetector().is_slowing
     assert not pace(*[5.0] * 120).is_slowing
     assert pace(*[1.0] * 90, *[3.0] * 30).is_slowing
     assert not pace(*[3.0] * 90, *[1.0] * 30).is_slowing

@@ -12,7 +12,7 @@ from celery import Celery
 from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor.faults import Faults
-from celery_autoscaler.supervisor.launchers import LaunchError, Push, State
+from celery_autoscaler.supervisor.launchers import LaunchError, State, StopSignal
 from celery_autoscaler.supervisor.local import START_TIMEOUT, LocalWorker
 from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.supervisor.observation import Observer
@@ -53,12 +53,12 @@ class Refusing:
         """Return all workers."""
         return dict(self.states)
 
-    def push(self, worker: str, how: Push) -> None:  # noqa: ARG002
+    def push(self, worker: str, how: StopSignal) -> None:  # noqa: ARG002
         """Stop a worker."""
         self._call("StopUnit", worker)
         self.states.pop(worker)
 
-    def bury(self, worker: str) -> None:
+    def forget_failed(self, worker: str) -> None:
         """Clear a worker that has failed."""
         self._call("ResetFailedUnit", worker)
         self.states.pop(worker)
@@ -228,7 +228,7 @@ def test_memory_that_is_short_takes_no_worker_of_an_operators_minimum(supervisor
             supervisor.scaling.relieve(now + second, seen)
         return sum(worker.state == "draining" for worker in context.local.values())
 
-    context.overrides = {"web": Override(minimum=2)}
+    context.overrides = {"web": Override(min_workers=2)}
     assert relieve() == 0
     context.overrides = {}
     assert not context.broker.client.exists("fleet:decisions")

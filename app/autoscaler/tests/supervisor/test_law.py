@@ -88,7 +88,7 @@ def groups(draw: st.DrawFn) -> Group:
     return replace(
         ONE_SLOT,
         concurrency=draw(st.integers(1, 16)),
-        promise=draw(seconds),
+        target_wait=draw(seconds),
         min_workers=low,
         max_workers=draw(st.integers(max(1, low), 100)),
     )
@@ -103,8 +103,8 @@ def tried_workers(seen: Seen, group: Group) -> int:
 overrides = st.builds(
     Override,
     paused=st.booleans(),
-    minimum=st.none() | st.integers(0, 50),
-    maximum=st.none() | st.integers(1, 50),
+    min_workers=st.none() | st.integers(0, 50),
+    max_workers=st.none() | st.integers(1, 50),
     by=st.sampled_from(["", "ann"]),
 )
 histories = st.lists(st.tuples(seens(), st.floats(0.1, 90)), max_size=6)
@@ -190,8 +190,8 @@ def test_the_sentence_names_the_limit_that_bit(
     words = {
         "": "",
         "paused": "paused",
-        "maximum": f"Limited by max_workers = {decision.want}",
-        "minimum": f"Limited by min_workers = {decision.want}",
+        "max_workers": f"Limited by max_workers = {decision.want}",
+        "min_workers": f"Limited by min_workers = {decision.want}",
         "stabilisation": f"within the last {STABILISATION:g} s",
         "throughput": f"More workers finish no more tasks ({tried_workers(seen, group)} → {decision.want})",
     }
@@ -247,8 +247,8 @@ def test_a_shorter_promise_makes_more_workers() -> None:
     seen = backlog(200, replace(IDLE, service_time=0.2))
 
     wanted = [
-        law().decide(replace(ONE_SLOT, promise=promise, max_workers=100), seen).want
-        for promise in (60.0, 10.0, 5.0)
+        law().decide(replace(ONE_SLOT, target_wait=target_wait, max_workers=100), seen).want
+        for target_wait in (60.0, 10.0, 5.0)
     ]
 
     assert wanted == sorted(set(wanted))
@@ -270,7 +270,7 @@ def test_two_tasks_never_start_three_workers() -> None:
 def test_the_maximum_is_named_when_it_bites() -> None:
     decision = law().decide(ONE_SLOT, backlog(500, replace(IDLE, service_time=5.0)))
 
-    assert (decision.want, decision.limit) == (10, "maximum")
+    assert (decision.want, decision.limit) == (10, "max_workers")
     assert decision.reason.endswith(". Limited by max_workers = 10")
 
 
@@ -354,7 +354,7 @@ def test_an_idle_group_shrinks_to_its_minimum_after_the_window_and_not_before() 
 
     assert (just_before.want, just_before.limit) == (8, "stabilisation")
     assert "workers were needed within the last 60 s" in just_before.reason
-    assert (at_last.want, at_last.limit) == (1, "minimum")
+    assert (at_last.want, at_last.limit) == (1, "min_workers")
     assert at_last.reason.endswith("No tasks waiting, none running. Limited by min_workers = 1")
 
 
@@ -525,7 +525,7 @@ def test_twice_the_threshold_is_an_emergency_up_to_the_maximum() -> None:
     decision = policy.decide(ONE_SLOT, flood)
 
     assert decision.emergency
-    assert (decision.want, decision.limit) == (10, "maximum")
+    assert (decision.want, decision.limit) == (10, "max_workers")
     assert decision.reason == (
         "EMERGENCY: 2001 messages in queue celery are more than twice the threshold of 1000. "
         "2001 tasks waiting, oldest 11.0 s, about 1.0 s of work for 2 slots. Target wait 10 s; "
@@ -598,11 +598,11 @@ def test_what_happens_during_a_pause_is_remembered() -> None:
 def test_other_bounds_win_over_the_settings() -> None:
     flood = backlog(5000, replace(IDLE, ready=3))
 
-    assert law().decide(ONE_SLOT, flood, Override(maximum=20)).want == 20
-    assert law().decide(ONE_SLOT, flood, Override(maximum=2)).want == 2
-    assert law().decide(ONE_SLOT, IDLE, Override(minimum=5)).want == 5
+    assert law().decide(ONE_SLOT, flood, Override(max_workers=20)).want == 20
+    assert law().decide(ONE_SLOT, flood, Override(max_workers=2)).want == 2
+    assert law().decide(ONE_SLOT, IDLE, Override(min_workers=5)).want == 5
 
 
 def test_a_minimum_over_the_maximum_ends_there() -> None:
-    assert bounds(ONE_SLOT, Override(minimum=50)) == (10, 10)
-    assert bounds(replace(ONE_SLOT, min_workers=4), Override(maximum=1)) == (1, 1)
+    assert bounds(ONE_SLOT, Override(min_workers=50)) == (10, 10)
+    assert bounds(replace(ONE_SLOT, min_workers=4), Override(max_workers=1)) == (1, 1)

@@ -2,7 +2,7 @@
 
 from celery import Celery
 from celery_autoscaler.settings import Group, Settings
-from celery_autoscaler.supervisor.launchers import Push
+from celery_autoscaler.supervisor.launchers import StopSignal
 from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.loop import Supervisor
 from redis import Redis
@@ -20,7 +20,7 @@ def test_workers_that_drain_for_want_of_work_take_messages_again(redis_url: str)
     workers["default-2"].stop(NOW, "too many", 600.0, may_return=True)
     workers["default-3"].stop(NOW, "an operator wants it drained", 600.0)
     workers["default-4"].stop(NOW, "too many", 600.0, may_return=True)
-    workers["default-4"].pushed[Push.TERM] = NOW
+    workers["default-4"].pushed[StopSignal.TERM] = NOW
     draining = {f"{name}@here" for name in ("default-2", "default-3", "default-4")}
     groups = {"default": Group(name="default", queues=("celery",))}
     with (

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from celery_autoscaler.supervisor.policy.limits import SETTLE, Brakes, HostSeen, StartNeed, start_turns
+from celery_autoscaler.supervisor.policy.limits import SETTLE, HostLimits, HostSeen, StartNeed, start_turns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # The machine may be busy, and each run is the same.
 properties = settings(deadline=None, max_examples=70, derandomize=True)
 
-# --- Brakes --------------------------------------------------------------------------------------------
+# --- HostLimits --------------------------------------------------------------------------------------------
 
 GIB = 2**30
 CALM = HostSeen(cpus=2.0, cpu=20.0, memory=30.0, memory_limit=4 * GIB)
@@ -20,13 +20,13 @@ CALM = HostSeen(cpus=2.0, cpu=20.0, memory=30.0, memory_limit=4 * GIB)
 
 def against(host: HostSeen, *, slowing: bool = False, worker_memory: int = 0, starting: int = 0) -> str:
     """Return what thresholds of 90 % CPU and 85 % memory say against a start."""
-    brakes = Brakes(cpu_threshold=90.0, memory_threshold=85.0)
+    brakes = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
     return brakes.against_starts(host, slowing=slowing, worker_memory=worker_memory, starting=starting)
 
 
 def test_a_calm_host_starts_workers() -> None:
     assert against(CALM, worker_memory=GIB) == ""
-    assert Brakes(90.0, 85.0).for_a_stop(0.0, CALM, slowing=True) == ""
+    assert HostLimits(90.0, 85.0).for_a_stop(0.0, CALM, slowing=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -67,11 +67,11 @@ def test_memory_is_kept_for_workers_that_are_still_starting() -> None:
 
 @pytest.mark.parametrize(("cpus", "starts"), [(0.5, 2), (1.0, 2), (2.0, 4), (2.5, 5)])
 def test_as_many_workers_start_at_once_as_the_cpus_can_bear(cpus: float, starts: int) -> None:
-    assert Brakes.starts_at_once(replace(CALM, cpus=cpus)) == starts
+    assert HostLimits.starts_at_once(replace(CALM, cpus=cpus)) == starts
 
 
 def test_a_shortage_of_memory_stops_one_worker_each_time_it_has_settled() -> None:
-    brakes, full = Brakes(90.0, 85.0), replace(CALM, memory=93.0)
+    brakes, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
 
     stops = [now for now in range(36) if brakes.for_a_stop(float(now), full, slowing=False)]
 
@@ -80,7 +80,7 @@ def test_a_shortage_of_memory_stops_one_worker_each_time_it_has_settled() -> Non
 
 
 def test_a_shortage_that_goes_away_stops_nothing() -> None:
-    brakes, full = Brakes(90.0, 85.0), replace(CALM, memory=93.0)
+    brakes, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
 
     asked = [
         brakes.for_a_stop(float(now), CALM if now % 9 == 8 else full, slowing=False) for now in range(60)
@@ -91,7 +91,7 @@ def test_a_shortage_that_goes_away_stops_nothing() -> None:
 
 def test_busy_cpus_stop_a_worker_only_if_tasks_get_slower() -> None:
     busy = replace(CALM, cpu=99.0)
-    useful, useless = Brakes(90.0, 85.0), Brakes(90.0, 85.0)
+    useful, useless = HostLimits(90.0, 85.0), HostLimits(90.0, 85.0)
 
     assert not any(useful.for_a_stop(float(now), busy, slowing=False) for now in range(30))
     useless.for_a_stop(0.0, busy, slowing=True)

@@ -7,8 +7,14 @@ from itertools import pairwise
 
 import pytest
 from celery_autoscaler.protocol.heartbeat import WorkerSeen
-from celery_autoscaler.supervisor.launchers import Push
-from celery_autoscaler.supervisor.local import CATATONIC, GIVING_BACK, HANGING, TERM_TO_QUIT, LocalWorker
+from celery_autoscaler.supervisor.launchers import StopSignal
+from celery_autoscaler.supervisor.local import (
+    GIVING_BACK,
+    HANGING,
+    STALLED_SECONDS,
+    TERM_TO_QUIT,
+    LocalWorker,
+)
 from celery_autoscaler.supervisor.policy.shares import Candidate
 
 DRAIN = 60.0
@@ -26,7 +32,7 @@ def worker(seen: WorkerSeen | None = IDLE) -> LocalWorker:
     return made
 
 
-def pushes(stopped: LocalWorker, until: float) -> list[tuple[float, Push]]:
+def pushes(stopped: LocalWorker, until: float) -> list[tuple[float, StopSignal]]:
     """Return what is sent and when, looking twice a second."""
     sent = []
     for half in range(int(2 * until)):
@@ -59,7 +65,7 @@ def test_starting_ready_draining_and_stopping_are_told_apart() -> None:
     found.undo_stop()
     states.append(found.state)
     found.stop(5.0, "enough", DRAIN)
-    found.push(6.0, Push.TERM, lambda *_: None)
+    found.push(6.0, StopSignal.TERM, lambda *_: None)
     states.append(found.state)
 
     assert states == ["ready", "draining", "ready", "stopping"]
@@ -77,7 +83,7 @@ def test_a_drained_worker_is_asked_to_end_at_once() -> None:
     drained.stop(4.0, "enough", DRAIN)
     drained.seen = replace(IDLE, state="drained")
 
-    assert drained.next_push(4.5) is Push.TERM
+    assert drained.next_push(4.5) is StopSignal.TERM
 
 
 def test_a_worker_that_runs_a_task_is_left_alone_until_the_drain_time_is_over() -> None:
@@ -86,9 +92,9 @@ def test_a_worker_that_runs_a_task_is_left_alone_until_the_drain_time_is_over() 
     busy.seen = replace(BUSY, state="draining")
 
     assert pushes(busy, 200.0)[:3] == [
-        (DRAIN, Push.TERM),
-        (DRAIN + TERM_TO_QUIT, Push.QUIT),
-        (DRAIN + TERM_TO_QUIT + SOFT + GIVING_BACK, Push.KILL),
+        (DRAIN, StopSignal.TERM),
+        (DRAIN + TERM_TO_QUIT, StopSignal.QUIT),
+        (DRAIN + TERM_TO_QUIT + SOFT + GIVING_BACK, StopSignal.KILL),
     ]
 
 
@@ -96,7 +102,7 @@ def test_a_kill_is_repeated_each_second_until_it_is_gone() -> None:
     busy = worker(BUSY)
     busy.stop(0.0, "enough", 0.0)
 
-    kills = [at for at, how in pushes(busy, 30.0) if how is Push.KILL]
+    kills = [at for at, how in pushes(busy, 30.0) if how is StopSignal.KILL]
 
     assert len(kills) > 3
     assert {b - a for a, b in pairwise(kills)} == {1.0}
@@ -107,15 +113,15 @@ def test_a_worker_that_ended_its_work_and_hangs_is_pushed_long_before_the_drain_
     hangs.stop(0.0, "enough", 3600.0)
     hangs.seen = replace(IDLE, state="drained")
 
-    assert pushes(hangs, 30.0) == [(0.0, Push.TERM), (HANGING, Push.QUIT)]
+    assert pushes(hangs, 30.0) == [(0.0, StopSignal.TERM), (HANGING, StopSignal.QUIT)]
 
 
 def test_a_worker_that_got_another_task_before_it_was_asked_may_finish_it() -> None:
     busy = worker()
     busy.stop(0.0, "enough", 3600.0)
     busy.seen = replace(IDLE, state="drained")
-    assert busy.next_push(0.0) is Push.TERM
-    busy.push(0.0, Push.TERM, lambda *_: None)
+    assert busy.next_push(0.0) is StopSignal.TERM
+    busy.push(0.0, StopSignal.TERM, lambda *_: None)
     busy.seen = BUSY
 
     assert busy.next_push(10 * HANGING) is None
@@ -127,7 +133,7 @@ def test_a_worker_without_a_lease_of_its_own_need_not_drain(seen: WorkerSeen | N
     fenced.stop(4.0, "enough", DRAIN)
     fenced.seen = seen
 
-    assert fenced.next_push(4.0) is Push.TERM
+    assert fenced.next_push(4.0) is StopSignal.TERM
 
 
 def test_a_worker_that_does_not_consume_yet_need_not_drain() -> None:
@@ -135,7 +141,7 @@ def test_a_worker_that_does_not_consume_yet_need_not_drain() -> None:
     starting.look(1.0, replace(IDLE, state=""))
     starting.stop(1.0, "enough", DRAIN)
 
-    assert starting.next_push(1.0) is Push.TERM
+    assert starting.next_push(1.0) is StopSignal.TERM
 
 
 # --- What a stop would cost ----------------------------------------------------------------------------
@@ -173,13 +179,13 @@ def last_look(found: LocalWorker, seen: WorkerSeen, seconds: float, waiting: int
     result = False
     for second in range(int(seconds) + 1):
         found.look(3.0 + second, seen)
-        result = found.is_catatonic(3.0 + second, waiting)
+        result = found.is_stalled(3.0 + second, waiting)
     return result
 
 
 def test_a_worker_that_takes_nothing_while_messages_wait_is_given_up() -> None:
-    assert not last_look(worker(), IDLE, CATATONIC)
-    assert last_look(worker(), IDLE, CATATONIC + 2)
+    assert not last_look(worker(), IDLE, STALLED_SECONDS)
+    assert last_look(worker(), IDLE, STALLED_SECONDS + 2)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +197,10 @@ def test_a_worker_that_takes_nothing_while_messages_wait_is_given_up() -> None:
     ],
 )
 def test_a_worker_without_room_or_without_messages_is_not_given_up(seen: WorkerSeen, waiting: int) -> None:
-    assert not last_look(worker(), seen, 10 * CATATONIC, waiting)
+    assert not last_look(worker(), seen, 10 * STALLED_SECONDS, waiting)
 
 
 def test_a_worker_that_takes_one_now_and_then_is_not_given_up() -> None:
     found = worker()
     for taken in range(20):
-        assert not last_look(found, replace(IDLE, taken={"celery": taken}), CATATONIC)
+        assert not last_look(found, replace(IDLE, taken={"celery": taken}), STALLED_SECONDS)

@@ -121,7 +121,7 @@ def test_nothing_is_seen_of_who_has_another_prefix(app: Celery, make_app: MakeAp
     send(ours, 2)
     beat(connect(app), "default-9@there:1")
     beat(broker)
-    change(broker, "default", "ann", maximum=3)
+    change(broker, "default", "ann", max_workers=3)
 
     seen = Observer(broker, GROUPS).look()
 
@@ -262,17 +262,17 @@ def test_supervisors_are_seen_while_their_lease_lives(broker: Broker, observer: 
 
 
 def test_what_operators_want_is_seen(broker: Broker, observer: Observer) -> None:
-    change(broker, "default", "ann", minimum=2, maximum=5)
+    change(broker, "default", "ann", min_workers=2, max_workers=5)
     change(broker, "*", "bob", paused=True)
 
     assert observer.look().overrides == {
-        "default": Override(minimum=2, maximum=5, by="ann"),
+        "default": Override(min_workers=2, max_workers=5, by="ann"),
         "*": Override(paused=True, by="bob"),
     }
 
-    change(broker, "default", "ann", minimum=None)
+    change(broker, "default", "ann", min_workers=None)
     change(broker, "*", "bob", paused=None)
-    assert observer.look().overrides == {"default": Override(maximum=5, by="ann")}
+    assert observer.look().overrides == {"default": Override(max_workers=5, by="ann")}
 
 
 # --- The server ----------------------------------------------------------------------------------------

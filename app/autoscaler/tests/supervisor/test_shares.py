@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from celery_autoscaler.supervisor.policy.shares import Candidate, Offer, is_uneven, moves, share, victims
+from celery_autoscaler.supervisor.policy.shares import (
+    Candidate,
+    Offer,
+    is_uneven,
+    moves,
+    share,
+    stop_candidates,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,8 +83,8 @@ def moved(have: dict[str, int], deltas: dict[str, int]) -> dict[str, int]:
 @st.composite
 def fleets(draw: st.DrawFn) -> tuple[int, int, dict[str, int], list[Offer]]:
     """A number wanted, a maximum, what there is, and what is offered."""
-    maximum = draw(st.integers(1, 40))
-    return draw(st.integers(0, maximum)), maximum, draw(counts), draw(offers())
+    max_workers = draw(st.integers(1, 40))
+    return draw(st.integers(0, max_workers)), max_workers, draw(counts), draw(offers())
 
 
 @properties
@@ -85,11 +92,11 @@ def fleets(draw: st.DrawFn) -> tuple[int, int, dict[str, int], list[Offer]]:
 def test_the_fleet_never_grows_beyond_its_maximum(
     fleet: tuple[int, int, dict[str, int], list[Offer]], rebalance: bool
 ) -> None:
-    want, maximum, have, hosts = fleet
+    want, max_workers, have, hosts = fleet
 
-    then = moved(have, moves(want, maximum, have, hosts, rebalance=rebalance))
+    then = moved(have, moves(want, max_workers, have, hosts, rebalance=rebalance))
 
-    assert sum(then.values()) <= max(maximum, sum(have.values()))
+    assert sum(then.values()) <= max(max_workers, sum(have.values()))
     assert all(count >= 0 for count in then.values())
 
 
@@ -98,13 +105,13 @@ def test_the_fleet_never_grows_beyond_its_maximum(
 def test_supervisors_that_disagree_for_a_moment_do_not_exceed_the_maximum_together(
     fleet: tuple[int, int, dict[str, int], list[Offer]], data: st.DataObject
 ) -> None:
-    _, maximum, have, hosts = fleet
+    _, max_workers, have, hosts = fleet
     own = {}
     for offer in hosts:
-        want = data.draw(st.integers(0, maximum))
-        own[offer.host] = moves(want, maximum, have, hosts, rebalance=False)[offer.host]
+        want = data.draw(st.integers(0, max_workers))
+        own[offer.host] = moves(want, max_workers, have, hosts, rebalance=False)[offer.host]
 
-    assert sum(moved(have, own).values()) <= max(maximum, sum(have.values()))
+    assert sum(moved(have, own).values()) <= max(max_workers, sum(have.values()))
 
 
 @properties
@@ -112,7 +119,7 @@ def test_supervisors_that_disagree_for_a_moment_do_not_exceed_the_maximum_togeth
 def test_the_wanted_number_is_reached_where_the_hosts_can(
     fleet: tuple[int, int, dict[str, int], list[Offer]],
 ) -> None:
-    want, maximum, have, hosts = fleet
+    want, max_workers, have, hosts = fleet
     # A limit is what a host has, or more.
     hosts = [
         offer if offer.limit is None else replace(offer, limit=max(offer.limit, have.get(offer.host, 0)))
@@ -120,7 +127,7 @@ def test_the_wanted_number_is_reached_where_the_hosts_can(
     ]
     alone = sum(count for host, count in have.items() if host not in {offer.host for offer in hosts})
 
-    then = moved(have, moves(want, maximum, have, hosts, rebalance=False))
+    then = moved(have, moves(want, max_workers, have, hosts, rebalance=False))
 
     room = [want if offer.limit is None else offer.limit for offer in hosts]
     assert sum(then.values()) == max(alone, min(want, alone + sum(room)))
@@ -131,9 +138,9 @@ def test_the_wanted_number_is_reached_where_the_hosts_can(
 def test_nothing_moves_while_the_number_is_right(
     fleet: tuple[int, int, dict[str, int], list[Offer]],
 ) -> None:
-    _, maximum, have, hosts = fleet
+    _, max_workers, have, hosts = fleet
 
-    deltas = moves(sum(have.values()), maximum, have, hosts, rebalance=False)
+    deltas = moves(sum(have.values()), max_workers, have, hosts, rebalance=False)
 
     assert not any(deltas.values())
 
@@ -153,17 +160,17 @@ def test_the_first_workers_of_several_groups_are_not_all_on_one_host() -> None:
 def test_rebalancing_ends_when_no_move_makes_it_more_even_and_strays_by_one(
     fleet: tuple[int, int, dict[str, int], list[Offer]],
 ) -> None:
-    _, maximum, have, hosts = fleet
+    _, max_workers, have, hosts = fleet
     hosts = [replace(offer, limit=None) for offer in hosts]
     have = {host: count for host, count in have.items() if host in {offer.host for offer in hosts}}
     want = sum(have.values())
-    maximum = max(maximum, want)
+    max_workers = max(max_workers, want)
     for _ in range(2 * want + 2):
-        have = moved(have, moves(want, maximum, have, hosts, rebalance=True))
-        assert want - 1 <= sum(have.values()) <= min(want + 1, maximum)
+        have = moved(have, moves(want, max_workers, have, hosts, rebalance=True))
+        assert want - 1 <= sum(have.values()) <= min(want + 1, max_workers)
 
     assert not is_uneven(have, hosts, share(want, hosts))
-    assert not any(moves(want, maximum, have, hosts, rebalance=True).values())
+    assert not any(moves(want, max_workers, have, hosts, rebalance=True).values())
 
 
 def test_rebalancing_gives_a_new_host_its_share() -> None:
@@ -204,12 +211,12 @@ def test_outdated_workers_go_first_then_idle_ones_then_those_with_least_left() -
         "old-idle": Candidate(outdated=True, busy=0, remaining=0.0),
     }
 
-    assert victims(5, workers) == ["old-idle", "old", "idle", "busy-short", "busy-long"]
-    assert victims(2, workers) == ["old-idle", "old"]
-    assert victims(0, workers) == victims(-1, workers) == []
+    assert stop_candidates(5, workers) == ["old-idle", "old", "idle", "busy-short", "busy-long"]
+    assert stop_candidates(2, workers) == ["old-idle", "old"]
+    assert stop_candidates(0, workers) == stop_candidates(-1, workers) == []
 
 
 def test_equal_workers_go_by_their_names() -> None:
     workers = {name: Candidate(outdated=False, busy=0, remaining=0.0) for name in ("c", "a", "b")}
 
-    assert victims(2, workers) == ["a", "b"]
+    assert stop_candidates(2, workers) == ["a", "b"]

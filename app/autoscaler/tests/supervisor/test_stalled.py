@@ -15,7 +15,7 @@ from celery_autoscaler.operations.overrides import change
 from celery_autoscaler.protocol.broker import connect
 from celery_autoscaler.protocol.heartbeat import WorkerSeen
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.local import CATATONIC, LocalWorker
+from celery_autoscaler.supervisor.local import STALLED_SECONDS, LocalWorker
 from support.processes.services import wait_for
 from support.processes.supervisors import GROUP, SupervisedFleet
 
@@ -55,7 +55,7 @@ def test_workers_that_are_kept_from_taking_more_are_not_replaced(fleet: Supervis
     fleet.tasks.app.control.cancel_consumer("cancelled", destination=["cancelled-1@here"])
     fleet.tasks.send(3, queue="etas")
     fleet.tasks.send(3, queue="cancelled")
-    [long, *_] = fleet.tasks.send(1, CATATONIC + 12.0, queue="solo") + fleet.tasks.send(2, queue="solo")
+    [long, *_] = fleet.tasks.send(1, STALLED_SECONDS + 12.0, queue="solo") + fleet.tasks.send(2, queue="solo")
     fleet.tasks.wait_until_started([long])
     groups = ("rated", "etas", "cancelled", "solo")
 
@@ -64,7 +64,7 @@ def test_workers_that_are_kept_from_taking_more_are_not_replaced(fleet: Supervis
         return all(found[group]["waiting"] for group in groups)
 
     wait_for(all_wait, "there are no messages that wait")
-    time.sleep(CATATONIC + 6.0)
+    time.sleep(STALLED_SECONDS + 6.0)
 
     assert {name: fleet.pid_of(name) for name in fleet.consuming()} == pids
     assert " drains" not in supervisor.output()
@@ -116,13 +116,13 @@ def test_no_worker_that_runs_something_is_given_up_for_want_of_work(fleet: Super
     supervisor = fleet.start(
         group={"concurrency": 4, "max_workers": 3, "drain_timeout": 1.0}, stabilisation=1.0
     )
-    change(connect(fleet.tasks.app), GROUP, "test", minimum=3)
+    change(connect(fleet.tasks.app), GROUP, "test", min_workers=3)
     fleet.wait_for_workers(3)
     # Twelve slots for a task on two or three workers: packed, one of them would do.
     long = fleet.tasks.send(6, 12.0)
     fleet.tasks.wait_until_started(long)
     at: dict[str, str] = {str(name): str(fleet.tasks.counts.hget("by", name)) for name in long}
-    change(connect(fleet.tasks.app), GROUP, "test", minimum=None)
+    change(connect(fleet.tasks.app), GROUP, "test", min_workers=None)
 
     fleet.tasks.wait_until_ended(long)
 
@@ -141,7 +141,7 @@ def is_stalled(seen: WorkerSeen, waiting: int = 5) -> bool:
     """Return whether a worker that shows the same for long is taken for stalled."""
     worker = LocalWorker("default-1", "default", 0.0)
     worker.look(1.0, seen)
-    return [worker.is_catatonic(1.0 + second, waiting) for second in range(int(10 * CATATONIC))][-1]
+    return [worker.is_stalled(1.0 + second, waiting) for second in range(int(10 * STALLED_SECONDS))][-1]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_workers_started_with_other_settings_are_told_apart() -> None:
 
     assert worker.is_of(group)
     worker.launched = group
-    assert worker.is_of(replace(group, queues=("b", "a"), promise=1.0, max_workers=99, drain_timeout=5.0))
+    assert worker.is_of(replace(group, queues=("b", "a"), target_wait=1.0, max_workers=99, drain_timeout=5.0))
     for other in (
         replace(group, queues=("a",)),
         replace(group, pool="threads"),

@@ -111,7 +111,7 @@ def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
 
 
 def test_a_task_behind_long_ones_on_the_only_worker_gets_another(fleet: SupervisedFleet) -> None:
-    fleet.start(group={"max_workers": 2, "concurrency": 1, "promise": 5.0})
+    fleet.start(group={"max_workers": 2, "concurrency": 1, "target_wait": 5.0})
     fleet.wait_for_workers(1)
     # Quick tasks are all that is known of before.
     assert fleet.tasks.settle(fleet.tasks.send(5, 0.01)).exactly_once
@@ -137,14 +137,14 @@ def test_an_emergency_is_told_also_where_no_worker_may_join(fleet: SupervisedFle
 
 
 def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: SupervisedFleet) -> None:
-    supervisor = fleet.start(group={"max_workers": 7, "promise": 1.0}, tick=0.5)
+    supervisor = fleet.start(group={"max_workers": 7, "target_wait": 1.0}, tick=0.5)
     broker = connect(fleet.tasks.app)
 
     with Load(fleet.tasks, 40.0, 0.05, total=2000) as load:
         for _ in range(5):
-            change(broker, GROUP, "test", minimum=7, maximum=7)
+            change(broker, GROUP, "test", min_workers=7, max_workers=7)
             fleet.wait_for_workers(7, within=60.0)
-            change(broker, GROUP, "test", minimum=1, maximum=1)
+            change(broker, GROUP, "test", min_workers=1, max_workers=1)
             fleet.wait_for_workers(1, within=60.0)
     outcome = fleet.tasks.settle(load.ids)
 
@@ -452,14 +452,14 @@ def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet
 
 def test_an_idle_worker_is_stopped_before_a_busy_one(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"concurrency": 1, "max_workers": 3})
-    change(connect(fleet.tasks.app), GROUP, "test", minimum=3)
+    change(connect(fleet.tasks.app), GROUP, "test", min_workers=3)
     fleet.wait_for_workers(3)
     long = fleet.tasks.send(2, 8.0)
     fleet.tasks.wait_until_started(long)
     wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"] == 2, "they are not seen to run")
     busy = {str(fleet.tasks.counts.hget("by", name)).partition("@")[0] for name in long}
 
-    change(connect(fleet.tasks.app), GROUP, "test", minimum=1, maximum=2)
+    change(connect(fleet.tasks.app), GROUP, "test", min_workers=1, max_workers=2)
     [first] = supervisor.wait_for_output(r"(default-\d) drains\n").groups()
     outcome = fleet.tasks.settle(long)
 

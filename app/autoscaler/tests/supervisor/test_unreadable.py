@@ -28,7 +28,8 @@ NO_UTF8 = b"\xff\xfe"
 # Values that are none of ours, wherever they stand.
 STRANGE: tuple[bytes | str, ...] = (
     "", "no json", "null", "[]", "{}", "1", '"x"', DEEP, '{"a":' * 5000, HUGE, "NaN", "Infinity", "-1",
-    NO_UTF8, "\x00", "x" * 2_000_000, '{"minimum": "x"}', '{"minimum": 1e400}', '[["t", "q", {}, [], 0]]',
+    NO_UTF8, "\x00", "x" * 2_000_000, '{"min_workers": "x"}',
+    '{"min_workers": 1e400}', '[["t", "q", {}, [], 0]]',
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def spoil_everything(redis: Any, worker_id: str) -> None:
     for key in ("fleet:drain", "fleet:replace"):
         redis.sadd(key, NO_UTF8, "x" * 2000)
     redis.hset("fleet:leaving", mapping={NO_UTF8: "ann", "nobody": NO_UTF8})
-    redis.hset("fleet:overrides", GROUP, json.dumps({"minimum": 10**9, "maximum": 10**9}))
+    redis.hset("fleet:overrides", GROUP, json.dumps({"min_workers": 10**9, "max_workers": 10**9}))
     redis.hset("fleet:overrides", NO_UTF8, "{}")
     redis.hset("fleet:task_counts:here", NO_UTF8, "[]")
     # A real worker tells what cannot be.
@@ -96,7 +97,7 @@ def test_whatever_stands_under_its_keys_a_supervisor_goes_on(fleet: SupervisedFl
     assert {"name": worker, "state": "ready"}.items() <= fleet.status("here")["workers"][0].items()
     assert supervisor.process.poll() is None
     assert found["override"]["count"] >= len(STRANGE)
-    assert any(name.startswith(f"{GROUP}: minimum: ") for name in found["override"]["names"])
+    assert any(name.startswith(f"{GROUP}: min_workers: ") for name in found["override"]["names"])
     output = supervisor.output()
     assert output.count(f"Unreadable override, ignored: {GROUP}: ") == 1
     assert not [line for line in output.splitlines() if line.startswith("Traceback")]
@@ -132,8 +133,8 @@ def test_keys_of_another_type_are_set_aside_and_the_fleet_goes_on(fleet: Supervi
     assert redis.get("fleet:set_aside:overrides") == "a string"
     assert "it held another type, and was renamed to fleet:set_aside:overrides" in supervisor.output()
     assert any("dead_letter:celery" in name for name in fleet.status("here")["unreadable"]["list"]["names"])
-    change(connect(fleet.tasks.app), GROUP, "test", minimum=2)
-    wait_for(lambda: fleet.status("here")["groups"][GROUP]["minimum"] == 2, "no override is in force")
+    change(connect(fleet.tasks.app), GROUP, "test", min_workers=2)
+    wait_for(lambda: fleet.status("here")["groups"][GROUP]["min_workers"] == 2, "no override is in force")
 
 
 def test_bounds_that_cannot_be_together_are_ignored_and_named(redis_url: str) -> None:
@@ -141,16 +142,16 @@ def test_bounds_that_cannot_be_together_are_ignored_and_named(redis_url: str) ->
     with Celery("proj", broker=redis_url, set_as_current=False) as app:
         supervisor = Supervisor(app, "proj", Settings(groups=groups, hostname="here"))
         broker = supervisor.broker
-        change(broker, "web", "ann", minimum=9, paused=True)
-        change(broker, "nosuch", "ann", minimum=1)
+        change(broker, "web", "ann", min_workers=9, paused=True)
+        change(broker, "nosuch", "ann", min_workers=1)
         supervisor.tick()
         supervisor.launcher.close()
 
     status = supervisor.status
-    assert (status["groups"]["web"]["minimum"], status["groups"]["web"]["maximum"]) == (0, 4)
+    assert (status["groups"]["web"]["min_workers"], status["groups"]["web"]["max_workers"]) == (0, 4)
     assert status["state"] == "paused"
     names = status["unreadable"]["override"]["names"]
-    assert "web: minimum 9 is more than maximum 4: both are ignored" in names
+    assert "web: min_workers 9 is more than max_workers 4: both are ignored" in names
     assert any(name.startswith("nosuch: there is no such group") for name in names)
 
 
@@ -181,7 +182,7 @@ def test_messages_that_are_no_tasks_are_named_once_and_wait_like_others(
 def test_an_override_that_cannot_be_read_is_replaced_by_the_next(broker: Broker) -> None:
     for number, value in enumerate(STRANGE):
         broker.client.hset(broker.keys.overrides, f"g{number}", value)
-        assert change(broker, f"g{number}", "ann", minimum=2)["minimum"] == 2
+        assert change(broker, f"g{number}", "ann", min_workers=2)["min_workers"] == 2
     broker.client.hset(broker.keys.overrides, NO_UTF8, DEEP)
     change(broker, "web", "ann", paused=True)
 

@@ -46,7 +46,7 @@ FIELDS = st.sampled_from(
     ]
 )
 GROUP = st.sampled_from(
-    ["promise", "minimum", "age", "reason", "queues", "waiting", "limit", "held_back", "service_time"]
+    ["target_wait", "min_workers", "age", "reason", "queues", "waiting", "limit", "held_back", "service_time"]
 )
 
 FAILS = "14 of 100 executions of t failed in the last hour (14 %)"
@@ -55,7 +55,14 @@ FAILS_MUCH = "2000 of 1000000 executions of t failed in the last hour (0 %)"
 
 def status(group: dict[str, Any] | None = None, **host: Any) -> FleetStatus:
     """Return a fleet of one host and one group, which is well but for what is given."""
-    well = {"minimum": 1, "maximum": 4, "want": 1, "ready": 1, "promise": 10.0, "reason": "nothing waits"}
+    well = {
+        "min_workers": 1,
+        "max_workers": 4,
+        "want": 1,
+        "ready": 1,
+        "target_wait": 10.0,
+        "reason": "nothing waits",
+    }
     said = {"state": "supervising", "groups": {"web": well | (group or {})}} | host
     found, trouble = checked_status("here", said)
     assert trouble == []
@@ -78,10 +85,10 @@ def text(shown: FleetStatus) -> str:
         ({"ready": 0, "limit": "paused"}, {}, "paused", "web: nothing waits"),
         ({"ready": 0}, {"state": "leaving"}, "no workers", "web: none of at least 1; drained: here"),
         (
-            {"ready": 0, "minimum": 0, "waiting": 3}, {"state": "leaving"},
+            {"ready": 0, "min_workers": 0, "waiting": 3}, {"state": "leaving"},
             "no workers", "web: none of at least 0, 3 tasks waiting; drained: here",
         ),
-        ({"ready": 0, "minimum": 0}, {}, "keeping up", "no tasks waiting"),
+        ({"ready": 0, "min_workers": 0}, {}, "keeping up", "no tasks waiting"),
         (
             {"ready": 0, "starting": 1, "failed_starts": 4, "last_failure": "web-1 died"}, {},
             "no workers", "web: none of at least 1; 4 starts failed: web-1 died",
@@ -136,9 +143,9 @@ def test_what_limits_a_group_is_said_in_a_few_words() -> None:
     assert words(limit="CPU", held_back="CPU is used to 99 %") == "limited by CPU"
     assert words(limit="memory", held_back="memory is used to 99 %", want=4) == "limited by memory"
     assert words(limit="back-off", held_back="crash loop") == "starts fail"
-    assert words(limit="maximum", ready=4, want=4) == "at its maximum"
+    assert words(limit="max_workers", ready=4, want=4) == "at max_workers"
     # It wants its maximum and has not got it.
-    assert words(limit="CPU", held_back="CPU is used to 99 %", want=4, maximum=4) == "limited by CPU"
+    assert words(limit="CPU", held_back="CPU is used to 99 %", want=4, max_workers=4) == "limited by CPU"
     assert words(ready=3) == ""
     assert words(limit="another release's", held_back="whatever") == "held back"
 

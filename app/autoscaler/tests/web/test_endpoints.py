@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 LOCAL = "127.0.0.1:0"
 GROUPS = {
     "default": Group(name="default", queues=("celery", "mails"), min_workers=0),
-    "slow": Group(name="slow", queues=("reports",), min_workers=0, max_workers=3, promise=60.0),
+    "slow": Group(name="slow", queues=("reports",), min_workers=0, max_workers=3, target_wait=60.0),
 }
 
 
@@ -141,8 +141,8 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
 
     assert {(name, family.type) for name, family in metrics.items()} == {
         ("celery_autoscaler_workers_wanted", "gauge"),
-        ("celery_autoscaler_workers_minimum", "gauge"),
-        ("celery_autoscaler_workers_maximum", "gauge"),
+        ("celery_autoscaler_min_workers", "gauge"),
+        ("celery_autoscaler_max_workers", "gauge"),
         ("celery_autoscaler_workers", "gauge"),
         ("celery_autoscaler_tasks_running", "gauge"),
         ("celery_autoscaler_tasks_reserved", "gauge"),
@@ -152,7 +152,7 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
         ("celery_autoscaler_faults", "counter"),
         ("celery_autoscaler_clock_offset_seconds", "gauge"),
         ("celery_autoscaler_oldest_task_wait_seconds", "gauge"),
-        ("celery_autoscaler_promised_wait_seconds", "gauge"),
+        ("celery_autoscaler_target_wait_seconds", "gauge"),
         ("celery_autoscaler_task_arrivals_per_second", "gauge"),
         ("celery_autoscaler_task_service_seconds", "gauge"),
         ("celery_autoscaler_worker_startup_seconds", "gauge"),
@@ -195,8 +195,8 @@ def test_metrics_say_what_is_seen(served: Serve, supervisor: Supervisor) -> None
     assert found["queue_messages", "slow", "reports"] == 0
     assert [found["queue_dead_letters", *of] for of in (("default", "mails"), ("slow", "reports"))] == [1, 0]
     assert found["workers_wanted", "default"] == supervisor.groups["default"].decision.want > 0
-    assert found["workers_maximum", "slow"] == 3
-    assert found["promised_wait_seconds", "slow"] == 60
+    assert found["max_workers", "slow"] == 3
+    assert found["target_wait_seconds", "slow"] == 60
     assert [found["workers", "default", state] for state in ("ready", "starting", "draining")] == [0, 0, 0]
     assert [found["workers_died_total", group] for group in ("default", "slow")] == [0, 2]
     assert found[("messages_recovered_total",)] == 7

@@ -44,13 +44,13 @@ from support.processes.supervisors import SupervisedFleet
 CACHE = Path(__file__).parents[4] / ".cache"
 GROUPS = {
     "default": Group(name="default", queues=("celery", "mails"), min_workers=0, max_workers=4),
-    "quick": Group(name="quick", queues=("quick",), min_workers=0, promise=1.0),
-    "slow": Group(name="slow", queues=("reports",), min_workers=0, max_workers=3, promise=60.0),
+    "quick": Group(name="quick", queues=("quick",), min_workers=0, target_wait=1.0),
+    "slow": Group(name="slow", queues=("reports",), min_workers=0, max_workers=3, target_wait=60.0),
 }
 # What a page that shows it as markup would run.
 EVIL = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 LOCAL = "127.0.0.1:0"
-TOO_MANY = "slow: minimum 4 is more than its maximum 3: set both"
+TOO_MANY = "slow: min_workers 4 is more than its max_workers 3: set both"
 NO_QUEUE = "no queue named 'nobody'; there are: celery, mails, quick, reports"
 
 # --- A browser and a supervisor ------------------------------------------------------------------------
@@ -364,8 +364,8 @@ def test_what_is_wrong_is_said_besides_the_worst_and_as_text(
         "held_back": "CPU is used to 99 %",
         "want": 3,
         "ready": 1,
-        "maximum": 4,
-        "minimum": 1,
+        "max_workers": 4,
+        "min_workers": 1,
     }
     neighbour(redis, {}, groups={"other": group}, failures={task: 14}, ended={task: 100})
 
@@ -452,14 +452,14 @@ def test_one_group_is_paused_and_its_bounds_are_changed(
     expect(group.get_by_label("Maximum of slow")).to_have_value("3")
     group.get_by_label("Maximum of slow").fill("9")
     group.get_by_role("button", name="Set", exact=True).click()
-    expect(opened.page.locator("#said")).to_have_text("slow: minimum 0, maximum 9")
+    expect(opened.page.locator("#said")).to_have_text("slow: min_workers 0, max_workers 9")
 
-    wish = {"paused": True, "minimum": 0, "maximum": 9, "by": "127.0.0.1"}
+    wish = {"paused": True, "min_workers": 0, "max_workers": 9, "by": "127.0.0.1"}
     assert json.loads(str(redis.hget("fleet:overrides", "slow"))) == wish
-    expect(group.locator(".legend .maximum + b, .legend span", has_text="maximum 9")).to_be_visible()
+    expect(group.locator(".legend .max_workers + b, .legend span", has_text="max_workers 9")).to_be_visible()
     group.get_by_label("Minimum of slow").fill("12")
     group.get_by_role("button", name="Set", exact=True).click()
-    expect(opened.page.locator("#said")).to_have_text("the minimum 12 is more than the maximum 9")
+    expect(opened.page.locator("#said")).to_have_text("min_workers 12 is more than max_workers 9")
     group.get_by_role("button", name="Reset to settings").click()
     expect(opened.page.locator("#said")).to_have_text("slow: bounds reset to the settings")
     # Chromium reports a refusal as an error of the network.
@@ -608,11 +608,14 @@ def test_other_sites_can_neither_ask_nor_wish(supervise: Supervise, redis: Redis
         ("pause", '{"group": 7}', 400, "group must be a text"),
         ("pause", '{"group": "nobody"}', 409, "no group named 'nobody'; there are: default, quick, slow"),
         ("pause", '{"by": "a\\nb"}', 400, "a name has up to 40 letters, digits, spaces and . @ - _"),
-        ("scale", '{"group": "slow", "maximum": "9"}', 400, "maximum must be a whole number"),
-        ("scale", '{"group": "slow", "maximum": 0}', 400, "slow: maximum 0: allowed is 1 to 10000"),
-        ("scale", '{"group": "slow", "minimum": true}', 400, "minimum must be a whole number"),
-        ("scale", '{"group": "slow", "minimum": 4}', 409, TOO_MANY),
-        ("scale", '{"group": "slow", "maximum": 10001}', 400, "slow: maximum 10001: allowed is 1 to 10000"),
+        ("scale", '{"group": "slow", "max_workers": "9"}', 400, "max_workers must be a whole number"),
+        ("scale", '{"group": "slow", "max_workers": 0}', 400, "slow: max_workers 0: allowed is 1 to 10000"),
+        ("scale", '{"group": "slow", "min_workers": true}', 400, "min_workers must be a whole number"),
+        ("scale", '{"group": "slow", "min_workers": 4}', 409, TOO_MANY),
+        (
+            *("scale", '{"group": "slow", "max_workers": 10001}', 400),
+            "slow: max_workers 10001: allowed is 1 to 10000",
+        ),
         ("pause", '{"grup": "slow"}', 400, "grup is none of group"),
         ("pause", '{"group": null}', 400, "group must be a text"),
         ("pause", '{"group": "\\ud800"}', 400, "group must be a text"),
@@ -675,7 +678,7 @@ def test_history_is_written_by_one_supervisor_and_read_back(app: Celery, redis: 
 
     assert redis.xlen("fleet:history") == 2
     assert found["default"]["waiting"] == [1, 1]
-    assert found["slow"]["maximum"] == [3, 3]
+    assert found["slow"]["max_workers"] == [3, 3]
 
 
 def test_failures_of_all_hosts_are_counted_by_task() -> None:
@@ -717,7 +720,7 @@ def test_a_working_fleet_at_desk_and_phone(redis_url: str, tmp_path: Path, open_
     options = {"broker_transport_options": {"priority_steps": [0, 3, 6]}}
     with SupervisedFleet(tmp_path, redis_url, counts_url, options) as fleet:
         made_up_hour(fleet.tasks.redis)
-        supervisor = fleet.start(http="127.0.0.1:19541", group={"max_workers": 4, "promise": 4.0})
+        supervisor = fleet.start(http="127.0.0.1:19541", group={"max_workers": 4, "target_wait": 4.0})
         fleet.wait_for_workers(1)
         fleet.tasks.send(3, "a", 1, name="add")
         fleet.tasks.redis.lpush("dead_letter:celery", letter("proj.resize", queue="celery"))

@@ -66,7 +66,7 @@ def test_a_peer_of_another_release_spoils_itself_alone(
     picture = Feed(supervisor).picture()
 
     assert [host["host"] for host in picture["hosts"]] == ["here", "odd", "old"]
-    assert picture["groups"]["default"]["maximum"] == 4
+    assert picture["groups"]["default"]["max_workers"] == 4
     assert any("cpus in the status of odd" in each["why"] for each in picture["also"])
 
 
@@ -126,7 +126,7 @@ def test_a_page_opened_in_an_outage_says_of_when_it_is(
     assert picture["verdict"] == "blind"
     assert picture["why"].startswith("Redis does not answer; here starts and stops nothing: ")
     assert picture["as_of"] == seen_at
-    assert picture["groups"]["default"]["maximum"] == 4
+    assert picture["groups"]["default"]["max_workers"] == 4
     assert b"celery_autoscaler_workers{" not in generate_latest(registry(supervisor))
     assert b"celery_autoscaler_blind 1.0" in generate_latest(registry(supervisor))
 

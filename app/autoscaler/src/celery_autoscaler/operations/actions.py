@@ -57,8 +57,8 @@ def scale(
     broker: Broker,
     by: str,
     group: str,
-    minimum: int | None,
-    maximum: int | None,
+    min_workers: int | None,
+    max_workers: int | None,
     *,
     reset: bool = False,
     app: Celery | None = None,
@@ -68,12 +68,12 @@ def scale(
     Raises:
         Refused: There is no such group, or these are no bounds.
     """
-    if not reset and minimum is None and maximum is None:
-        raise Refused("give --min, --max or --reset")
-    given = {"minimum": minimum, "maximum": maximum}
+    if not reset and min_workers is None and max_workers is None:
+        raise Refused("give --min-workers, --max-workers or --reset")
+    given = {"min_workers": min_workers, "max_workers": max_workers}
     there = known(broker, app)
     name = known_group(there, group)
-    refuse_bounds(name, minimum, maximum, {} if reset else bounds_now(broker, there, name))
+    refuse_bounds(name, min_workers, max_workers, {} if reset else bounds_now(broker, there, name))
     wishes = {bound: value for bound, value in given.items() if reset or value is not None}
     now = overrides.change(broker, name, by, **wishes)
     bounds = [f"{bound} {now[bound]}" for bound in given if bound in now]
@@ -86,32 +86,32 @@ def bounds_now(broker: Broker, there: Known, group: str) -> dict[str, int]:
     """Return the bounds of a group as far as they are known: those of its settings, or what was set since."""
     found: dict[str, int] = {}
     if (settings := there.settings.get(group)) is not None:
-        found = {"minimum": settings.min_workers, "maximum": settings.max_workers}
+        found = {"min_workers": settings.min_workers, "max_workers": settings.max_workers}
     if (status := there.status.groups.get(group)) is not None:
-        found = {bound: status[bound] for bound in ("minimum", "maximum")}
+        found = {bound: status[bound] for bound in ("min_workers", "max_workers")}
     own = read_override(group, broker.client.hget(broker.keys.overrides, group) or "{}")
     if isinstance(own, Refusal):
         return found
-    set_now = {"minimum": own.minimum, "maximum": own.maximum}
+    set_now = {"min_workers": own.min_workers, "max_workers": own.max_workers}
     return found | {bound: value for bound, value in set_now.items() if value is not None}
 
 
-def refuse_bounds(group: str, minimum: int | None, maximum: int | None, now: dict[str, int]) -> None:
+def refuse_bounds(group: str, min_workers: int | None, max_workers: int | None, now: dict[str, int]) -> None:
     """Refuse bounds that no group can have, or that contradict the one that stays.
 
     Raises:
         Refused: They are none.
     """
-    for name, value, least in (("minimum", minimum, 0), ("maximum", maximum, 1)):
+    for name, value, least in (("min_workers", min_workers, 0), ("max_workers", max_workers, 1)):
         if value is not None and not least <= value <= MOST_WORKERS:
             raise Refused(f"{group}: {name} {value}: allowed is {least} to {MOST_WORKERS}")
-    if minimum is not None and maximum is not None:
-        if minimum > maximum:
-            raise Refused(f"--min {minimum} is more than --max {maximum}")
-    elif minimum is not None and minimum > (high := now.get("maximum", MOST_WORKERS)):
-        raise Refused(f"{group}: minimum {minimum} is more than its maximum {high}: set both")
-    elif maximum is not None and maximum < (low := now.get("minimum", 0)):
-        raise Refused(f"{group}: maximum {maximum} is less than its minimum {low}: set both")
+    if min_workers is not None and max_workers is not None:
+        if min_workers > max_workers:
+            raise Refused(f"--min-workers {min_workers} is more than --max-workers {max_workers}")
+    elif min_workers is not None and min_workers > (high := now.get("max_workers", MOST_WORKERS)):
+        raise Refused(f"{group}: min_workers {min_workers} is more than its max_workers {high}: set both")
+    elif max_workers is not None and max_workers < (low := now.get("min_workers", 0)):
+        raise Refused(f"{group}: max_workers {max_workers} is less than its min_workers {low}: set both")
 
 
 def drain(broker: Broker, by: str, worker: str, *, undo: bool = False) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_autoscaler.protocol.broker import Broker
+from celery_autoscaler.protocol.former import renamed
 from celery_autoscaler.protocol.overrides import Override, read_override
 from celery_autoscaler.protocol.readers import Refusal, read_mapping
 
@@ -18,7 +19,7 @@ def change(broker: Broker, group: str, by: str, **wishes: Any) -> dict[str, Any]
         broker: The broker.
         group: The group, or ``*``.
         by: Who wants it.
-        wishes: ``paused``, ``minimum``, ``maximum``.
+        wishes: ``paused``, ``min_workers``, ``max_workers``.
 
     Returns:
         All that is set for the group now.
@@ -26,7 +27,7 @@ def change(broker: Broker, group: str, by: str, **wishes: Any) -> dict[str, Any]
     key = broker.keys.overrides
     before: Mapping[str, Any] = {}
     if text := broker.client.hget(key, group):
-        before = {} if isinstance(read_override(group, text), Refusal) else read_mapping(text)
+        before = {} if isinstance(read_override(group, text), Refusal) else renamed(read_mapping(text))
     now = {name: value for name, value in {**before, **wishes}.items() if value is not None and name != "by"}
     if now:
         broker.client.hset(key, group, json.dumps(now | {"by": by}))

@@ -109,15 +109,15 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
         "\nGroups", "group", "workers", "wanted", "waiting", "oldest", "running", "arriving", "a task"
     )
     for name, group in groups.items():
-        late = group["age"] > group["promise"]
+        late = group["age"] > group["target_wait"]
         takes = group["service_time"]
         others = [f"+{group[state]} {state}" for state in ("starting", "draining") if group[state]]
         table.add_row(
             plain(name),
             Text.assemble((str(group["ready"]), "bold"), *(f"\n{other}" for other in others)),
-            f"{group['want']} of {group['minimum']}-{group['maximum']}",
+            f"{group['want']} of {group['min_workers']}-{group['max_workers']}",
             str(group["waiting"]) + (f"\n+{group['future']} later" if group["future"] else ""),
-            Text(f"{group['age']:.1f} of {group['promise']:g} s", style="bold red" if late else ""),
+            Text(f"{group['age']:.1f} of {group['target_wait']:g} s", style="bold red" if late else ""),
             str(group["busy"]),
             f"{group['arrivals']:.1f}/s",
             f"{takes:.2g} s" if takes else "-",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_autoscaler.protocol.former import renamed
 from celery_autoscaler.protocol.readers import (
     MOST_WORKERS,
     Refusal,
@@ -24,23 +25,23 @@ class Override:
     """What an operator has set for a group."""
 
     paused: bool = False
-    minimum: int | None = None
-    maximum: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
     by: str = ""
 
 
 def read_override(group: str, value: Any) -> Override | Refusal:
     """Return what an operator has set for a group; a value that is not allowed makes all of it be ignored."""
     try:
-        return _override(read_mapping(value))
+        return _override(renamed(read_mapping(value)))
     except UnreadableError as error:
         return Refusal(KIND, group, str(error))
 
 
 def _override(found: Mapping[str, Any]) -> Override:
-    low, high = _bound(found, "minimum"), _bound(found, "maximum")
+    low, high = _bound(found, "min_workers"), _bound(found, "max_workers")
     if low is not None and high is not None and low > high:
-        raise UnreadableError(f"minimum {low} is more than maximum {high}")
+        raise UnreadableError(f"min_workers {low} is more than max_workers {high}")
     paused = found.get("paused", False)
     if not isinstance(paused, bool):
         raise UnreadableError(f"paused {shown(paused)} is neither true nor false")

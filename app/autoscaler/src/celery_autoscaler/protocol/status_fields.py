@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from celery_autoscaler.protocol.former import FORMER_NAMES, renamed
 from celery_autoscaler.protocol.lenient import Trouble, flag, many, named, number, table, whole, words
 from celery_autoscaler.protocol.readers import UnreadableError, read_mapping
 
@@ -18,11 +19,11 @@ QUEUE = table(
         "dead_letters": whole(),
     }
 )
-GROUP = table(
+GROUP_FIELDS = table(
     {
-        "promise": number(10.0, low=0.001),
-        "minimum": whole(),
-        "maximum": whole(),
+        "target_wait": number(10.0, low=0.001),
+        "min_workers": whole(),
+        "max_workers": whole(),
         "concurrency": whole(1),
         "want": whole(),
         "reason": words(),
@@ -49,6 +50,17 @@ GROUP = table(
         "queues": named(QUEUE),
     }
 )
+
+
+def group(value: Any, name: str, trouble: Trouble) -> Any:
+    """Read what is said of a group, also by a supervisor of the release before."""
+    if isinstance(value, dict):
+        value = renamed(value)
+        limit = value.get("limit")
+        value["limit"] = FORMER_NAMES.get(limit, limit) if isinstance(limit, str) else limit
+    return GROUP_FIELDS(value, name, trouble)
+
+
 WORKER = table(
     {
         "name": words("?"),
@@ -89,7 +101,7 @@ HOST = table(
         "cpu": number(),
         "memory": number(),
         "memory_limit": number(),
-        "groups": named(GROUP),
+        "groups": named(group),
         "workers": many(WORKER),
         "failures": named(whole()),
         "ended": named(whole()),

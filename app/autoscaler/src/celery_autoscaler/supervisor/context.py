@@ -16,7 +16,7 @@ from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.observation import Seen
 from celery_autoscaler.supervisor.policy import limits
 from celery_autoscaler.supervisor.policy.bounds import bounds
-from celery_autoscaler.supervisor.policy.estimates import Pace
+from celery_autoscaler.supervisor.policy.estimates import SlowdownDetector
 from celery_autoscaler.supervisor.server_room import ClientsPerWorker
 from celery_autoscaler.supervisor.unreadable import UnreadableLog
 
@@ -46,8 +46,8 @@ class Context:
         self.launcher = launcher
         self.counts = Counts()
         self.task_counts = HostCounts()
-        self.pace = Pace()
-        self.brakes = limits.Brakes(settings.cpu_threshold, settings.memory_threshold)
+        self.pace = SlowdownDetector()
+        self.brakes = limits.HostLimits(settings.cpu_threshold, settings.memory_threshold)
         self.local: dict[str, LocalWorker] = {}
         self.groups: dict[str, GroupState] = {}
         self.overrides: dict[str, Override] = {}

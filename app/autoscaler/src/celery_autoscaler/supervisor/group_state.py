@@ -12,7 +12,7 @@ from celery_autoscaler.supervisor.observation import ListSeen, Seen
 from celery_autoscaler.supervisor.policy import law as policy
 from celery_autoscaler.supervisor.policy.crashes import Backoff
 from celery_autoscaler.supervisor.policy.estimates import Age, Meter, StartUp, WorkerCounters, merged
-from celery_autoscaler.supervisor.policy.limits import Brakes, HostSeen
+from celery_autoscaler.supervisor.policy.limits import HostLimits, HostSeen
 from celery_autoscaler.supervisor.policy.run_times import RunTimes
 from celery_autoscaler.supervisor.policy.throughput import Throughput
 
@@ -82,10 +82,10 @@ class GroupState:
     """How the last start that failed did."""
     published: tuple[Any, ...] = ()
 
-    def serve(self, minimum: int) -> None:
+    def serve(self, min_workers: int) -> None:
         """Take in whether any worker consumes although, or because, a minimum always runs."""
         now = self.seen.now
-        if self.seen.ready or not minimum or self.decision.limit == "paused":
+        if self.seen.ready or not min_workers or self.decision.limit == "paused":
             self.unserved_since = None
         elif self.unserved_since is None:
             self.unserved_since = now
@@ -189,7 +189,7 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
         state.run_times.totals,
         busy=busy,
         waiting=backlog,
-        lateness=age / group.promise,
+        lateness=age / group.target_wait,
         starved=starved,
     )
     starting_since = {name: state.starting_since.get(name, now) for name in starting}
@@ -203,7 +203,9 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
         busy_workers=sum(w.active > 0 for w in here),
         busy=busy,
         long=sum(
-            since is not None and seen.time - since > group.promise for w in workers for _, since in w.running
+            since is not None and seen.time - since > group.target_wait
+            for w in workers
+            for _, since in w.running
         ),
         next_eta=min(etas) - seen.time if etas else None,
         due=due_soon(seen.time, startup + SOON, lists, workers),
@@ -216,7 +218,8 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
         start_left=tuple(
             sorted(start_left(now - since, state.startup.seconds) for since in starting_since.values())
         ),
-        starts_at_once=sum(Brakes.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers) or None,
+        starts_at_once=sum(HostLimits.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers)
+        or None,
         arrival_fast=state.meter.fast.value,
         arrival_slow=state.meter.slow.value,
         service_time=state.run_times.mean(seen.time, waiting_names(lists)) or state.meter.service_time,

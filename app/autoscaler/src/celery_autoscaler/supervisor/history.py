@@ -18,7 +18,7 @@ EVERY = 10
 KEPT = 24 * 3600
 RECORDS = KEPT // EVERY
 # What a record says of a group, in this order.
-FIGURES = ("ready", "starting", "draining", "maximum", "waiting", "age")
+FIGURES = ("ready", "starting", "draining", "max_workers", "waiting", "age")
 # Those of which the worst since the last record counts.
 PEAKS = ("waiting", "age")
 # No figure is larger.

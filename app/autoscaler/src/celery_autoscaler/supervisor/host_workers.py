@@ -8,7 +8,7 @@ from celery_autoscaler.protocol.heartbeat import WorkerSeen
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
 from celery_autoscaler.protocol.orphans import Searcher
 from celery_autoscaler.supervisor.context import Context
-from celery_autoscaler.supervisor.launchers import SHOWN_WORDS, Push, State
+from celery_autoscaler.supervisor.launchers import SHOWN_WORDS, State, StopSignal
 from celery_autoscaler.supervisor.local import RETRY, SHORT_LIFE, START_TIMEOUT, LocalWorker
 from celery_autoscaler.supervisor.masking import exception_type, mask
 from celery_autoscaler.supervisor.observation import Seen
@@ -91,7 +91,7 @@ class HostWorkers:
             return
         if state is State.STOPPING:
             worker.stop(now, "stopped by somebody else", worker.drain_timeout)
-            worker.pushed[Push.TERM] = now
+            worker.pushed[StopSignal.TERM] = now
         elif marked:
             worker.stop(now, "an operator wants it drained", worker.drain_timeout)
             worker.by_operator = True
@@ -152,7 +152,7 @@ class HostWorkers:
     def _bury(self, name: str) -> None:
         """Forget a worker that has failed."""
         with self.context.faults.contained(f"clearing {name}"):
-            self.context.launcher.bury(name)
+            self.context.launcher.forget_failed(name)
 
     def _unclaim(self, worker: LocalWorker) -> None:
         keys = self.context.broker.keys
@@ -204,7 +204,7 @@ class HostWorkers:
             if group is None or worker.seen is None:
                 continue
             waiting = group.waiting_in(worker.seen.queues)
-            if worker.is_catatonic(now, waiting):
+            if worker.is_stalled(now, waiting):
                 logger.error(
                     "%s stalled: it holds nothing and takes none of %d messages", worker.name, waiting
                 )

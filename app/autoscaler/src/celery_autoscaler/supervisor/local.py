@@ -8,7 +8,7 @@ from typing import Any
 from celery_autoscaler.protocol.heartbeat import WorkerSeen
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.launchers import Push
+from celery_autoscaler.supervisor.launchers import StopSignal
 from celery_autoscaler.supervisor.policy.shares import Candidate
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ TERM_TO_QUIT = 1.0
 HANGING = 20.0
 GIVING_BACK = 10.0
 # Seconds for which a worker that holds nothing may take nothing while messages wait for it.
-CATATONIC = 15.0
+STALLED_SECONDS = 15.0
 # Seconds that a start may take.
 START_TIMEOUT = 120.0
 # Seconds after which a signal that was refused is tried again.
@@ -56,7 +56,7 @@ class LocalWorker:
     drain_timeout: float = 600.0
     soft_shutdown: float = SOFT_SHUTDOWN
     """Seconds that running tasks have after SIGQUIT."""
-    pushed: dict[Push, float] = field(default_factory=dict)
+    pushed: dict[StopSignal, float] = field(default_factory=dict)
     launched: Group | None = None
     """The settings of its group when it was started; nothing if it was there before this supervisor."""
     last_active: int = 0
@@ -89,7 +89,7 @@ class LocalWorker:
         self.ready_at = self._progress_at = now
         return now - self.since
 
-    def is_catatonic(self, now: float, waiting: int) -> bool:
+    def is_stalled(self, now: float, waiting: int) -> bool:
         """Whether it holds nothing at all and takes nothing although messages wait in its queues.
 
         One that holds messages may be kept from taking more by a rate limit, ETAs, its prefetch or a long
@@ -100,7 +100,7 @@ class LocalWorker:
         progress = (self.seen.processed, sum(self.seen.taken.values()))
         if progress != self._progress or not waiting or not self.seen.holds_nothing:
             self._progress, self._progress_at = progress, now
-        return now - self._progress_at > CATATONIC
+        return now - self._progress_at > STALLED_SECONDS
 
     def is_of(self, group: Group) -> bool:
         """Whether it was started with what a group's settings say of its workers, as far as is known."""
@@ -141,25 +141,25 @@ class LocalWorker:
         late = self.stop_since is not None and now - self.stop_since >= self.drain_timeout
         return self.spare and late and not self.pushed and self.seen is not None and self.seen.active > 0
 
-    def next_push(self, now: float) -> Push | None:
+    def next_push(self, now: float) -> StopSignal | None:
         """Return the signal that is due in a stop, if one is."""
         if self.stop_since is None or now < self.retry_at:
             return None
         drained = self.seen is None or self.seen.state in {"drained", "fenced"}
         late = now - self.stop_since >= self.drain_timeout
-        if Push.TERM not in self.pushed:
-            return Push.TERM if drained or late or self.ready_at is None else None
-        since_term = now - self.pushed[Push.TERM]
-        if Push.QUIT not in self.pushed:
+        if StopSignal.TERM not in self.pushed:
+            return StopSignal.TERM if drained or late or self.ready_at is None else None
+        since_term = now - self.pushed[StopSignal.TERM]
+        if StopSignal.QUIT not in self.pushed:
             runs = self.seen.active if self.seen else self.last_active
             hangs = since_term >= HANGING and not runs
-            return Push.QUIT if hangs or (late and since_term >= TERM_TO_QUIT) else None
-        given_back = now - self.pushed[Push.QUIT] >= self.soft_shutdown + GIVING_BACK
-        if given_back and now - self.pushed.get(Push.KILL, 0.0) >= 1.0:
-            return Push.KILL
+            return StopSignal.QUIT if hangs or (late and since_term >= TERM_TO_QUIT) else None
+        given_back = now - self.pushed[StopSignal.QUIT] >= self.soft_shutdown + GIVING_BACK
+        if given_back and now - self.pushed.get(StopSignal.KILL, 0.0) >= 1.0:
+            return StopSignal.KILL
         return None
 
-    def push(self, now: float, how: Push, send: Callable[[str, Push], None]) -> None:
+    def push(self, now: float, how: StopSignal, send: Callable[[str, StopSignal], None]) -> None:
         """Send a signal and say so."""
         send(self.name, how)
         self.pushed[how] = now

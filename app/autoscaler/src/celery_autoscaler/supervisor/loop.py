@@ -28,7 +28,7 @@ from celery_autoscaler.supervisor.group_state import GroupState, see_group
 from celery_autoscaler.supervisor.host import Host
 from celery_autoscaler.supervisor.host_counts import HostCounts
 from celery_autoscaler.supervisor.host_workers import HostWorkers
-from celery_autoscaler.supervisor.launchers import Launcher, LaunchError, Push, State
+from celery_autoscaler.supervisor.launchers import Launcher, LaunchError, State, StopSignal
 from celery_autoscaler.supervisor.launchers.process import ProcessLauncher
 from celery_autoscaler.supervisor.launchers.systemd import SystemdLauncher
 from celery_autoscaler.supervisor.local import LocalWorker
@@ -381,7 +381,7 @@ class Supervisor:
                 if not worker.pushed:
                     worker.stop(now, "all are stopped", worker.drain_timeout)
                     with self.context.faults.contained(f"stopping {worker.name}"):
-                        worker.push(now, Push.TERM, self.launcher.push)
+                        worker.push(now, StopSignal.TERM, self.launcher.push)
         while self.local:
             time.sleep(CLOSING)
             with self._lock:

@@ -196,9 +196,9 @@ class Publisher:
         group, seen = state.group, state.seen
         low, high = self.context.bounds(group)
         return {
-            "promise": group.promise,
-            "minimum": low,
-            "maximum": high,
+            "target_wait": group.target_wait,
+            "min_workers": low,
+            "max_workers": high,
             "concurrency": group.concurrency,
             "want": state.decision.want,
             "reason": state.decision.reason,

@@ -24,7 +24,7 @@ SHORT = 5.0
 # KEYS: the set of workers, the claims of the group.
 # ARGV: group, name of the worker, the group's maximum, milliseconds for which the claim stands.
 # Returns whether the worker may be started.
-# Invariant: living workers and claims of a group are together never more than its maximum.
+# Invariant: living workers and claims of a group are together never more than its max_workers.
 CLAIM = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -106,7 +106,7 @@ class Scaling:
         starting = [worker.since for worker in context.local.values() if worker.state == "starting"]
         # Those that wait for something else than a CPU take nobody's place.
         waiting = len(starting) - limits.starting_load(now, starting, context.host_seen)
-        turns = start_turns(needs, limits.Brakes.starts_at_once(context.host_seen) + waiting)
+        turns = start_turns(needs, limits.HostLimits.starts_at_once(context.host_seen) + waiting)
         for need in sorted(needs, key=lambda need: need.order):
             with context.faults.contained(f"group {need.group}, scaling"):
                 plan = plans[need.group]
@@ -134,7 +134,7 @@ class Scaling:
             missing=max(0, min(missing, state.backoff.allowed(now, starting))),
             starting=starting,
             below_minimum=state.seen.ready + state.seen.starting < low,
-            overdue=state.seen.age / group.promise,
+            overdue=state.seen.age / group.target_wait,
         )
 
     def _plan(self, now: float, state: GroupState, seen: Seen) -> Plan | None:
@@ -249,8 +249,8 @@ class Scaling:
         if local[state.replacement].state == "ready":
             times = self._service_times(state)
             candidates = {w.name: w.candidate(seen.time, times) for w in outdated}
-            [victim] = shares.victims(1, candidates)
-            self.workers.stop(now, local[victim], f"{state.replacement} takes its place")
+            [candidate] = shares.stop_candidates(1, candidates)
+            self.workers.stop(now, local[candidate], f"{state.replacement} takes its place")
             state.replacement = ""
             return 0, Shortage()
         return 1, Shortage()
@@ -357,7 +357,10 @@ class Scaling:
             args=[group.name, full_name, high + extra, int(CLAIM_LEASE * 1000)],
         )
         if not claimed:
-            state.not_started = "maximum", f"the fleet has {high} workers of it, those that drain included"
+            state.not_started = (
+                "max_workers",
+                f"the fleet has {high} workers of it, those that drain included",
+            )
             return ""
         client.srem(keys.drain, full_name)
         try:
@@ -415,7 +418,7 @@ class Scaling:
         }
         chosen: list[str] = []
         is_spare = busy <= 0
-        for name in shares.victims(len(candidates), candidates):
+        for name in shares.stop_candidates(len(candidates), candidates):
             if len(chosen) < count and (busy > 0 or not candidates[name].busy):
                 chosen.append(name)
                 busy -= candidates[name].busy > 0
@@ -430,7 +433,7 @@ class Scaling:
     def _runs_short_tasks(self, state: GroupState, seen: Seen) -> bool:
         """Whether no task of a group on this host has run for longer than the target wait."""
         return all(
-            begun is not None and seen.time - begun <= state.group.promise
+            begun is not None and seen.time - begun <= state.group.target_wait
             for worker in self.context.local.values()
             if worker.group == state.group.name and worker.seen is not None
             for _, begun in worker.seen.running

@@ -145,11 +145,11 @@ def check_experience(group: Group, broker: Broker) -> Iterator[Finding]:
             f"{group.name}: its tasks take {takes:.0f} s in the mean, longer than drain_timeout="
             f"{group.drain_timeout:g}: a stop gives them back",
         )
-    if group.min_workers == 0 and startup > group.promise:
+    if group.min_workers == 0 and startup > group.target_wait:
         yield Finding(
             False,
             f"{group.name}: a start takes {startup:.0f} s: with min_workers=0 the target wait of "
-            f"{group.promise:g} s cannot be met",
+            f"{group.target_wait:g} s cannot be met",
         )
 
 

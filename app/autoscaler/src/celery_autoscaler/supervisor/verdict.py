@@ -20,7 +20,7 @@ LIMITS = {
     "CPU": "limited by CPU",
     "memory": "limited by memory",
     "Redis": "limited by Redis",
-    "maximum": "at its maximum",
+    "max_workers": "at max_workers",
     "back-off": "starts fail",
     "failure": "starts fail",
     "start slots": "starting",
@@ -109,7 +109,7 @@ def without_workers(hosts: Hosts, groups: Groups) -> Iterator[Finding]:
     """Find groups that nothing serves although they should be served."""
     all_leave = all(status.get("state") == "leaving" for status in hosts.values())
     for name, group in groups.items():
-        wanted = group["minimum"] or (all_leave and group["waiting"])
+        wanted = group["min_workers"] or (all_leave and group["waiting"])
         begins = group["starting"] and not group["failed_starts"]
         if group["ready"] or not wanted or begins or group["limit"] == "paused":
             continue
@@ -121,12 +121,12 @@ def without_workers(hosts: Hosts, groups: Groups) -> Iterator[Finding]:
             why = group["held_back"] or group["reason"]
         since = f" for {group['unserved']:.0f} s" if group["unserved"] >= 1 else ""
         tasks = f", {group['waiting']} tasks waiting" if group["waiting"] else ""
-        yield Finding("no workers", f"{name}: none of at least {group['minimum']}{since}{tasks}; {why}")
+        yield Finding("no workers", f"{name}: none of at least {group['min_workers']}{since}{tasks}; {why}")
 
 
 def falling_behind(groups: Groups) -> Iterator[Finding]:
     """Find groups whose oldest task has waited for longer than it should, the worst first."""
-    late = [(group["age"] / group["promise"], name) for name, group in groups.items()]
+    late = [(group["age"] / group["target_wait"], name) for name, group in groups.items()]
     for ratio, name in sorted(late, reverse=True):
         group = groups[name]
         if ratio > 1:
@@ -136,7 +136,7 @@ def falling_behind(groups: Groups) -> Iterator[Finding]:
             yield Finding(
                 "falling behind",
                 f"the oldest task of {name} has waited {group['age']:.0f} s, target wait "
-                f"{group['promise']:g} s; {group['reason']}{eta}{held}",
+                f"{group['target_wait']:g} s; {group['reason']}{eta}{held}",
             )
 
 
@@ -204,8 +204,8 @@ def waiting(groups: Groups) -> str:
 def limit_words(group: Mapping[str, Any]) -> str:
     """Return in a few words what keeps a group from the workers that it wants; nothing if nothing does."""
     have = group["ready"] + group["starting"]
-    if group["limit"] == "maximum" and have >= group["maximum"]:
-        return "at its maximum"
+    if group["limit"] == "max_workers" and have >= group["max_workers"]:
+        return "at max_workers"
     if have < group["want"] and group["held_back"]:
         return LIMITS.get(group["limit"], "held back")
     return ""

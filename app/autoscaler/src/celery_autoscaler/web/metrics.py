@@ -25,8 +25,8 @@ MOST_LABEL = 200
 # Metric, its help, the field of a group's status.
 GROUP_GAUGES = (
     ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
-    ("workers_minimum", "Workers of the fleet that always run.", "minimum"),
-    ("workers_maximum", "Workers that the fleet never exceeds.", "maximum"),
+    ("min_workers", "Workers of the fleet that always run.", "min_workers"),
+    ("max_workers", "Workers that the fleet never exceeds.", "max_workers"),
     ("tasks_running", "Running tasks.", "busy"),
     ("tasks_reserved", "Tasks that workers hold and have not started.", "held"),
     ("tasks_overdue", "Tasks in workers whose ETA has come and that have not started.", "overdue"),
@@ -41,7 +41,7 @@ GROUP_GAUGES = (
         "Wait of the oldest task in seconds. Alert when it exceeds the target wait for minutes.",
         "age",
     ),
-    ("promised_wait_seconds", "Target wait in seconds.", "promise"),
+    ("target_wait_seconds", "Target wait in seconds.", "target_wait"),
     ("task_arrivals_per_second", "Arriving tasks a second, over 30 s.", "arrivals"),
     (
         "task_service_seconds",

@@ -68,9 +68,9 @@ def resume(feed: Feed, by: str, wish: Wish) -> str:
 
 def scale(feed: Feed, by: str, wish: Wish) -> str:
     """Change the bounds of a group; without any, back to its settings."""
-    low, high = optional(wish, "minimum", int), optional(wish, "maximum", int)
+    low, high = optional(wish, "min_workers", int), optional(wish, "max_workers", int)
     if low is not None and high is not None and low > high:
-        raise WrongError(f"the minimum {low} is more than the maximum {high}")
+        raise WrongError(f"min_workers {low} is more than max_workers {high}")
     try:
         actions.refuse_bounds(required(wish, "group"), low, high, {})
     except actions.Refused as error:
@@ -99,7 +99,7 @@ def purge(feed: Feed, by: str, wish: Wish) -> str:
 # What a wish may name, besides who has it: one that is misspelt must not stand for all.
 PARTS: Mapping[str, frozenset[str]] = {
     "pause": frozenset({"group"}), "resume": frozenset({"group"}), "drain": frozenset({"worker", "undo"}),
-    "scale": frozenset({"group", "minimum", "maximum"}), "replay": frozenset({"queue"}),
+    "scale": frozenset({"group", "min_workers", "max_workers"}), "replay": frozenset({"queue"}),
     "purge": frozenset({"queue"}),
 }  # fmt: skip
 ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {

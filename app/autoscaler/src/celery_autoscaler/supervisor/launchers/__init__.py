@@ -16,7 +16,7 @@ class State(Enum):
     """Ended without having been asked to."""
 
 
-class Push(Enum):
+class StopSignal(Enum):
     """How a worker is made to end, the milder ways first."""
 
     TERM = "SIGTERM: finish what runs"
@@ -39,10 +39,10 @@ class Launcher(Protocol):
     def workers(self) -> dict[str, State]:
         """Return the workers that there are, by name; one that has ended when asked to is gone."""
 
-    def push(self, worker: str, how: Push) -> None:
+    def push(self, worker: str, how: StopSignal) -> None:
         """Make a worker end."""
 
-    def bury(self, worker: str) -> None:
+    def forget_failed(self, worker: str) -> None:
         """Forget a worker that has failed, so that its name can be used again."""
 
     def last_words(self, worker: str) -> list[str]:

@@ -22,9 +22,9 @@ from celery_autoscaler.logs import json_line, of_worker, wants_json
 from celery_autoscaler.protocol.orphan_guard import DRAIN_VARIABLE, SUPERVISOR_VARIABLE
 from celery_autoscaler.protocol.text import as_text, in_json
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, Push, State
+from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, State, StopSignal
 
-SIGNALS = {Push.TERM: signal.SIGTERM, Push.QUIT: signal.SIGQUIT, Push.KILL: signal.SIGKILL}
+SIGNALS = {StopSignal.TERM: signal.SIGTERM, StopSignal.QUIT: signal.SIGQUIT, StopSignal.KILL: signal.SIGKILL}
 # Seconds between two looks at what workers printed.
 PASS_ON = 0.2
 # Bytes of passed on output after which a file is emptied.
@@ -101,21 +101,21 @@ class ProcessLauncher:
             # What the main process left behind must not go on without it.
             self._signal(child, signal.SIGKILL)
             if child.asked:
-                self.bury(name)
+                self.forget_failed(name)
             else:
                 states[name] = State.FAILED
         return states
 
-    def push(self, worker: str, how: Push) -> None:
+    def push(self, worker: str, how: StopSignal) -> None:
         """Send a signal: to the main process, or to kill to all."""
         child = self._children[worker]
         child.asked = True
-        if how is Push.KILL:
+        if how is StopSignal.KILL:
             self._signal(child, signal.SIGKILL)
         elif child.process.poll() is None:
             child.process.send_signal(SIGNALS[how])
 
-    def bury(self, worker: str) -> None:
+    def forget_failed(self, worker: str) -> None:
         """Forget a worker, once what it printed was passed on."""
         with self._lock:
             child = self._children.pop(worker, None)
@@ -143,7 +143,7 @@ class ProcessLauncher:
         self._closed.set()
         self._reader.join()
         for name in list(self._children):
-            self.bury(name)
+            self.forget_failed(name)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @staticmethod

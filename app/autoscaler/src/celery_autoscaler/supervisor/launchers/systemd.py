@@ -11,7 +11,7 @@ from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, Push, State
+from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, State, StopSignal
 
 MANAGER = DBusAddress(
     "/org/freedesktop/systemd1",
@@ -55,16 +55,16 @@ class SystemdLauncher:
                 states[worker] = State.RUNNING
         return states
 
-    def push(self, worker: str, how: Push) -> None:
+    def push(self, worker: str, how: StopSignal) -> None:
         """Stop the unit, whose own stop lets running tasks finish; signal it if that lasts too long."""
         unit = unit_of(worker)
-        if how is Push.TERM:
+        if how is StopSignal.TERM:
             self._call("StopUnit", "ss", unit, "replace")
         else:
-            whom, number = ("main", 3) if how is Push.QUIT else ("all", 9)
+            whom, number = ("main", 3) if how is StopSignal.QUIT else ("all", 9)
             self._call("KillUnit", "ssi", unit, whom, number)
 
-    def bury(self, worker: str) -> None:
+    def forget_failed(self, worker: str) -> None:
         """Keep systemd from starting a failed worker again by itself."""
         self._call("StopUnit", "ss", unit_of(worker), "replace")
         try:

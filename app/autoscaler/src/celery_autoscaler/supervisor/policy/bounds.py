@@ -18,18 +18,18 @@ def in_force(
     every, found, refused = overrides.get(ALL, Override()), {}, []
     for group in groups:
         own = overrides.get(group.name, Override())
-        low = group.min_workers if own.minimum is None else own.minimum
-        high = group.max_workers if own.maximum is None else own.maximum
+        low = group.min_workers if own.min_workers is None else own.min_workers
+        high = group.max_workers if own.max_workers is None else own.max_workers
         if low > high:
-            why = f"minimum {low} is more than maximum {high}: both are ignored"
+            why = f"min_workers {low} is more than max_workers {high}: both are ignored"
             refused.append(Refusal(KIND, group.name, why))
-            own = replace(own, minimum=None, maximum=None)
+            own = replace(own, min_workers=None, max_workers=None)
         found[group.name] = replace(own, paused=True, by=every.by) if every.paused else own
     return found, refused
 
 
 def bounds(group: Group, override: Override) -> tuple[int, int]:
     """Return the minimum and the maximum in force."""
-    low = group.min_workers if override.minimum is None else override.minimum
-    high = group.max_workers if override.maximum is None else override.maximum
+    low = group.min_workers if override.min_workers is None else override.min_workers
+    high = group.max_workers if override.max_workers is None else override.max_workers
     return min(low, high), high

@@ -210,7 +210,7 @@ class Meter:
         return seconds / tasks if seconds > 0 else UNMET / (tasks + 1)
 
 
-class Pace:
+class SlowdownDetector:
     """How long tasks take lately, beside before.
 
     Each kind of task is compared with itself: others that take longer by nature do not make a host slow.

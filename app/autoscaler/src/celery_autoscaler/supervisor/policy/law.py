@@ -2,10 +2,10 @@
 
 Pure: no I/O, no clock of its own; a simulator can run it unchanged. In three steps:
 
-1. :class:`GroupPolicy` wants a number of workers for the whole fleet, from the demand and the promise alone.
+1. :class:`GroupPolicy` wants a number of workers for the fleet, from the demand and the target wait alone.
    All supervisors of a fleet see the same and want the same.
 2. :func:`celery_autoscaler.supervisor.policy.shares.share` divides the number among the hosts.
-3. :class:`celery_autoscaler.supervisor.policy.limits.Brakes` hold a host back that is short of something.
+3. :class:`celery_autoscaler.supervisor.policy.limits.HostLimits` hold a host back that is short of something.
 
 The law counts in *slots*: tasks that can run at a time. Sources: square-root staffing (Halfin and Whitt,
 "Heavy-traffic limits for queues with many exponential servers", 1981) for the spare; delayed-off (Gandhi,
@@ -133,12 +133,12 @@ class GroupPolicy:
         tick = min(max(seen.now - self._last_look, 0.0), LONGEST_TICK) if self._wanted else FIRST_TICK
         self._last_look = seen.now
         load = Load.of(group, seen, tick, high)
-        emergency = seen.longest > 2 * self.queue_threshold and load.clears_in > group.promise - seen.age
-        panic = seen.age > group.promise or (
+        emergency = seen.longest > 2 * self.queue_threshold and load.clears_in > group.target_wait - seen.age
+        panic = seen.age > group.target_wait or (
             seen.arrival_fast > 2 * seen.arrival_slow
             and seen.arrival_fast * load.service >= group.concurrency
         )
-        is_long = seen.longest > self.queue_threshold and load.clears_in > group.promise / 2
+        is_long = seen.longest > self.queue_threshold and load.clears_in > group.target_wait / 2
         if is_long or (panic and load.waiting):
             self._urgent_until = seen.now + self.stabilisation
         if load.waiting or seen.busy or seen.arrival_fast > NOTHING:
@@ -170,9 +170,9 @@ class GroupPolicy:
             clear = "worker clears" if want == 1 else "workers clear"
             why = f"{why}; {want} {clear} the queue in about {last:.1f} s"
         if want < wished:
-            why, limit = f"{why}. Limited by max_workers = {high}", "maximum"
+            why, limit = f"{why}. Limited by max_workers = {high}", "max_workers"
         elif want > wished:
-            why, limit = f"{why}. Limited by min_workers = {low}", "minimum"
+            why, limit = f"{why}. Limited by min_workers = {low}", "min_workers"
         return Decision(want, why, limit, emergency)
 
     def _window(self, group: Group, seen: Seen, tick: float) -> float:
@@ -182,7 +182,7 @@ class GroupPolicy:
         there: it is kept for as long as tasks usually come again, at the cost of a number of starts at most.
         """
         worth = IDLE_STARTS * seen.startup
-        if seen.startup + 2 * tick <= group.promise:
+        if seen.startup + 2 * tick <= group.target_wait:
             return self.stabilisation
         expected = IDLE_SPARE * max((span for span in self._idle if span <= worth), default=0.0)
         return max(self.stabilisation, min(worth, expected))
@@ -218,10 +218,10 @@ class GroupPolicy:
         if emergency:
             over = f"EMERGENCY: {queue} are more than twice the threshold of {self.queue_threshold}. {why}"
             # Many short tasks may be little work: as long as none is late, what they need is enough.
-            return max(have, jobs if seen.age > group.promise else grow), over, ""
+            return max(have, jobs if seen.age > group.target_wait else grow), over, ""
         if grow > have and load.waiting:
             return grow, why, ""
-        if seen.longest > self.queue_threshold and load.clears_in > group.promise / 2:
+        if seen.longest > self.queue_threshold and load.clears_in > group.target_wait / 2:
             over = f"{queue} are more than the threshold of {self.queue_threshold}. {why}"
             return min(self._one_more(have, seen), max(have, jobs)), over, ""
         eta = math.inf if seen.next_eta is None else max(0.0, seen.next_eta)
@@ -294,7 +294,7 @@ class Load:
             expected = steady + RISE * (offered - steady)
             supply = Supply.of(group, seen, max(expected, float(seen.long)), high)
             clear = supply.to_clear(group, seen, tick)
-        wave = seen.due * service / (AIM * group.promise)
+        wave = seen.due * service / (AIM * group.target_wait)
         grow = max(math.ceil(offered + SPARE * math.sqrt(offered)), clear)
         if seen.due:
             grow = max(grow, math.ceil(max(steady, clear) + wave))
@@ -332,7 +332,7 @@ class Load:
             else ""
         )
         tasks = f"{self.waiting} task{'s' if self.waiting > 1 else ''} waiting"
-        return f"{tasks}{age}{work}{arriving}. Target wait {group.promise:g} s"
+        return f"{tasks}{age}{work}{arriving}. Target wait {group.target_wait:g} s"
 
 
 @dataclass(frozen=True)
@@ -369,12 +369,12 @@ class Supply:
 
     def to_clear(self, group: Group, seen: Seen, tick: float) -> int:
         """Return the slots that begin each waiting task before it has waited for too long."""
-        shortest = max(self.service, LATE * group.promise)
+        shortest = max(self.service, LATE * group.target_wait)
         counted = sum(count for _, count in seen.parts)
         slots, before = 0, max(0, seen.backlog + seen.held - counted)
         for age, count in seen.parts or ((seen.age, 0),):
             before += count
-            horizon = AIM * group.promise - age - tick
+            horizon = AIM * group.target_wait - age - tick
             slots = max(slots, self.slots_for(before * self.service, horizon, shortest))
         return slots
 
@@ -402,9 +402,9 @@ class Supply:
 
 def longest_wait(group: Group, seen: Seen, service: float, tick: float) -> float:
     """Return for how long a task may wait for one that runs to end before another slot is started for it."""
-    in_time = group.promise - seen.startup - 2 * tick
+    in_time = group.target_wait - seen.startup - 2 * tick
     # A start comes too late in any case: worth it only if those that run take longer than usual.
-    return in_time if in_time > 0 else min(group.promise / 2, 2 * service)
+    return in_time if in_time > 0 else min(group.target_wait / 2, 2 * service)
 
 
 def workers_for(slots: int, concurrency: int) -> int:

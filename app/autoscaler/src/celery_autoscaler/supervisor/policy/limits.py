@@ -35,7 +35,7 @@ SETTLE = 10.0
 
 
 @dataclass
-class Brakes:
+class HostLimits:
     """What keeps a host from starting workers, or makes it give one up."""
 
     cpu_threshold: float

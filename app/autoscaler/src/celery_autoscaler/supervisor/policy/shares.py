@@ -36,7 +36,7 @@ def share(want: int, offers: Sequence[Offer]) -> dict[str, int]:
 
 
 def moves(
-    want: int, maximum: int, have: Mapping[str, int], offers: Sequence[Offer], *, rebalance: bool
+    want: int, max_workers: int, have: Mapping[str, int], offers: Sequence[Offer], *, rebalance: bool
 ) -> dict[str, int]:
     """Return how many workers each host should start (positive) or stop (negative) now.
 
@@ -46,7 +46,7 @@ def moves(
 
     Args:
         want: Workers of the fleet.
-        maximum: Workers that the fleet must not exceed.
+        max_workers: Workers that the fleet must not exceed.
         have: Workers that consume or start, by host; those of hosts without a supervisor among them.
         offers: What the hosts with a supervisor offer.
         rebalance: Whether to move one worker to a host that has too few, when the number itself is right.
@@ -62,7 +62,7 @@ def moves(
 
     missing = want - alone - sum(counts.values())
     if missing == 0 and rebalance and is_uneven(counts, offers, targets):
-        missing = 1 if want < maximum else -1
+        missing = 1 if want < max_workers else -1
     step = 1 if missing > 0 else -1
     for _ in range(abs(missing)):
         candidates = [host for host in sorted(hosts) if step * lacking(host) > 0]
@@ -82,7 +82,7 @@ def is_uneven(counts: Mapping[str, int], offers: Sequence[Offer], targets: Mappi
     )
 
 
-def victims(count: int, candidates: Mapping[str, "Candidate"]) -> list[str]:
+def stop_candidates(count: int, candidates: Mapping[str, "Candidate"]) -> list[str]:
     """Return the workers to stop: outdated ones first, then idle ones, then those with least work left."""
     ordered = sorted(candidates, key=lambda name: (candidates[name].order, name))
     return ordered[: max(0, count)]

@@ -7,7 +7,7 @@ const RIGHT = 44;
 // Pixels within which decisions share a mark.
 const MARK = 16;
 /** @type {(keyof Columns)[]} */
-const COLUMNS = ["at", "ready", "starting", "draining", "maximum", "waiting", "age"];
+const COLUMNS = ["at", "ready", "starting", "draining", "max_workers", "waiting", "age"];
 // Seconds between two points that stay.
 const EVERY = 10;
 // Seconds without a record after which the line is broken: nobody saw anything.
@@ -51,7 +51,7 @@ export class Charts {
   constructor(name) {
     this.name = name;
     /** @type {Columns} */
-    this.columns = { at: [], ready: [], starting: [], draining: [], maximum: [], waiting: [], age: [] };
+    this.columns = { at: [], ready: [], starting: [], draining: [], max_workers: [], waiting: [], age: [] };
     this.kept = 0;
     /** @type {uPlot[]} */
     this.plots = [];
@@ -60,7 +60,7 @@ export class Charts {
     /** @type {Decision[]} */
     this.decisions = [];
     this.range = 3600;
-    this.promise = 0;
+    this.target_wait = 0;
     /** @type {[number, Group] | null} */
     this.last = null;
     /** @type {Mark | null} */
@@ -101,7 +101,7 @@ export class Charts {
    */
   add(at, group) {
     this.last = [at, group];
-    this.promise = group.promise;
+    this.target_wait = group.target_wait;
     const { columns } = this;
     for (const column of COLUMNS) columns[column].length = this.kept;
     columns.at.push(at);
@@ -155,7 +155,7 @@ export class Charts {
     }, this.data()[0], this.workersBox);
     const wait = new uPlot({
       ...common, height: 132, padding: [6, 0, 0, 0],
-      scales: { x: time, y: { range: (_, low, high) => [0, Math.max(high, this.promise) * 1.1] }, backlog: { range: whole } },
+      scales: { x: time, y: { range: (_, low, high) => [0, Math.max(high, this.target_wait) * 1.1] }, backlog: { range: whole } },
       axes: [
         axis(hours), axis({ size: LEFT, space: 28, values: (_, splits) => splits.map((value) => short(value)) }),
         axis({ side: 1, scale: "backlog", size: RIGHT, space: 28, grid: { show: false }, values: (_, splits) => splits.map(many) }),
@@ -164,7 +164,7 @@ export class Charts {
         {},
         { scale: "backlog", stroke: colour("backlog"), width: 1, points: { show: false } },
         { stroke: colour("wait"), fill: `${colour("wait")}33`, width: 1.5, points: { show: false } },
-        { stroke: colour("promise"), width: 1.5, dash: [6, 4], points: { show: false } },
+        { stroke: colour("target-wait"), width: 1.5, dash: [6, 4], points: { show: false } },
       ],
     }, this.data()[1], this.waitBox);
     this.plots = [workers, wait];
@@ -182,7 +182,7 @@ export class Charts {
    * @returns {uPlot.AlignedData[]}
    */
   data() {
-    const { at, ready, starting, draining, maximum, waiting, age } = this.columns;
+    const { at, ready, starting, draining, max_workers, waiting, age } = this.columns;
     const gap = Math.max(GAP, 2.5 * (this.range / 360));
     /** @type {(number | null)[][]} */
     const found = [[], [], [], [], [], [], [], []];
@@ -191,7 +191,7 @@ export class Charts {
     at.forEach((time, n) => {
       if (n && time - at[n - 1] > gap) push(at[n - 1] + 1, null, null, null, null, null, null, null);
       const busy = ready[n] + starting[n];
-      push(time, busy + draining[n], busy, ready[n], maximum[n], waiting[n], age[n], this.promise);
+      push(time, busy + draining[n], busy, ready[n], max_workers[n], waiting[n], age[n], this.target_wait);
     });
     const [, ...columns] = found;
     const times = /** @type {number[]} */ (found[0]);
@@ -207,9 +207,9 @@ export class Charts {
     if (!this.last) return;
     const [, group] = this.last;
     const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
-    this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.maximum}`));
+    this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.max_workers}`));
     const wait = `${this.name}: ${group.waiting} tasks waiting, oldest ${seconds(group.age)}, `;
-    this.waitBox.setAttribute("aria-label", asText(`${wait}target wait ${seconds(group.promise)}`));
+    this.waitBox.setAttribute("aria-label", asText(`${wait}target wait ${seconds(group.target_wait)}`));
   }
 
   /**
@@ -223,10 +223,10 @@ export class Charts {
     if (n < 0) return;
     legend(this.workersLegend, [
       ["ready", "ready", columns.ready[n]], ["starting", "starting", columns.starting[n]],
-      ["draining", "draining", columns.draining[n]], ["maximum", "maximum", columns.maximum[n]],
+      ["draining", "draining", columns.draining[n]], ["max_workers", "max_workers", columns.max_workers[n]],
     ]);
     legend(this.waitLegend, [
-      ["age", "oldest waits", seconds(columns.age[n])], ["promise", "target wait", seconds(this.promise)],
+      ["age", "oldest waits", seconds(columns.age[n])], ["target_wait", "target wait", seconds(this.target_wait)],
       ["waiting", "waiting", columns.waiting[n]],
     ]);
   }

@@ -150,13 +150,13 @@ function showLine() {
   find("pause").hidden = picture.paused.includes("*");
   find("resume").hidden = !picture.paused.length;
   const slow = picture.queues
-    .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, promise: groups[queue.group]?.promise ?? 1 })))
+    .flatMap((queue) => queue.steps.map((step) => ({ ...queue, ...step, target_wait: groups[queue.group]?.target_wait ?? 1 })))
     .filter((step) => step.length > step.future)
-    .sort((a, b) => b.age / b.promise - a.age / a.promise)[0];
+    .sort((a, b) => b.age / b.target_wait - a.age / a.target_wait)[0];
   say(find("slowest"), slow
-    ? `${stepName(slow)} (group ${slow.group}): oldest ${seconds(slow.age)}, target wait ${seconds(slow.promise)}`
+    ? `${stepName(slow)} (group ${slow.group}): oldest ${seconds(slow.age)}, target wait ${seconds(slow.target_wait)}`
     : "no queue has waiting tasks");
-  find("slowest").className = slow && slow.age > slow.promise ? "late" : "";
+  find("slowest").className = slow && slow.age > slow.target_wait ? "late" : "";
   const last = picture.last_change;
   say(find("change-term"), last ? `Last change, ${seconds(Math.max(0, picture.at - last.at))} ago` : "Last change");
   if (!last) say(find("change"), last === null ? "no worker started or stopped yet" : "–");
@@ -211,12 +211,12 @@ function newGroup([name]) {
   ]);
   form.onsubmit = (event) => {
     event.preventDefault();
-    want("scale", { group: name, minimum: low.valueAsNumber, maximum: high.valueAsNumber });
+    want("scale", { group: name, min_workers: low.valueAsNumber, max_workers: high.valueAsNumber });
   };
   const details = make("details", "", [make("summary", "", "Change bounds"), form]);
   details.ontoggle = () => {
     const group = picture?.groups?.[name];
-    if (details.open && group) [low.value, high.value] = [String(group.minimum), String(group.maximum)];
+    if (details.open && group) [low.value, high.value] = [String(group.min_workers), String(group.max_workers)];
   };
   node.append(make("div", "head", [title, chips, pause]), reason, chart.node, details);
   queueMicrotask(() => load());
@@ -232,8 +232,8 @@ function newGroup([name]) {
 function showGroup(node, name, group, seen) {
   const { chips, pause, reason, chart } = node.parts;
   const paused = group.limit === "paused";
-  const late = group.age > group.promise;
-  const none = !group.ready && !group.starting && group.minimum > 0;
+  const late = group.age > group.target_wait;
+  const none = !group.ready && !group.starting && group.min_workers > 0;
   const state = paused ? "paused" : none ? "no workers" : late ? "falling behind" : "";
   say(chips, [state, paused ? "" : group.limited].filter(Boolean).join(", ") || "keeping up");
   chips.className = `chip ${paused ? "paused" : late || none ? "late" : ""}`;
@@ -250,9 +250,9 @@ function showGroup(node, name, group, seen) {
 /** @param {Picture} seen */
 function showQueues(seen) {
   /** @param {Queue} queue */
-  const promise = (queue) => seen.groups[queue.group]?.promise ?? 1;
+  const target_wait = (queue) => seen.groups[queue.group]?.target_wait ?? 1;
   /** @param {Queue} queue */
-  const oldest = (queue) => Math.max(0, ...queue.steps.map((step) => step.age)) / promise(queue);
+  const oldest = (queue) => Math.max(0, ...queue.steps.map((step) => step.age)) / target_wait(queue);
   /**
    * @param {Step[]} steps
    * @param {"length" | "future"} name
@@ -268,20 +268,20 @@ function showQueues(seen) {
     .flatMap((queue) => {
       const { steps, group } = queue;
       const whole = {
-        queue: queue.queue, group, whole: true, step: "", promise: promise(queue),
+        queue: queue.queue, group, whole: true, step: "", target_wait: target_wait(queue),
         length: sum(steps, "length"), future: sum(steps, "future"), in: flow(steps, "in"), out: flow(steps, "out"),
         age: Math.max(0, ...steps.map((step) => step.age)),
       };
       // One step that is the first one is the queue itself.
       const parts = steps.some((step) => step.step) ? steps : [];
-      return [whole, ...parts.map((step) => ({ ...step, queue: queue.queue, group, whole: false, promise: promise(queue) }))];
+      return [whole, ...parts.map((step) => ({ ...step, queue: queue.queue, group, whole: false, target_wait: target_wait(queue) }))];
     });
   sync(find("queues"), rows, (row) => `${row.queue} ${row.step}`, () => make("tr"), (node, row) => {
     node.className = row.whole ? "" : "step";
     cells(node, [
       [row.whole ? row.queue : `priority step ${row.step}`, "name"], row.whole ? row.group : "",
       [row.length - row.future, "figure"], [row.future, "figure"], [rate(row.in), "figure"], [rate(row.out), "figure"],
-      [seconds(row.age), row.age > row.promise ? "figure late" : "figure"],
+      [seconds(row.age), row.age > row.target_wait ? "figure late" : "figure"],
     ]);
   });
 }
