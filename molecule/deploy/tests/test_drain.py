@@ -158,7 +158,7 @@ def test_verify_names_a_dead_host_and_judges_the_others(dead_host: str) -> None:
     assert f"{dead_host}: does not answer" in shown
     [line] = [line for line in shown.splitlines() if line.startswith("│ worker2")]
     assert int(line.split("│")[4]) > 0, shown  # tasks were executed
-    assert shown.index("report | Note what they answered") < shown.index(f"{dead_host}: does not answer")
+    assert shown.index("report | Note their answers") < shown.index(f"{dead_host}: does not answer")
     assert shown.count("fatal:") - shown.count("UNREACHABLE") == 1, shown
 
 

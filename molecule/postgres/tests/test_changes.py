@@ -120,7 +120,7 @@ def test_live_changes_are_applied_by_a_reload_and_shown(hosts: Collection[Any]) 
                 connect(host, "celery_app", port=port)
             connect(host, "celery_app", ROTATED, port).close()
 
-    live = printed.split(" : service | Write the files and have the server run what they say]")[1]
+    live = printed.split(" : service | Write the files and apply them to the server]")[1]
     count = len(hosts)
     assert len(re.findall(r"^\+log_min_duration_statement = 750ms$", live, re.MULTILINE)) == count
     assert len(re.findall(r"^-celery: celery_app on schema public: CREATE$", live, re.MULTILINE)) == count
