@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
-from support.role_files import refusal, render, security_score
+from support.role_files import evaluate, refusal, render, security_score
 
 TOML = "etc/celery/autoscaler.toml.j2"
 ENVIRONMENT = "etc/celery/autoscaler.env.j2"
@@ -54,6 +54,20 @@ NOT_GIVEN = {"celery_app_source"}
 def files() -> dict[str, str]:
     """The rendered files."""
     return render("celery_autoscaler", [TOML, ENVIRONMENT, RULES, UNIT], APP)
+
+
+def test_another_address_restarts_the_supervisor_which_reads_it_at_start_only() -> None:
+    cases: list[dict[str, Any]] = [
+        {},
+        {"celery_autoscaler_cpu_threshold": 91},
+        {"celery_autoscaler_http": "127.0.0.1:9542"},
+    ]
+
+    usual, reloaded, moved = evaluate(
+        "celery_autoscaler", "__celery_autoscaler_definition", [APP | case for case in cases]
+    )
+
+    assert usual == reloaded != moved
 
 
 def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
