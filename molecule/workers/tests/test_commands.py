@@ -33,7 +33,7 @@ def test_recover_gives_back_what_dead_workers_held(host: Host, one_worker: Worke
     started(trace, 2)
     victim = one_worker.id()
 
-    assert "its lease lives" in host.check_output(f"{AUTOSCALER} recover {one_worker.name}")
+    assert "its lease is valid" in host.check_output(f"{AUTOSCALER} recover {one_worker.name}")
     one_worker.signal("KILL")
     one_worker.stop()  # so that nobody is left to rescue
     assert sorted(held(victim)) == ids
@@ -42,7 +42,7 @@ def test_recover_gives_back_what_dead_workers_held(host: Host, one_worker: Worke
 
     assert recovered == f"{one_worker.name}: 2 messages given back"
     assert sorted(message["id"] for messages in waiting().values() for message in messages) == ids
-    assert "no worker is dead" in host.check_output(f"{AUTOSCALER} recover")
+    assert "no dead workers" in host.check_output(f"{AUTOSCALER} recover")
     one_worker.start()
     counted = outcome(trace, ids)
     assert (counted.lost, counted.started_again, counted.ended_again) == ([], ids, [])

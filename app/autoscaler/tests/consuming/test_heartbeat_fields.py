@@ -35,7 +35,7 @@ def test_odd_names_and_times_neither_cost_the_lease_nor_keep_a_task(fleet: Fleet
     assert outcome.exactly_once, outcome
     for worker in workers:
         assert worker.process.poll() is None
-        for complaint in ("No heartbeat", "Fenced", "does not say what the worker does"):
+        for complaint in ("No heartbeat", "Fenced", "lacks the worker's tasks"):
             assert complaint not in worker.output(), complaint
     held = fleet.tasks.held("late") + fleet.tasks.held("early")
     assert held == ids[-1:]

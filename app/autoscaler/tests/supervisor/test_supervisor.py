@@ -200,9 +200,9 @@ def test_a_broker_that_crashes_is_waited_for_without_a_start_or_a_stop(
     pids = {fleet.pid_of(name) for name in names}
 
     server.crash()
-    supervisor.wait_for_output("Blind, holds")
+    supervisor.wait_for_output("Blind, starts and stops nothing")
     server.restart()
-    supervisor.wait_for_output("Sees again")
+    supervisor.wait_for_output("Redis answers again")
     fleet.wait_for_workers(3)
     outcome = fleet.tasks.settle(ids)
 
@@ -277,7 +277,7 @@ def test_a_program_that_crashes_at_its_start_is_tried_later_each_time_and_quoted
     supervisor.wait_for_output("crash loop: 5 workers failed", 60.0)
 
     output = supervisor.output()
-    assert output.count("died; it printed last") == 5
+    assert output.count("died; last output") == 5
     assert "it printed last: the database is on fire, (DB_PASSWORD) was wrong" in output
     assert fleet.living() == []
     status = fleet.status("here")
@@ -411,7 +411,7 @@ def test_a_worker_that_lives_but_takes_nothing_is_replaced(new_fleet: NewSupervi
     ids += fleet.tasks.send(5)
 
     # Its event loop stands still: it ends, and another one runs what it held.
-    supervisor.wait_for_output("default-1 died; it printed last", 90.0)
+    supervisor.wait_for_output("default-1 died; last output", 90.0)
     outcome = fleet.tasks.settle(ids[1:], patience=60.0)
 
     assert outcome.lost == []
@@ -444,7 +444,7 @@ def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet
     fleet.wait_for_workers(2)
     supervisor.config.write_text(config.replace("min_workers = 1", "min_workers = many"))
     supervisor.signal(signal.SIGHUP)
-    supervisor.wait_for_output("The settings stay as they were")
+    supervisor.wait_for_output("Settings not reloaded")
 
     assert fleet.pid_of(worker) == pid
     assert len(fleet.wait_for_workers(2)) == 2
