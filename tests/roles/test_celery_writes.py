@@ -215,7 +215,7 @@ def test_an_app_that_ends_or_talks_at_its_end_is_refused_with_its_reason(tmp_pat
 
 
 def test_settings_that_the_supervisor_refuses_are_named(tmp_path: Path) -> None:
-    (tmp_path / "autoscaler.toml").write_text("[groups.web]\nqueues = ['celery']\npromise = -5\n")
+    (tmp_path / "autoscaler.toml").write_text("[groups.web]\nqueues = ['celery']\ntarget_wait = -5\n")
 
     status, line, _ = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})
 
