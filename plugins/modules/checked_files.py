@@ -119,7 +119,8 @@ def refusal(output: str, root: str) -> str:
             break
     else:
         found = [*lines[-1:], "it says nothing"][0]
-    return found.replace(root, "")[:300]
+    # What follows is no text: a file that cannot be decrypted.
+    return re.split("[\x00-\x08\x0e-\x1f\ufffd]", found.replace(root, ""))[0][:300]
 
 
 def run_check(command: list[str], root: str, written: Collection[str]) -> None:

@@ -149,7 +149,7 @@ def test_files_that_systemd_has_not_read_since_they_were_written_count_as_writte
 
 
 def test_a_program_that_says_that_it_can_read_nothing_refuses_though_it_ends_well(tmp_path: Path) -> None:
-    said = "stanza: main\\n status: error (other)\\n  [CryptoError] unable to load info file\\n  HINT: is it?"
+    said = "stanza: main\\n status: error (other)\\n  [CryptoError] unable to load info file\\037x\\n HINT"
     check = ["sh", "-c", f"printf '{said}'"]
 
     with pytest.raises(checked.RefusedError, match=r"\[CryptoError\] unable to load info file$"):
