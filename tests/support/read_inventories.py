@@ -7,16 +7,12 @@ from typing import Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 from ansible_collections.celery_fleet.platform.plugins.action import validate_inventory as plugin
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import lines, validate
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-init_plugin_loader()
 
 
 def copied(inventory: Path, target: Path) -> Path:

@@ -60,7 +60,7 @@ def test_each_line_of_a_supervisor_and_its_workers_is_json(redis_url: str, tmp_p
         fleet.tasks.send(1, "a", 1, name="add")
         supervisor.wait_for_output("raised unexpected")
         assert supervisor.stop() == 0
-        wait_for(lambda: "has ended" in supervisor.output(), "it does not say so")
+        wait_for(lambda: "Supervisor stopped" in supervisor.output(), "it does not say so")
 
     lines = parsed(supervisor.output(), "r1")
     assert {line.get("worker") for line in lines} == {None, "default-1@here"}

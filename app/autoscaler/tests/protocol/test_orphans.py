@@ -124,4 +124,4 @@ def test_a_search_costs_little_where_there_are_many_keys(client: Redis) -> None:
     stats: Any = client.info("commandstats")
     milliseconds = stats["cmdstat_evalsha"]["usec_per_call"] / 1000
     print(f"{milliseconds:.2f} ms of the server a step")  # noqa: T201
-    assert milliseconds < 20
+    assert milliseconds < 60

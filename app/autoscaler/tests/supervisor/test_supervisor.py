@@ -85,7 +85,7 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert any("been enough for" in reason for reason in reasons), reasons
     assert supervisor.stop() == 0
     assert fleet.living() == []
-    assert "The supervisor has ended" in supervisor.output()
+    assert "Supervisor stopped" in supervisor.output()
 
 
 def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
@@ -148,7 +148,7 @@ def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: S
             fleet.wait_for_workers(1, within=60.0)
     outcome = fleet.tasks.settle(load.ids)
 
-    wait_for(lambda: supervisor.output().count("has ended,") == 30, "not 30 workers have ended")
+    wait_for(lambda: supervisor.output().count(" stopped in ") == 30, "not 30 workers have ended")
     assert outcome.sent == 2000
     assert outcome.exactly_once, outcome
     assert "SIGQUIT" not in supervisor.output()
@@ -278,7 +278,7 @@ def test_a_program_that_crashes_at_its_start_is_tried_later_each_time_and_quoted
 
     output = supervisor.output()
     assert output.count("died; last output") == 5
-    assert "it printed last: the database is on fire, (DB_PASSWORD) was wrong" in output
+    assert "last output: the database is on fire, (DB_PASSWORD) was wrong" in output
     assert fleet.living() == []
     status = fleet.status("here")
     assert status["groups"][GROUP]["limit"] == "back-off"
@@ -381,7 +381,7 @@ def test_a_worker_that_an_operator_drains_ends_and_is_replaced(fleet: Supervised
 
     fleet.tasks.redis.sadd("fleet:drain", worker)
     supervisor.wait_for_output("an operator wants it drained")
-    supervisor.wait_for_output("has ended,")
+    supervisor.wait_for_output(" stopped in ")
     [replacement] = fleet.wait_for_workers(1)
 
     assert fleet.pid_of(replacement) != pid
