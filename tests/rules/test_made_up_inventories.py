@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.specs import options
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu.utils.url import url_to_parts
 from support.made_up_fleets import CPU, GENERAL, GROUPS, HOSTS, findings, with_group, with_values
@@ -160,6 +160,8 @@ def with_password(password: str, url: str) -> list[str]:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=12))
+@example("@?")
+@example("@/#")
 def test_a_password_is_what_the_app_logs_in_with_or_the_url_is_refused(ending: str) -> None:
     password = f"long-enough-password{ending}"
     as_it_is = f"redis://app:{password}@data1:6379/0"

@@ -44,7 +44,8 @@ def parse(text: str) -> Url:
         raise UrlError(f"has a % that begins no encoded character; {ENCODE}")
     authority, after = re.match(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]
     path = after.split("?", 1)[0]
-    if ("@" in path and "@" not in authority) or authority.count("@") > 1:
+    cut_off = "@" in (path if "@" not in authority else after if authority.endswith("@") else "")
+    if cut_off or authority.count("@") > 1:
         raise UrlError(f"has a character in its password that must be encoded (@ / ? # %); {ENCODE}")
     login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")
