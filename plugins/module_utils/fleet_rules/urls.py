@@ -44,8 +44,7 @@ def parse(text: str) -> Url:
         raise UrlError(f"has a % that begins no encoded character; {ENCODE}")
     authority, after = re.match(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]
     path = after.split("?", 1)[0]
-    cut_off = "@" in (path if "@" not in authority else after if authority.endswith("@") else "")
-    if cut_off or authority.count("@") > 1:
+    if "@" in (after if "@" in authority else path) or authority.count("@") > 1:
         raise UrlError(f"has a character in its password that must be encoded (@ / ? # %); {ENCODE}")
     login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")
