@@ -159,7 +159,7 @@ def with_password(password: str, url: str) -> list[str]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(codec="utf-8"), max_size=12))
+@given(st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda ending: "=" not in ending))
 @example("@0?")
 @example("@0/#")
 def test_a_password_is_what_the_app_logs_in_with_or_the_url_is_refused(ending: str) -> None:

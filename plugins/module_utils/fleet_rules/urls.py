@@ -43,8 +43,9 @@ def parse(text: str) -> Url:
     if re.search(r"%(?![0-9A-Fa-f]{2})", rest):
         raise UrlError(f"has a % that begins no encoded character; {ENCODE}")
     authority, after = re.match(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]
-    path = after.split("?", 1)[0]
-    if "@" in (after if "@" in authority else path) or authority.count("@") > 1:
+    # An option of the query may be a file with an @ in its name.
+    behind = re.sub(r"(?<=[?&])\w+=[^&#]*", "", after) if "@" in authority else after.split("?", 1)[0]
+    if "@" in behind or authority.count("@") > 1:
         raise UrlError(f"has a character in its password that must be encoded (@ / ? # %); {ENCODE}")
     login, at, where = authority.rpartition("@")
     user, _, password = login.partition(":")
