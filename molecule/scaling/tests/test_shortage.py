@@ -30,13 +30,19 @@ def assert_the_other_takes_over(short: SupervisedHost, trace: str, words: str) -
     """Check that a load that needs all workers is met without the host, which says what it is short of."""
     before, since = by_host()[short.name], time.time()
 
+    def said() -> list[str]:
+        """What the host, which may be slow for want of CPU, said of what holds it back."""
+        return [entry["held_back"] for entry in decisions(since) if entry["host"] == short.name]
+
     with full_load(trace) as ids:
         wait_for_workers(
             lambda seen: seen[short.name] <= before and seen.total() == MAXIMUM, "all workers, elsewhere"
         )
+        wait_for(
+            lambda: any(held_back.startswith(words) for held_back in said()),
+            lambda: f"{short.name} does not say {words!r} but {said()}",
+        )
 
-    said = [entry["held_back"] for entry in decisions(since) if entry["host"] == short.name]
-    assert any(held_back.startswith(words) for held_back in said), said
     assert all_once(trace, ids)
 
 

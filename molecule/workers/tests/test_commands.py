@@ -29,11 +29,11 @@ def kill_until_dead_letter(worker: Worker, trace: str, before: int = 0) -> None:
 
 
 def test_recover_gives_back_what_dead_workers_held(host: Host, one_worker: Worker, trace: str) -> None:
+    victim = one_worker.id()
+    assert "its lease is valid" in host.check_output(f"{AUTOSCALER} recover {one_worker.name}")
+
     ids = send(trace, waits(3, count=2))
     started(trace, 2)
-    victim = one_worker.id()
-
-    assert "its lease is valid" in host.check_output(f"{AUTOSCALER} recover {one_worker.name}")
     one_worker.signal("KILL")
     one_worker.stop()  # so that nobody is left to rescue
     assert sorted(held(victim)) == ids
