@@ -33,7 +33,7 @@ def test_each_task_is_executed_once_while_workers_follow_the_load(project: Any, 
 
     assert sorted(ids(project.executed(trace))) == sorted(sent)
     # A look at the right moment may come too late; which one was there before depends on the last stop.
-    assert re.search(r"general-\d consumes", project.supervisor_said(begin))
+    assert re.search(r"general-\d ready ", project.supervisor_said(begin))
 
 
 def test_beat_sends_what_the_project_schedules(project: Any) -> None:
