@@ -10,12 +10,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
+    UNREAD,
     File,
     diff,
     found,
     put,
     same,
     text,
+    unread,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_scratch import (
     overridden,
@@ -136,7 +138,7 @@ class Cluster:
 
     def show(self) -> dict[str, str]:
         """Return what systemd says of the unit."""
-        names = "ActiveState,UnitFileState,ActiveEnterTimestampMonotonic,NeedDaemonReload"
+        names = ",".join(("ActiveState", "UnitFileState", "ActiveEnterTimestampMonotonic", *UNREAD))
         shown = self.module.run_command(["systemctl", "show", f"--property={names}", self.unit])[1]
         return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
@@ -183,7 +185,7 @@ class Cluster:
                 self.module.backup_local(str(file.path))
             put(file)
         # An earlier run may have been cut off before this.
-        if self.show().get("NeedDaemonReload") == "yes":
+        if unread(self.show(), self.wanted()):
             self.command("systemctl", "daemon-reload")
 
     def come_up(self, verb: str) -> None:

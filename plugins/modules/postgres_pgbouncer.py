@@ -15,12 +15,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
+    UNREAD,
     File,
     diff,
     found,
     put,
     same,
     text,
+    unread,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_server import (
     PostgresError,
@@ -189,8 +191,8 @@ class PgBouncer:
             self.written.append(found(file.path))
             put(file)
         # An earlier run may have been cut off before this.
-        asked = ["systemctl", "show", "--property=NeedDaemonReload", "--value", UNIT]
-        if self.module.run_command(asked)[1].strip() == "yes":
+        shown = self.module.run_command(["systemctl", "show", f"--property={','.join(UNREAD)}", UNIT])[1]
+        if unread(dict(line.split("=", 1) for line in shown.splitlines() if "=" in line), all_files):
             self.systemctl("daemon-reload")
         if self.module.run_command(["systemctl", "is-enabled", "--quiet", UNIT])[0]:
             self.systemctl("enable", "--quiet", UNIT)
