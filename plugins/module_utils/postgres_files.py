@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-
 UNITS = Path("/etc/systemd/system")
 # What systemd is asked of a unit, for `unread`.
 UNREAD = ("NeedDaemonReload", "DropInPaths", "FragmentPath")
