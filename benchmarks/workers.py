@@ -66,7 +66,8 @@ def mark(): Redis.from_url(os.environ["BROKER"]).set("marked", time.time())
 SWITCHED = """
 import os, sys
 from pathlib import Path
-from celery_autoscaler import agent, launch
+from celery_autoscaler import launch
+from celery_autoscaler.consuming import agent
 
 os.environ["CELERY_APP_LEASE"] = "1e6"
 beat = agent.Heartbeat.beat
