@@ -15,14 +15,13 @@ from typing import Any
 from celery.signals import before_task_publish, celeryd_after_setup, worker_init
 from celery.utils.imports import symbol_by_name
 
-from celery_autoscaler.consuming import children, sending
+from celery_autoscaler.consuming import app_settings, children, sending
 from celery_autoscaler.consuming.agent import LEASE, Agent
 from celery_autoscaler.consuming.channel import transport_for
 from celery_autoscaler.consuming.consumer import with_ledger
 from celery_autoscaler.consuming.greenlet_signals import use_greenlets
 from celery_autoscaler.consuming.ledger import Ledger
 from celery_autoscaler.consuming.request import adopt_strategies
-from celery_autoscaler.protocol import app_settings
 from celery_autoscaler.protocol.tallies import PUBLISHED
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery_autoscaler.protocol import app_settings
+from celery_autoscaler.consuming import app_settings
 from celery_autoscaler.protocol.orphan_guard import DRAIN_VARIABLE, SOFT_SHUTDOWN, SUPERVISOR_VARIABLE
 from celery_autoscaler.protocol.tallies import PUBLISHED
 from support.processes.counted_tasks import SHORT_LEASE, Fleet
