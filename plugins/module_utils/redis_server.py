@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.systemd_units import show
 
 UNITS = {"b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 ALL_KEYSPACE_EVENTS = "g$lshztxed"
@@ -164,39 +165,15 @@ def unit_of(socket: str) -> str:
 
 def unit_properties(unit: str) -> dict[str, str]:
     """What systemd says of a service; nothing if there is no systemd."""
-    try:
-        done = subprocess.run(
-            ["/usr/bin/systemctl", "show", "--property=MainPID,ExecStart,User", unit],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    return next(iter(show(("MainPID", "ExecStart", "User"), unit)), {})
 
 
 def instances(unit: str) -> dict[str, dict[str, str]]:
     """The instances of Debian's template of a service that run or start at boot, with their properties."""
     pattern = unit.replace(".service", "@*.service")
-    try:
-        done = subprocess.run(
-            ["/usr/bin/systemctl", "show", "--property=Id,ExecStart,ActiveState,UnitFileState", pattern],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    shown = [
-        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        for block in done.stdout.split("\n\n")
-    ]
     return {
         one["Id"]: one
-        for one in shown
+        for one in show(("Id", "ExecStart", "ActiveState", "UnitFileState"), pattern)
         if "Id" in one and (one["ActiveState"] != "inactive" or one["UnitFileState"] == "enabled")
     }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.systemd_units import template, unread
 
 DOCUMENTATION = """
 module: checked_files
@@ -164,26 +165,10 @@ def complaints(output: str, written: Collection[str]) -> str:
     )
 
 
-def template(unit: str) -> str:
-    """The file of a unit, without its instance: ``copy@daily.timer`` is ``copy@.timer``."""
-    return re.sub("@.*(?=[.])", "@", unit)
-
-
 def is_there(unit: str, written: Collection[str]) -> bool:
     """Whether the host has a unit, or will have it."""
     places = [f"{folder}/{template(unit)}" for folder in UNIT_FOLDERS]
     return any(place in written or Path(place).exists() for place in places)
-
-
-def unread(units: list[str], paths: Collection[str]) -> list[str]:
-    """The files that systemd has not read since they were written."""
-    asked = [unit for unit in units if is_there(unit, ())]
-    if not asked or not shutil.which("systemctl"):
-        return []
-    show = ["systemctl", "show", "--property=NeedDaemonReload", "--value", *asked]
-    answers = subprocess.run(show, capture_output=True, text=True, check=False).stdout.split()
-    stale = {template(unit) for unit, answer in zip(asked, answers, strict=False) if answer == "yes"}
-    return [path for path in paths if {Path(path).name, Path(path).parent.name.removesuffix(".d")} & stale]
 
 
 def check(params: dict[str, Any]) -> None:
@@ -234,7 +219,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     files = [*params["files"], *params["secret_files"]]
     before = {file["path"]: present(Path(file["path"])) for file in files}
     differing = [file for file in files if before[file["path"]] != text_of(file)]
-    late = unread(params["units"], [file["path"] for file in files if file not in differing])
+    units = [unit for unit in params["units"] if is_there(unit, ())]
+    late = unread(units, [file["path"] for file in files if file not in differing])
     if differing:
         check(params)
     if not module.check_mode:

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import grp
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
-    UNREAD,
     File,
     diff,
     found,
+    gid,
     put,
     same,
     text,
-    unread,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_scratch import (
     overridden,
@@ -36,6 +34,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     stale,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.quiet_module import QuietModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.systemd_units import show, unread
 
 DOCUMENTATION = """
 module: postgres_config
@@ -123,10 +122,7 @@ class Cluster:
     def wanted(self) -> list[File]:
         """Return the wanted files."""
         params = self.module.params
-        try:
-            group = grp.getgrnam("postgres").gr_gid
-        except KeyError:  # in the check mode of a bare host
-            group = 0
+        group = gid("postgres")
         return [
             File(self.folder / OWN_FILE, text(params["settings"]), 0o640, 0, group),
             File(self.folder / "pg_hba.conf", text(params["access"]), 0o640, 0, group),
@@ -138,9 +134,8 @@ class Cluster:
 
     def show(self) -> dict[str, str]:
         """Return what systemd says of the unit."""
-        names = ",".join(("ActiveState", "UnitFileState", "ActiveEnterTimestampMonotonic", *UNREAD))
-        shown = self.module.run_command(["systemctl", "show", f"--property={names}", self.unit])[1]
-        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        names = ("ActiveState", "UnitFileState", "ActiveEnterTimestampMonotonic")
+        return next(iter(show(names, self.unit)), {})
 
     def runs(self) -> bool:
         """Whether the server runs."""
@@ -176,7 +171,7 @@ class Cluster:
         if code:
             raise PostgresError(f"{' '.join(words)}: {(error or output).strip()}")
 
-    def write(self, files: list[File]) -> None:
+    def write(self, files: list[File], wanted: list[File]) -> None:
         """Write what differs, and keep what was there, also beside it as a backup."""
         for file in files:
             before = found(file.path)
@@ -185,7 +180,7 @@ class Cluster:
                 self.module.backup_local(str(file.path))
             put(file)
         # An earlier run may have been cut off before this.
-        if unread(self.show(), self.wanted()):
+        if unread([self.unit], [str(file.path) for file in wanted]):
             self.command("systemctl", "daemon-reload")
 
     def come_up(self, verb: str) -> None:
@@ -217,7 +212,7 @@ class Cluster:
         if not (self.folder / "postgresql.conf").exists():
             self.command("pg_createcluster", self.version, "main")
             self.made = True
-        self.write(files)
+        self.write(files, wanted)
         shown = self.show()
         changed = bool(files) or self.made
         if shown.get("UnitFileState") != "enabled":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import grp
 import os
 import pwd
 import re
@@ -15,14 +14,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
-    UNREAD,
     File,
     diff,
     found,
+    gid,
     put,
     same,
     text,
-    unread,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_server import (
     PostgresError,
@@ -34,6 +32,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.scratch_proc
     printed,
     running,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.systemd_units import show, unread
 
 DOCUMENTATION = """
 module: postgres_pgbouncer
@@ -147,12 +146,10 @@ class PgBouncer:
     def moments(self) -> tuple[float, float]:
         """Return when it has read its files, by its start or a reload, and when it was started."""
         properties = ("StateChangeTimestampMonotonic", "ActiveEnterTimestampMonotonic")
-        shown = self.module.run_command(
-            ["systemctl", "show", f"--property={','.join(properties)}", UNIT], check_rc=True
-        )[1]
-        found_properties = dict(line.split("=", 1) for line in shown.splitlines())
+        if not (units := show(properties, UNIT)):
+            raise PostgresError(f"systemctl shows nothing of {UNIT}")
         boot = time.time() - time.monotonic()
-        loaded, started = (boot + int(found_properties[name]) / 1e6 for name in properties)
+        loaded, started = (boot + int(units[0][name]) / 1e6 for name in properties)
         return loaded, started
 
     def try_out(self, files: list[File]) -> None:
@@ -191,8 +188,7 @@ class PgBouncer:
             self.written.append(found(file.path))
             put(file)
         # An earlier run may have been cut off before this.
-        shown = self.module.run_command(["systemctl", "show", f"--property={','.join(UNREAD)}", UNIT])[1]
-        if unread(dict(line.split("=", 1) for line in shown.splitlines() if "=" in line), all_files):
+        if unread([UNIT], [str(file.path) for file in all_files]):
             self.systemctl("daemon-reload")
         if self.module.run_command(["systemctl", "is-enabled", "--quiet", UNIT])[0]:
             self.systemctl("enable", "--quiet", UNIT)
@@ -223,14 +219,6 @@ class PgBouncer:
         if self.written:
             self.module.run_command(["systemctl", "daemon-reload"])
             self.module.run_command(["systemctl", "restart", UNIT])
-
-
-def gid(name: str) -> int:
-    """Return the number of a group; in the check mode of a bare host there is none."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return 0
 
 
 def shown(before: File, after: File) -> dict[str, str]:

@@ -136,7 +136,7 @@ def test_files_that_systemd_has_not_read_since_they_were_written_count_as_writte
     # As it is after a play that was cut off: systemd knows what was there before, of all but one.
     systemctl = tmp_path / "bin/systemctl"
     systemctl.parent.mkdir()
-    systemctl.write_text("#!/bin/sh\nfor unit in $(seq 4 $#); do echo yes; echo; done\n")
+    systemctl.write_text("#!/bin/sh\nfor unit in $(seq 3 $#); do echo NeedDaemonReload=yes; echo; done\n")
     systemctl.chmod(0o755)
     monkeypatch.setenv("PATH", f"{systemctl.parent}:/usr/bin:/bin")
     monkeypatch.setattr(checked, "UNIT_FOLDERS", (str(tmp_path),))
