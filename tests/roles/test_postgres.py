@@ -335,8 +335,8 @@ def test_a_certificate_that_a_cut_off_play_left_is_made_anew(tmp_path: Path) -> 
     said.write_text("[req]\nprompt = no\ndistinguished_name = host\n[host]\nCN = data1\n")
 
     def made() -> str:
-        script = ["sh", "-c", make["ansible.builtin.shell"]["cmd"]]
-        return subprocess.run(script, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        script = make["ansible.builtin.shell"]["cmd"].replace("/etc/pgbackrest", str(tmp_path))
+        return subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True).stdout
 
     assert made() == "made\n"
     first = (tmp_path / "certificate.pem").read_text()
