@@ -12,7 +12,7 @@ from typing import Any
 import vl_convert
 
 WIDTH, HEIGHT = 660, 110
-# Ink and grid are told apart by these values, which the style sheet replaces.
+# Ink and grid have these values, which the style sheet replaces.
 INK, GRID = "#010203", "#030201"
 BLUE, GREEN, CYAN, ORANGE, RED = "#388bfd", "#2da44e", "#1b9aaa", "#d4761a", "#e5534b"
 STYLE = f"""<style>
@@ -55,7 +55,7 @@ def draw(rows: Sequence[Mapping[str, Any]], target_wait: float) -> str:
 
 
 def panel(title: str, layers: Sequence[Mapping[str, Any]], *, time_axis: bool) -> dict[str, Any]:
-    """Return a panel; only the last one tells the seconds."""
+    """Return a panel; only the last one shows the seconds."""
     axis = {"tickCount": 12, "labels": time_axis, "title": "seconds" if time_axis else None}
     shared = {"x": SECONDS | {"axis": axis}}
     return {"title": title, "width": WIDTH, "height": HEIGHT, "encoding": shared, "layer": list(layers)}

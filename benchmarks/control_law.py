@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 from support.scaling_traces import LAWS, LOADS, Fixed, Load
-from support.simulated_fleet import Law, Trace
+from support.simulated_load import Law, Trace
 
 SEEDS = (1, 2, 3, 4)
 # Tasks that the service bears at a time in the loads that saturate one.

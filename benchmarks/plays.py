@@ -1,7 +1,7 @@
 """What a run that changes nothing costs: site.yml and deploy.yml on 1, 2 and 4 hosts, in tasks and seconds.
 
 ``make bench-plays`` makes the hosts as containers, deploys the site once and times the runs after it;
-``--peer ROLE`` (any number) times a play of a role of somebody else's on the same hosts, if it is installed.
+``--peer ROLE`` (any number) times a play of another project's role on the same hosts, if it is installed.
 Times depend on the machine: what counts is the ratio between rows of the same run.
 """
 

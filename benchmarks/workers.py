@@ -70,8 +70,8 @@ from celery_autoscaler import launch
 from celery_autoscaler.consuming import agent
 
 os.environ["CELERY_APP_LEASE"] = "1e6"
-beat = agent.Heartbeat.beat
-agent.Heartbeat.beat = lambda self: beat(self) if Path("agent-on").exists() else None
+beat = agent.HeartbeatThread.beat
+agent.HeartbeatThread.beat = lambda self: beat(self) if Path("agent-on").exists() else None
 launch.main()
 """
 LAUNCHERS = {

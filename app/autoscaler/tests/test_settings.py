@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.settings import CONFIG_VARIABLE, Group, Settings, SettingsError, load
 from kombu import Queue
 
@@ -44,7 +45,7 @@ class Reader:
     def __call__(self, content: str) -> Settings:
         """Return the settings of a file with this content."""
         self.path.write_text(content)
-        return load(self.app, str(self.path))
+        return load(describe(self.app, "proj"), str(self.path))
 
     def refusal(self, content: str) -> str:
         """Return what is said against a file with this content, without its path."""
@@ -57,7 +58,7 @@ class Reader:
 
 
 def test_without_any_setting_one_group_serves_all_queues(app: Celery) -> None:
-    settings = load(app)
+    settings = load(describe(app, "proj"))
 
     assert settings.groups == {"default": Group(name="default", queues=("mails", "reports"))}
     assert (settings.launcher, settings.tick, settings.http) == ("process", 1.0, "127.0.0.1:9541")
@@ -66,14 +67,14 @@ def test_without_any_setting_one_group_serves_all_queues(app: Celery) -> None:
 
 def test_an_app_without_queues_of_its_own_has_celerys() -> None:
     with Celery("plain", broker="redis://nowhere.invalid", set_as_current=False) as plain:
-        assert load(plain).groups["default"].queues == ("celery",)
+        assert load(describe(plain, "proj")).groups["default"].queues == ("celery",)
 
 
 def test_the_environment_alone_suffices(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(OURS, ("2", "7", "70", "75.5", "300"), strict=False):
         monkeypatch.setenv(name, value)
 
-    settings = load(app)
+    settings = load(describe(app, "proj"))
 
     group = settings.groups["default"]
     assert (group.min_workers, group.max_workers) == (2, 7)
@@ -83,7 +84,7 @@ def test_the_environment_alone_suffices(app: Celery, monkeypatch: pytest.MonkeyP
 def test_the_app_says_how_many_slots_a_worker_has(app: Celery) -> None:
     app.conf.update(worker_concurrency=6, worker_pool="threads")
 
-    group = load(app).groups["default"]
+    group = load(describe(app, "proj")).groups["default"]
 
     assert (group.concurrency, group.pool) == (6, "threads")
 
@@ -115,7 +116,7 @@ def test_a_wrong_variable_is_named_with_its_value_and_what_is_allowed(
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(SettingsError) as refused:
-        load(app)
+        load(describe(app, "proj"))
 
     assert refused.value.message == words
 
@@ -182,7 +183,7 @@ def test_a_variable_names_the_file(app: Celery, tmp_path: Path, monkeypatch: pyt
     path.write_text("tick = 2")
     monkeypatch.setenv(CONFIG_VARIABLE, str(path))
 
-    assert load(app).tick == 2
+    assert load(describe(app, "proj")).tick == 2
 
 
 ONE = '[groups.a]\nqueues = ["a"]\n'
@@ -242,13 +243,13 @@ WHOLE = "a whole number from 1 to 10000"
         ),
         (
             "max_worker = 5",
-            "max_worker is no setting; there are: capacity, cpu_threshold, hostname, http, launcher, "
+            "max_worker is not a setting; there are: capacity, cpu_threshold, hostname, http, launcher, "
             "memory_threshold, queue_threshold, read_token_file, stabilisation, tick, token_file",
         ),
         (
             f"{ONE}max_worker = 5",
-            "groups.a.max_worker is no setting; there are: concurrency, drain_timeout, max_workers, "
-            "min_workers, options, pool, queues, target_wait",
+            "groups.a.max_worker is not a setting; there are: concurrency, drain_timeout, max_workers, "
+            "memory_max, min_workers, options, pool, queues, target_wait",
         ),
         (f"{ONE}promise = 5", "groups.a.promise is named target_wait now"),
         ("tick = ", "Invalid value (at end of document)"),
@@ -266,7 +267,7 @@ def test_each_group_needs_queues(read: Reader) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(app: Celery, tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
-        load(app, str(tmp_path / "gone.toml"))
+        load(describe(app, "proj"), str(tmp_path / "gone.toml"))
 
     assert refused.value.message == f"{tmp_path}/gone.toml: No such file or directory"
 
@@ -276,4 +277,4 @@ def test_a_file_in_another_encoding_is_named(app: Celery, tmp_path: Path) -> Non
     path.write_bytes('hostname = "\xe9"'.encode("latin-1"))
 
     with pytest.raises(SettingsError, match=r"latin\.toml: 'utf-8' codec can't decode"):
-        load(app, str(path))
+        load(describe(app, "proj"), str(path))

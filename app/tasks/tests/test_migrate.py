@@ -91,7 +91,7 @@ def test_an_error_is_one_line_without_the_password(database: Database) -> None:
 
 def test_a_user_without_the_right_to_create_is_told_so(platform: Platform, database: Database) -> None:
     status, output, errors = finish(
-        start(replace(platform.user, name=database.name))  # somebody else's empty database
+        start(replace(platform.user, name=database.name))  # another application's empty database
     )
     assert (status, output) == (1, "")
     assert "is wrong: allowed is a user who may create tables" in errors

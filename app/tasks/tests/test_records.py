@@ -183,7 +183,7 @@ def test_records_go_on_when_redis_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del environment
-    monkeypatch.setattr(records, "PAUSE", 0.0)
+    monkeypatch.setattr(records, "PAUSE_SECONDS", 0.0)
     server: RedisServer = redis_server_factory()
     monkeypatch.setenv("CELERY_BROKER_URL", server.url)
     forget_settings()

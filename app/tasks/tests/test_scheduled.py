@@ -101,7 +101,7 @@ def test_a_health_check_sees_queues_of_all_priorities(redis: Redis) -> None:
 
 
 def test_a_health_check_names_what_is_broken(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.priority.DATABASE_WAIT", 0.3)
+    monkeypatch.setattr("tasks.priority.DATABASE_WAIT_SECONDS", 0.3)
     monkeypatch.setenv("DB_PORT", "1")
     forget_settings()
     answer = priority.health_check()

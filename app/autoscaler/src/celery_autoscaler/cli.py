@@ -1,101 +1,69 @@
 """The command ``celery-autoscaler``, also ``celery -A proj autoscaler``."""
 
 import getpass
-import io
 import json
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
-from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from celery import Celery
-from celery.app.utils import find_app
 from redis.exceptions import RedisError, ResponseError
 from rich.live import Live
 
 from celery_autoscaler import logs, settings
-from celery_autoscaler.operations import actions, dead_letters, known, release_gate, rollout, terminal
+from celery_autoscaler.operations import (
+    actions,
+    dead_letters,
+    known,
+    release_gate,
+    removal,
+    rollout,
+    terminal,
+)
+from celery_autoscaler.operations.command_line import Commands, Context, Unsupervised, say
 from celery_autoscaler.operations.watch import Watch
 from celery_autoscaler.protocol import broker as brokers
 from celery_autoscaler.protocol import orphans, recovery
-from celery_autoscaler.protocol.keys import as_name, worker_name
-from celery_autoscaler.protocol.lenient import listed
+from celery_autoscaler.protocol.identity import worker_name
+from celery_autoscaler.protocol.lease import leased_workers
+from celery_autoscaler.protocol.reading import Refusal
 from celery_autoscaler.protocol.systemd import notify
-from celery_autoscaler.protocol.text import as_text, missing
+from celery_autoscaler.protocol.text import as_text, listed, missing
 from celery_autoscaler.supervisor import fleet_status
 from celery_autoscaler.supervisor import settings_check as checks
-from celery_autoscaler.supervisor.loop import Supervisor
-from celery_autoscaler.web import endpoints
+from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE
+
+if TYPE_CHECKING:
+    from celery_autoscaler.supervisor.loop import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two pictures of `status --watch`.
-WATCH = 1.0
+# Seconds between two snapshots of `status --watch`.
+WATCH_SECONDS = 1.0
 # The ends are checked where the page's are.
 BOUND = click.INT
 
 
-class Context:
-    """The app that a command is about."""
-
-    def __init__(self, app: Celery, name: str) -> None:
-        self.app = app
-        self.name = name
-
-    @cached_property
-    def broker(self) -> brokers.Broker:
-        """The app's broker."""
-        try:
-            return brokers.connect(self.app)
-        except RedisError as error:
-            raise click.ClickException(f"-A {self.name}: {error}") from error
-
-
-class Unsupervised(click.ClickException):
-    """No supervisor is alive that could do it; callers that can help themselves go by the exit status."""
-
-    exit_code = 3
-
-
-class Commands(click.Group):
-    """Commands whose broker may be gone at any moment, and whose errors may quote what others wrote."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; say in one line that Redis does not answer."""
-        # A terminal that cannot show a character gets its escape.
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            return super().invoke(ctx)
-        except RedisError as error:
-            raise click.ClickException(f"Redis: {as_text(error)}") from error
-        except click.ClickException as error:
-            lines = map(as_text, error.message.split("\n"))
-            error.message = "\n".join(lines)  # type: ignore[misc]
-            raise
-
-
-def say(text: object, *, err: bool = False) -> None:
-    """Print one line; whatever it quotes is shown as text."""
-    click.echo(as_text(text), err=err)
-
-
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-A", "--app", required=True, envvar="CELERY_APP", help="The Celery app, as for `celery -A`.")
+@click.option(
+    "--python",
+    default="",
+    envvar=PYTHON_VARIABLE,
+    help=f"The Python of the app's environment (default: ${PYTHON_VARIABLE}, or this command's).",
+)
 @click.pass_context
-def main(context: click.Context, app: str) -> None:
+def main(context: click.Context, app: str, python: str) -> None:
     """Supervise and manage the workers of a Celery app."""
-    try:
-        context.obj = Context(find_app(app), app)
-    except (ImportError, AttributeError) as error:
-        raise click.ClickException(f"-A {app}: {error}") from error
+    context.obj = Context(app, python)
 
 
 @click.group(cls=Commands)
@@ -103,7 +71,7 @@ def main(context: click.Context, app: str) -> None:
 def autoscaler(context: click.Context, /, **_: Any) -> None:
     """Supervise and manage the workers of the app."""
     name = context.find_root().params["app"]
-    context.obj = Context(context.obj.app, name if isinstance(name, str) else context.obj.app.main)
+    context.obj = Context(name if isinstance(name, str) else context.obj.app.main)
 
 
 # --- The supervisor ------------------------------------------------------------------------------------
@@ -127,7 +95,7 @@ def autoscaler(context: click.Context, /, **_: Any) -> None:
 )
 @click.pass_obj
 def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...]) -> None:
-    """Supervise the workers of this host until SIGTERM or SIGINT. SIGHUP reloads the settings."""
+    """Supervise the workers of this host until SIGTERM or SIGINT. SIGHUP reloads app and settings."""
     try:
         as_json = logs.wants_json()
     except logs.LogFormatError as error:
@@ -137,7 +105,12 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
         logging.getLogger().setLevel(loglevel.upper())
     else:
         logs.log_plain(sys.stdout, loglevel.upper())
-    supervisor = Supervisor(context.app, context.name, settings.load(context.app, config))
+    for left_out in context.app.left_out:
+        logger.warning("%s holds code of the app: the supervisor connects without it", left_out)
+    # The other commands start in half the time without them.
+    loop = import_module("celery_autoscaler.supervisor.loop")
+    endpoints = import_module("celery_autoscaler.web.endpoints")
+    supervisor: Supervisor = loop.Supervisor(context.app, settings.load(context.app, config))
     server = endpoints.serve(supervisor, supervisor.settings)
 
     def end(number: int, _: FrameType | None) -> None:
@@ -145,22 +118,29 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
         notify("STOPPING=1")
         supervisor.stop()
 
-    def read_again(*_: Any) -> None:
+    def read_again() -> bool:
         try:
-            supervisor.reload(settings.load(context.app, config))
-        except settings.SettingsError as error:
+            app = context.describe()
+            supervisor.reload(app, settings.load(app, config))
+        except click.ClickException as error:
             logger.error("Settings not reloaded: %s", error.message)  # noqa: TRY400
+            return False
+        return True
+
+    def read_beside(*_: Any) -> None:
+        # An import may take longer than the ticks can wait.
+        threading.Thread(target=read_again, name="reload", daemon=True).start()
 
     def tell() -> None:
-        workers, state = len(supervisor.local), supervisor.status["state"]
+        workers, state = len(supervisor.local), supervisor.status.state
         notify("READY=1", "WATCHDOG=1", f"STATUS={state}, {workers} workers here")
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGHUP, read_again)
+    signal.signal(signal.SIGHUP, read_beside)
     supervisor.on_tick = tell
     if watched:
-        Watch(context.app, supervisor.host, watched).start()
+        Watch(supervisor, watched, read_again).start()
     supervisor.run()
     if server is not None:
         server.shutdown()
@@ -181,6 +161,21 @@ def check_settings(context: Context, config: str, as_json: bool) -> None:
     if not found:
         say("No problems found.")
     sys.exit(any(finding.is_error for finding in found))
+
+
+@click.command("prove")
+@click.option("-c", "--config", default="", help="TOML file (default: $CELERY_AUTOSCALER_CONFIG).")
+@click.pass_obj
+def prove_settings(context: Context, config: str) -> None:
+    """Refuse settings that `run` would refuse. Print what `check` finds without a broker, as JSON.
+
+    Without a file only the settings of the app are looked at.
+    """
+    is_there = config or os.environ.get(settings.CONFIG_VARIABLE)
+    read = settings.load(context.app, config) if is_there else None
+    if read and (problem := checks.wrong_address(read.http)):
+        raise click.ClickException(f"http: {problem}")
+    click.echo(json.dumps([finding.as_dict() for finding in checks.check_settings(context.app, read)]))
 
 
 @click.command()
@@ -205,7 +200,7 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
             except RedisError as error:
                 view = terminal.unreachable_view(error)
             live.update(view, refresh=True)
-            time.sleep(WATCH)
+            time.sleep(WATCH_SECONDS)
 
 
 @click.command()
@@ -214,8 +209,8 @@ def status(context: Context, watch: bool, as_json: bool) -> None:
 @click.pass_obj
 def explain(context: Context, group: str | None, number: int) -> None:
     """Show the last decisions for GROUP, or for all groups, and their reasons."""
-    skipped: list[str] = []
-    found = list(fleet_status.records(context.broker, number, group, skipped=skipped))
+    refused: list[Refusal] = []
+    found = list(fleet_status.decisions(context.broker, number, group, refused=refused))
     if group is not None and not any(record.group == group for record in found):
         there = known.known(context.broker, context.app).groups
         if group not in there:
@@ -225,8 +220,8 @@ def explain(context: Context, group: str | None, number: int) -> None:
         console.print(terminal.record_view(record))
     if not found:
         say("No decisions yet.")
-    if skipped:
-        say(f"ignored, not decisions: {listed(skipped)}", err=True)
+    if refused:
+        say(f"ignored, not decisions: {listed(refusal.name for refusal in refused)}", err=True)
 
 
 # --- What operators want -------------------------------------------------------------------------------
@@ -291,13 +286,13 @@ def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
         supervisor = fleet_status.fleet_status(broker).supervisors.get(host)
         if supervisor is None:
             raise actions.Refused(f"the supervisor on '{host}' has ended")
-        left = supervisor["workers"]
-        if supervisor["state"] == "leaving" and not left:
+        left = supervisor.workers
+        if supervisor.state == "leaving" and not left:
             break
         if len(left) != told:
             told = len(left)
-            say(f"{host}: {told} workers, {sum(w['active'] for w in left)} tasks run", err=True)
-        time.sleep(rollout.LOOK)
+            say(f"{host}: {told} workers, {sum(w.active for w in left)} tasks run", err=True)
+        time.sleep(rollout.LOOK_SECONDS)
     say(f"{host}: {'runs no workers' if wait else 'its workers end'}")
 
 
@@ -328,11 +323,11 @@ def replace(context: Context, names: tuple[str, ...]) -> None:
 )
 @click.option("--seconds", type=click.FloatRange(0), default=10.0, help="How long to watch.")
 @click.pass_obj
-def judge_release(
+def evaluate_release(
     context: Context, /, release: str, host: str, ended: int, failed: int, **options: float
 ) -> None:
     """Watch RELEASE on HOST. Exit with 1 if a worker runs another release, or more tasks fail than before."""
-    verdict = release_gate.judge(
+    verdict = release_gate.evaluate_release(
         context.broker, release, host, before=release_gate.Tally(ended, failed), **options
     )
     if not verdict.passed:
@@ -354,7 +349,7 @@ def recover(context: Context, worker: str | None) -> None:
     """Give back the messages of WORKER if it is dead, or of all dead workers."""
     broker = context.broker
     # Not the names that others show: whatever bytes an id has, its messages are given back.
-    ids = [as_name(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+    ids = leased_workers(broker.client, broker.keys)
     ids += orphans.forsaken(broker.client, broker.keys)
     if worker is not None:
         names = {worker_name(worker_id) for worker_id in ids}
@@ -364,7 +359,7 @@ def recover(context: Context, worker: str | None) -> None:
     dead = 0
     for worker_id in ids:
         try:
-            moved = recovery.recover(broker.client, broker.keys, worker_id, separator=broker.separator)
+            moved = recovery.recover(broker, worker_id)
         except ResponseError as error:
             say(f"{worker_name(worker_id)}: its messages cannot be given back: {error}")
             continue
@@ -375,6 +370,18 @@ def recover(context: Context, worker: str | None) -> None:
             say(f"{worker_name(worker_id)}: its lease is valid, nothing given back")
     if worker is None and not dead:
         say(f"no dead workers; {len(ids)} have a lease")
+
+
+@click.command("delete-keys")
+@click.option(
+    "--queue", "queues", multiple=True, help="Delete this queue with its messages, too. Repeatable."
+)
+@click.confirmation_option(prompt="Delete all that the fleet knows of this app, dead letters included?")
+@click.pass_obj
+def delete_keys(context: Context, queues: tuple[str, ...]) -> None:
+    """Delete the fleet's keys of an app that is removed. Its workers and supervisors must be stopped."""
+    keys, messages = removal.delete_keys(context.broker, queues)
+    say(f"{keys} keys and {messages} messages deleted")
 
 
 # --- Dead letters --------------------------------------------------------------------------------------
@@ -394,7 +401,7 @@ def list_letters(context: Context, queue: str | None) -> None:
     if queue:
         actions.group_of_queue(broker, queue, context.app)
     for name in [queue] if queue else dead_letters.queues(broker):
-        for _, letter in dead_letters.letters(broker, name):
+        for _, letter in dead_letters.dead_letters(broker, name):
             say(
                 f"{letter.when}  {letter.queue}  {letter.task}  {letter.worker}  "
                 f"came back {letter.redeliveries} times: {letter.reason}"
@@ -420,8 +427,8 @@ def purge(context: Context, queue: str) -> None:
 
 for group in (main, autoscaler):
     for command in (
-        run, status, explain, pause, resume, scale, drain, replace, judge_release, tally, check_settings,
-        recover, dead_letter,
+        run, status, explain, pause, resume, scale, drain, replace, evaluate_release, tally, check_settings,
+        prove_settings, recover, delete_keys, dead_letter,
     ):  # fmt: skip
         group.add_command(command)
 

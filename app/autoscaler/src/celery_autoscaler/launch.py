@@ -1,9 +1,9 @@
 """Run a Celery command as a systemd service.
 
 ``python -m celery_autoscaler.launch -A proj worker …`` is ``celery -A proj worker …`` with a worker that
-loses no task (:mod:`celery_autoscaler.worker`). It tells systemd (``Type=notify``) when the service does its
-work: a worker when it consumes, beat when its service has begun. With ``CELERY_APP_PLAIN_WORKERS=true`` in
-the environment the worker is plain Celery's.
+loses no task (:mod:`celery_autoscaler.worker`). It notifies systemd (``Type=notify``) when the service
+does its work: a worker when it consumes, beat when its service has begun. With
+``CELERY_APP_PLAIN_WORKERS=true`` in the environment the worker is plain Celery's.
 """
 
 import importlib

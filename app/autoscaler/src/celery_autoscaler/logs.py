@@ -18,6 +18,7 @@ from celery._state import get_current_task
 from celery.app.log import Logging, TaskFormatter
 from celery.utils.log import ColorFormatter
 
+from celery_autoscaler.protocol.identity import group_of
 from celery_autoscaler.protocol.text import as_lines, as_text, in_json
 
 VARIABLE = "LOG_FORMAT"
@@ -55,8 +56,7 @@ def of_worker(name: str | None) -> dict[str, str]:
     """Return the fields that name a worker, ``group-n@host``."""
     if not name:
         return {}
-    instance = name.partition("@")[0]
-    return {"worker": name, "group": instance.rpartition("-")[0] or instance}
+    return {"worker": name, "group": group_of(name)}
 
 
 class PlainFormatter(logging.Formatter):
@@ -116,7 +116,7 @@ PLAIN_FORMATTERS: dict[type[logging.Formatter], type[logging.Formatter]] = {
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object, with the task that runs or of which it tells."""
+    """Formats a record as one JSON object, with the task that runs or that the record is about."""
 
     def __init__(self, worker: str | None = None) -> None:
         """Format for a worker, or for a process that is none."""
@@ -136,7 +136,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def of_task(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the id, name and queue of the task that runs, or of which Celery's record tells."""
+    """Return the id, name and queue of the task that runs, or that Celery's record is about."""
     task = get_current_task()
     if task is not None and task.request.id:
         queue = (task.request.delivery_info or {}).get("routing_key")

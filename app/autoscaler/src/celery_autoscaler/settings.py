@@ -1,8 +1,4 @@
-"""Settings of the supervisor: the environment for one group, a TOML file for more.
-
-This module lives in the user's virtual environment, so it asks for no validation library whose
-version the user's project may have pinned.
-"""
+"""Settings of the supervisor: the environment for one group, a TOML file for more."""
 
 import os
 import re
@@ -14,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from celery import Celery
 
+from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.former import FORMER_NAMES
-from celery_autoscaler.protocol.readers import MOST_WORKERS
+from celery_autoscaler.protocol.reading import MOST_WORKERS
 
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
@@ -107,6 +103,8 @@ class Group:
     """Workers that the whole fleet never exceeds."""
     drain_timeout: float = setting(600.0, SECONDS)
     """Seconds that a worker may take to finish its tasks before it gives them back."""
+    memory_max: int = setting(0, whole(0, 2**63 - 1))
+    """Bytes of memory that one worker may use, and that are counted for each; 0 means no limit."""
     options: Mapping[str, Any] = field(default_factory=dict, metadata={"rule": OPTIONS, "variable": ""})
     """Further options of ``celery worker`` for the process launcher."""
 
@@ -141,11 +139,11 @@ class Settings:
         return self.hostname or socket.gethostname()
 
 
-def load(app: Celery, path: str = "") -> Settings:
+def load(app: Description, path: str = "") -> Settings:
     """Read the settings: from a TOML file if one is named, and for all else from the environment.
 
     Args:
-        app: The Celery app; without any group in a file, one group serves all its queues.
+        app: The app; without any group in a file, one group serves all its queues.
         path: The file; by default the one that ``CELERY_AUTOSCALER_CONFIG`` names.
 
     Raises:
@@ -157,12 +155,12 @@ def load(app: Celery, path: str = "") -> Settings:
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise SettingsError(f"{path}: groups must be tables, such as [groups.general]")
     if not tables:
-        tables = {"default": {"queues": sorted(app.amqp.queues)}}
+        tables = {"default": {"queues": list(app.queues)}}
     defaults: dict[str, Any] = {
         # None: each group has to name its own.
         "queues": [],
-        "concurrency": app.conf.worker_concurrency or 1,
-        "pool": app.conf.worker_pool if app.conf.worker_pool in POOLS else "prefork",
+        "concurrency": app.concurrency,
+        "pool": app.pool if app.pool in POOLS else "prefork",
     }
     groups = {name: read_group(name, defaults | table, path) for name, table in tables.items()}
     refuse_shared_queues(groups.values(), path)
@@ -233,7 +231,9 @@ def checked(kind: type, given: Mapping[str, Any], where: str, skip: set[str]) ->
     if unknown := sorted(given.keys() - described.keys()):
         if (name := FORMER_NAMES.get(unknown[0])) in described:
             raise SettingsError(f"{prefix}{unknown[0]} is named {name} now")
-        raise SettingsError(f"{prefix}{unknown[0]} is no setting; there are: {', '.join(sorted(described))}")
+        raise SettingsError(
+            f"{prefix}{unknown[0]} is not a setting; there are: {', '.join(sorted(described))}"
+        )
     values = {}
     for name, item in described.items():
         rule, variable = item.metadata["rule"], item.metadata["variable"]

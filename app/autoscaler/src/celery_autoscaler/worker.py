@@ -15,13 +15,14 @@ from typing import Any
 from celery.signals import before_task_publish, celeryd_after_setup, worker_init
 from celery.utils.imports import symbol_by_name
 
-from celery_autoscaler.consuming import app_settings, children, sending
-from celery_autoscaler.consuming.agent import LEASE, Agent
-from celery_autoscaler.consuming.channel import transport_for
+from celery_autoscaler.consuming import app_settings, children, sending, supported, versions
+from celery_autoscaler.consuming.agent import LEASE_SECONDS, Agent
 from celery_autoscaler.consuming.consumer import with_ledger
 from celery_autoscaler.consuming.greenlet_signals import use_greenlets
 from celery_autoscaler.consuming.ledger import Ledger
 from celery_autoscaler.consuming.request import adopt_strategies
+from celery_autoscaler.consuming.transport import transport_for
+from celery_autoscaler.protocol.identity import WorkerId
 from celery_autoscaler.protocol.tallies import PUBLISHED
 
 logger = logging.getLogger(__name__)
@@ -77,9 +78,11 @@ def install(worker: Any) -> list[str]:
     """
     app = worker.app
     transport = app.connection_for_read().transport_cls
-    ledger = Ledger(f"{worker.hostname}:{time.time_ns():x}", lease_seconds())
+    ledger = Ledger(WorkerId(worker.hostname, f"{time.time_ns():x}").dump(), lease_seconds())
     if transport_for(transport, ledger) is None:
         return [f"The broker is no Redis ({transport}): this is a worker of plain Celery"]
+    if (old := supported.too_old()) is not None:
+        raise WrongSettingError(old)
     try:
         consumer_class = with_ledger(symbol_by_name(worker.consumer_cls))
     except TypeError as error:
@@ -89,8 +92,9 @@ def install(worker: Any) -> list[str]:
     app.steps["consumer"].add(Agent)
     children.use_our_backends(app.loader)
     children.adopt_spawned(worker)
+    versions.adopt_worker(worker)
     use_greenlets(worker)
-    return app_settings.prepare(app.conf) + pool_notes(worker)
+    return app_settings.prepare(app.conf) + pool_notes(worker) + supported.untested()
 
 
 def lease_seconds() -> float:
@@ -99,7 +103,7 @@ def lease_seconds() -> float:
     Raises:
         WrongSettingError: The environment does not say a number of seconds.
     """
-    text = os.environ.get(LEASE_VARIABLE) or str(LEASE)
+    text = os.environ.get(LEASE_VARIABLE) or str(LEASE_SECONDS)
     try:
         seconds = float(text)
     except ValueError:

@@ -32,6 +32,7 @@ def every(seconds: float, times: int, action: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
+@pytest.mark.versions
 def test_dropped_connections_neither_lose_nor_repeat_a_task(
     server: RedisServer, new_fleet: NewFleet, pool: str
 ) -> None:
@@ -56,7 +57,7 @@ def test_dropped_connections_neither_lose_nor_repeat_a_task(
 def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
     server: RedisServer, new_fleet: NewFleet
 ) -> None:
-    # Kombu shall not look at its connections meanwhile: who connects anew does nothing else.
+    # Kombu shall not look at its connections meanwhile: one that reconnects does nothing else.
     settings = {"worker_prefetch_multiplier": 3, "broker_transport_options": {"health_check_interval": 60}}
     fleet = new_fleet(settings, broker_url=server.url)
     tasks = fleet.tasks
@@ -79,6 +80,7 @@ def test_a_broker_that_is_gone_without_a_word_holds_up_no_worker(
 
 
 @pytest.mark.parametrize("which", ["all", "the one that fetches"])
+@pytest.mark.versions
 def test_connections_that_die_without_a_word_are_replaced(
     server: RedisServer, new_fleet: NewFleet, which: str
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_worker_can_be_stopped_while_its_broker_is_gone(server: RedisServer, n
     assert tasks.left() == {}
 
 
+@pytest.mark.versions
 def test_a_full_redis_stops_no_worker_and_loses_nothing(server: RedisServer, new_fleet: NewFleet) -> None:
     fleet = new_fleet(broker_url=server.url)
     tasks = fleet.tasks

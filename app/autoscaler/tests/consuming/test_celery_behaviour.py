@@ -14,6 +14,8 @@ from celery.result import AsyncResult
 from support.processes.counted_tasks import Fleet
 from support.processes.services import RedisServer, wait_for
 
+pytestmark = pytest.mark.versions
+
 WITHIN = 30.0
 HERE = ["behaved@here"]
 

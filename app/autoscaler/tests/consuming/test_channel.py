@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from celery.worker import state
-from celery_autoscaler.consuming.channel import LOOK, transport_for
+from celery_autoscaler.consuming.channel import LOOK
 from celery_autoscaler.consuming.fetch import FETCH
 from celery_autoscaler.consuming.ledger import Ledger
+from celery_autoscaler.consuming.transport import transport_for
 from kombu import Connection, Consumer, Queue
 from redis import Redis, ResponseError
 from support.processes.counted_tasks import LEASE, Fleet
@@ -70,6 +71,7 @@ def publish(url: str, queue: str, *bodies: str, **options: Any) -> None:
             )
 
 
+@pytest.mark.versions
 def test_a_step_takes_the_urgent_first_and_the_queues_in_turn(redis_url: str) -> None:
     steps = {"priority_steps": [0, 5]}
     publish(redis_url, "one", "late 1", "late 2", priority=5, **steps)
@@ -83,6 +85,7 @@ def test_a_step_takes_the_urgent_first_and_the_queues_in_turn(redis_url: str) ->
     assert taken[6:] == ["late 1"]
 
 
+@pytest.mark.versions
 def test_no_more_is_taken_than_the_prefetch_count_allows(redis_url: str, client: Redis) -> None:
     publish(redis_url, "one", *"abcdef")
 
@@ -117,6 +120,21 @@ def test_a_message_whose_reply_was_lost_is_put_back_at_the_next_session(
 
     assert taker.take(2) == ["first", "second"]
     assert client.hlen(f"fleet:unacked:{WORKER}") == 2
+
+
+@pytest.mark.versions
+def test_a_connection_in_the_place_of_another_is_told_of_changes_as_well(redis_url: str) -> None:
+    taker = Taker(redis_url, ["one"], 10)
+    assert taker.take(0) == []
+    taker.channel.client.connection.disconnect()
+
+    def tracked() -> bool:
+        with suppress(TimeoutError):
+            taker.connection.drain_events(timeout=0.4)
+        sock = taker.channel.client.connection._sock
+        return sock is not None and taker.channel._tracked is sock
+
+    wait_for(tracked, "the server tells the new connection nothing", 30.0)
 
 
 @pytest.mark.parametrize("situation", ["an older session", "no lease"])
@@ -166,6 +184,7 @@ def test_a_list_with_a_line_feed_in_its_name_gets_its_messages_back(redis_url: s
     assert client.keys("fleet:*") == []
 
 
+@pytest.mark.celery(5, 6)
 def test_nothing_waits_behind_running_tasks_where_prefetching_is_disabled(fleet: Fleet) -> None:
     fleet.start(concurrency=2, settings={"worker_disable_prefetch": True, "worker_prefetch_multiplier": 4})
     ids = fleet.tasks.send(10, 0.2)

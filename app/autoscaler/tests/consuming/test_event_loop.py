@@ -51,6 +51,7 @@ def alive(group: int) -> bool:
     return found
 
 
+@pytest.mark.versions
 def test_a_worker_whose_loop_stands_still_says_so_and_ends(fleet: Fleet) -> None:
     fleet.lease = BRIEF
     worker = fleet.start(name="stalled", concurrency=2, settings=NO_GRACE)
@@ -86,6 +87,7 @@ def test_a_task_in_the_main_process_may_hold_the_loop_up(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.versions
 def test_connections_of_remote_control_may_die_without_a_word(
     server: RedisServer, new_fleet: NewFleet, wire: Wire, pool: str
 ) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from support.processes.counted_tasks import Fleet
 from support.processes.hard_times import CONCURRENCY, kill_idle_workers, kill_workers
 
 
+@pytest.mark.versions
 def test_workers_killed_at_work_lose_nothing_and_repeat_only_what_was_running(fleet: Fleet) -> None:
     kills = int(os.environ.get("KILLS", "8"))
     total = int(os.environ.get("KILL_TASKS", "2000"))

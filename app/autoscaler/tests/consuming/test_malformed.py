@@ -142,6 +142,7 @@ def reasons(fleet: Fleet, queue: str = "celery") -> list[str]:
 
 
 @pytest.mark.parametrize("prefetch", [1, 50])
+@pytest.mark.versions
 def test_messages_that_are_wrong_in_any_way_cost_only_themselves(new_fleet: NewFleet, prefetch: int) -> None:
     fleet = new_fleet({"worker_prefetch_multiplier": prefetch})
     good, texts = [], {}

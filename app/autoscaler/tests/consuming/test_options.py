@@ -214,6 +214,7 @@ def test_a_consumer_of_the_app_runs_and_loses_nothing(fleet: Fleet) -> None:
     fleet.tasks.wait_until_ended(ids)
 
 
+@pytest.mark.celery(5, 7)
 def test_spawned_processes_have_what_forked_ones_have(fleet: Fleet) -> None:
     fleet.start("--pool-start-method", "spawn", concurrency=1)
     (task_id,) = fleet.tasks.send(1, name="child")
@@ -222,9 +223,11 @@ def test_spawned_processes_have_what_forked_ones_have(fleet: Fleet) -> None:
     assert result == "celery_autoscaler.consuming.results"
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_headers_of_the_app_are_kept(fleet: Fleet, method: str) -> None:
-    fleet.start("--pool-start-method", method, concurrency=1)
+@pytest.mark.parametrize(
+    "method", [[], pytest.param(["--pool-start-method", "spawn"], marks=pytest.mark.celery(5, 7))]
+)
+def test_headers_of_the_app_are_kept(fleet: Fleet, method: list[str]) -> None:
+    fleet.start(*method, concurrency=1)
     fleet.tasks.send(1, name="headers")
 
     raw: Any = wait_for(lambda: fleet.tasks.redis.lindex("kept", 0), "nothing was published")
@@ -253,7 +256,7 @@ def test_a_worker_prepared_by_hand_loses_nothing(fleet: Fleet) -> None:
 
 
 def test_a_worker_says_what_it_cannot_do(fleet: Fleet) -> None:
-    """Another broker, a pool of somebody else's, settings that have no effect."""
+    """Another broker, a pool of another project, settings that have no effect."""
     (fleet.folder / "pools.py").write_text(
         "from celery.concurrency.base import BasePool, apply_target\n\n\n"
         "class Pool(BasePool):\n"

@@ -52,7 +52,9 @@ def states(results: RedisServer, ids: list[str]) -> list[str]:
         return [str(AsyncResult(name, app=app).state) for name in ids]
 
 
-@pytest.mark.parametrize("always_retry", [True, False])
+# A message says since 5.6 whether its result is stored.
+@pytest.mark.parametrize("always_retry", [pytest.param(True, marks=pytest.mark.celery(5, 6)), False])
+@pytest.mark.versions
 def test_others_go_on_while_the_server_of_results_is_away(
     fleet: Fleet, results: RedisServer, always_retry: bool
 ) -> None:

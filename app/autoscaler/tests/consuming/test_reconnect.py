@@ -11,6 +11,8 @@ from redis import RedisError
 from support.processes.counted_tasks import Fleet, NewFleet
 from support.processes.services import RedisServer, RedisServerFactory, wait_for
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.fixture
 def fleet(redis_server_factory: RedisServerFactory, new_fleet: NewFleet) -> Fleet:

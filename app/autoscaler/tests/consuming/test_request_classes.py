@@ -206,6 +206,7 @@ def tallies(fleet: Fleet) -> dict[str, dict[str, int]]:
     return {name: dict(tally.outcomes) for (name, _), tally in Tallies.load(told).items()}
 
 
+@pytest.mark.versions
 def test_every_kind_of_task_is_counted_and_calls_its_own_request(defined: Fleet) -> None:
     worker = defined.start()
     for name in DEFINED:
@@ -229,6 +230,7 @@ def test_every_kind_of_task_is_counted_and_calls_its_own_request(defined: Fleet)
     )
 
 
+@pytest.mark.versions
 def test_every_kind_of_task_becomes_a_dead_letter(defined: Fleet) -> None:
     defined.start(concurrency=4)
     poison = {name: defined.tasks.send(1, "die", name=name)[0] for name in DEFINED}

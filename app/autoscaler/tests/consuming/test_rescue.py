@@ -64,6 +64,7 @@ def test_what_a_killed_worker_held_is_run_by_another(new_fleet: NewFleet, situat
     ]
 
 
+@pytest.mark.versions
 def test_eta_tasks_of_a_killed_worker_wait_for_their_time_elsewhere(new_fleet: NewFleet) -> None:
     fleet = new_fleet()
     candidate = fleet.start(name="victim", concurrency=1)
@@ -84,6 +85,7 @@ def test_eta_tasks_of_a_killed_worker_wait_for_their_time_elsewhere(new_fleet: N
     assert fleet.tasks.outcome(late).lost == late
 
 
+@pytest.mark.versions
 def test_urgent_tasks_run_first_in_all_ten_steps_also_after_they_were_given_back(new_fleet: NewFleet) -> None:
     fleet = new_fleet(options(**STEPS) | {"worker_prefetch_multiplier": 8})
     # 0 is the most urgent on Redis; two of each show the order within a step.

@@ -39,6 +39,7 @@ def fill(server: RedisServer) -> Callable[[], None]:
 
 @pytest.mark.parametrize("take_away", [kill, fill])
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.versions
 def test_retry_and_next_link_of_a_chain_wait_for_the_broker(
     redis_server_factory: RedisServerFactory,
     new_fleet: NewFleet,

@@ -116,6 +116,7 @@ def connected(
     way.close()
 
 
+@pytest.mark.versions
 def test_a_server_that_refuses_commands_ends_no_worker_and_repeats_no_task(
     server: RedisServer, connected: Fleet
 ) -> None:

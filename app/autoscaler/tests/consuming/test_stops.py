@@ -55,6 +55,7 @@ def test_a_worker_killed_while_it_stops_loses_nothing(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.versions
 def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fleet, pool: str) -> None:
     worker = fleet.start("-P", pool, concurrency=1, settings={"worker_prefetch_multiplier": 4})
     ids = fleet.tasks.send(4, 2.0)
@@ -67,6 +68,7 @@ def test_a_worker_that_stops_gives_back_at_once_what_it_has_not_begun(fleet: Fle
     assert fleet.tasks.left() == {"celery": 3}
 
 
+@pytest.mark.versions
 def test_a_stop_hears_of_a_task_that_its_process_has_just_been_given(fleet: Fleet) -> None:
     worker = fleet.start(name="stopping", concurrency=1)
     # A process is given nothing before it has said that it is up, and that its last task has ended.
@@ -139,6 +141,7 @@ def test_a_draining_worker_ends_its_tasks_and_takes_nothing_new(fleet: Fleet) ->
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "gevent"])
+@pytest.mark.versions
 def test_task_that_runs_when_the_time_of_a_stop_is_over_is_given_back(fleet: Fleet, pool: str) -> None:
     worker = fleet.start("-P", pool, concurrency=1, settings={"worker_soft_shutdown_timeout": 1.0})
     ids = fleet.tasks.send(1, 600.0)
@@ -152,6 +155,7 @@ def test_task_that_runs_when_the_time_of_a_stop_is_over_is_given_back(fleet: Fle
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.versions
 def test_early_acknowledged_task_is_settled_while_it_runs(fleet: Fleet, pool: str) -> None:
     fleet.start("-P", pool, concurrency=1, settings={"task_acks_late": False})
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 from celery_autoscaler.consuming.task_counts import TaskCounts
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.protocol.tallies import BUCKETS, MOST, OTHERS, PUBLISHED, Tallies
 from celery_autoscaler.settings import Settings
 from celery_autoscaler.supervisor.host_counts import HostCounts
@@ -28,7 +29,7 @@ def new_supervisor(fleet: Fleet) -> Iterator[Callable[[str], Supervisor]]:
     with ExitStack() as stack:
 
         def make(host: str) -> Supervisor:
-            made = Supervisor(fleet.tasks.app, "single", Settings(groups={}, hostname=host))
+            made = Supervisor(describe(fleet.tasks.app, "single"), Settings(groups={}, hostname=host))
             stack.callback(made.launcher.close)
             made.tick()
             return made
@@ -87,7 +88,7 @@ def test_counts_equal_the_tasks_of_a_run(fleet: Fleet, new_supervisor: Callable[
         assert found[f"{metric}_count", *COUNT] == found[f"{metric}_bucket", *COUNT, "+Inf"] == 40
         assert 40 * least <= found[f"{metric}_sum", *COUNT] <= 40 * most
         assert found[f"{metric}_bucket", *COUNT, "0.01"] == 0
-    assert here.status["failures"] == {"single.add": 4}
+    assert here.status.failures == {"single.add": 4}
     elsewhere.tick()
     assert samples(elsewhere) == {}
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.keys import Keys
 from celery_autoscaler.protocol.recovery import give_back
 from redis import Redis
@@ -49,7 +50,7 @@ def put_aside(fleet: Fleet) -> None:
         for _ in range(4):
             message: Any = client.rpop("celery")
             client.hset(KEYS.unacked(VICTIM), "1.000", b"celery\n" + message)
-            give_back(client, KEYS, VICTIM, ["1.000"], separator=SEPARATOR, died="the test")
+            give_back(Broker(client, KEYS, SEPARATOR), VICTIM, ["1.000"], died="the test")
 
 
 def test_a_task_that_kills_its_process_becomes_a_dead_letter(fleet: Fleet) -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_autoscaler.cli import main
+from celery_autoscaler import cli
+from celery_autoscaler.operations import command_line
+from celery_autoscaler.supervisor.describing import describe
 from click.testing import CliRunner, Result
 from hypothesis import strategies as st
 from redis import Redis
 from support.fuzzing import fuzz, keep
 from support.odd_keys import HEARTBEAT, Put, as_bytes, puts
 from support.odd_values import TEXTS, cut, mutated, scalars
+from support.processes.process import with_path
 
 EXAMPLES = 120
-# 0: done, 1: refused, 2: wrong usage, 3: no supervisor that could do it.
-STATUSES = range(4)
+# 0: done, 1: failed, 2: wrong usage, 3: no supervisor that could do it, 4: refused.
+STATUSES = range(5)
 APP = """
 from celery import Celery
 app = Celery("odd", broker={url!r}, backend="disabled://")
@@ -143,7 +145,7 @@ class Commands:
         Raises:
             AssertionError: It raises, or ends with another status.
         """
-        found = CliRunner().invoke(main, ["-A", "odd_app", *arguments], env=environment, input="y\n")
+        found = CliRunner().invoke(cli.main, ["-A", "odd_app", *arguments], env=environment, input="y\n")
         wrong = found.exception is not None and not isinstance(found.exception, SystemExit)
         if wrong or found.exit_code not in STATUSES or "Traceback" in found.output:
             kept = keep(
@@ -181,8 +183,11 @@ class Commands:
 def odd_commands(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Commands]:
     """Return the command for an app of its own."""
     (tmp_path / "odd_app.py").write_text(APP.format(url=redis_url))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "odd_app", raising=False)
+    for name, value in with_path(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    # Once, and not for each of thousands of commands.
+    app = describe("odd_app")
+    monkeypatch.setattr(command_line, "describe", lambda *_: app)
     with Redis.from_url(redis_url) as redis:
         yield Commands(redis, tmp_path)
 

@@ -1,4 +1,4 @@
-"""Workers are replaced, hosts left and releases judged under load, each task counted by its id."""
+"""Workers are replaced, hosts left and releases evaluated under load, each task counted by its id."""
 
 from __future__ import annotations
 
@@ -126,14 +126,16 @@ def test_a_release_whose_tasks_fail_more_often_is_refused(fleet: SupervisedFleet
     fleet.environment["CELERY_APP_RELEASE"] = "new"
     fleet.start()
     fleet.wait_for_workers(1)
-    good = release_gate.judge(broker, "new", "here", before=release_gate.Tally(), tolerance=0.05, seconds=0)
+    good = release_gate.evaluate_release(
+        broker, "new", "here", before=release_gate.Tally(), tolerance=0.05, seconds=0
+    )
 
-    for _ in range(release_gate.FEW):
+    for _ in range(release_gate.FEW_FAILURES):
         fleet.tasks.app.send_task("single.add", args=["not", 1])
-    bad = release_gate.judge(
+    bad = release_gate.evaluate_release(
         broker, "new", "here", before=release_gate.Tally(100, 2), tolerance=0.05, seconds=30
     )
-    usual = release_gate.judge(
+    usual = release_gate.evaluate_release(
         broker, "new", "here", before=release_gate.Tally(10, 10), tolerance=0.05, seconds=0
     )
 
@@ -146,12 +148,12 @@ def test_a_release_whose_tasks_fail_more_often_is_refused(fleet: SupervisedFleet
 def test_a_host_that_runs_another_release_is_named(
     fleet: SupervisedFleet, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_gate, "SHOWN_WITHIN", 1.0)
+    monkeypatch.setattr(release_gate, "SHOWN_WITHIN_SECONDS", 1.0)
     fleet.environment["CELERY_APP_RELEASE"] = "old"
     fleet.start()
     [name] = fleet.wait_for_workers(1)
 
-    verdict = release_gate.judge(
+    verdict = release_gate.evaluate_release(
         broker, "new", "here", before=release_gate.Tally(), tolerance=0.05, seconds=0
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.protocol import orphans
+from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.keys import Keys, as_bytes
 from celery_autoscaler.protocol.orphans import Searcher, forsaken
 from celery_autoscaler.protocol.recovery import recover, recover_each
@@ -46,7 +47,7 @@ def test_a_record_of_no_worker_is_entered_and_rescued_like_others(client: Redis,
     found: Any = client.zrange(keys.workers, 0, -1)
     assert set(found) == {b"alive@here:1", LOST.encode(), b"\xff\xfe@gone:1"}
     names = [LOST, b"\xff\xfe@gone:1".decode(errors="surrogateescape")]
-    assert recover_each(client, keys, names, separator=SEPARATOR) == 2
+    assert recover_each(Broker(client, keys, SEPARATOR), names) == 2
     assert client.llen(f"{prefix}one") == 2
     assert client.zrange(keys.workers, 0, -1) == [b"alive@here:1"]
 
@@ -91,7 +92,7 @@ def test_a_living_worker_is_never_taken_for_none(client: Redis, monkeypatch: pyt
     client.hset(Keys().worker(LOST), "session", "1")
 
     assert forsaken(client, Keys()) == [LOST]
-    assert recover(client, Keys(), LOST, separator=SEPARATOR) is None
+    assert recover(Broker(client, Keys(), SEPARATOR), LOST) is None
     assert client.hlen(Keys().unacked(LOST)) == 1
 
 

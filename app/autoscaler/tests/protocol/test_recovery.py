@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.keys import Keys
 from celery_autoscaler.protocol.recovery import give_back, recover
 from redis import Redis
@@ -57,7 +58,7 @@ def test_two_rescuers_at_once_move_each_message_once(redis_url: str, client: Red
 
     def rescue() -> None:
         with Redis.from_url(redis_url) as own:
-            moved.append(recover(own, KEYS, WORKER, separator=SEPARATOR))
+            moved.append(recover(Broker(own, KEYS, SEPARATOR), WORKER))
 
     rescuers = [threading.Thread(target=rescue) for _ in range(2)]
     begin = time.monotonic()
@@ -78,7 +79,7 @@ def test_messages_come_back_in_their_order_before_those_that_wait(client: Redis)
     tokens = record(client, 1200)
     client.lpush("one", message(99_999))
 
-    give_back(client, KEYS, WORKER, tokens, separator=SEPARATOR)
+    give_back(Broker(client, KEYS, SEPARATOR), WORKER, tokens)
 
     assert ids(client, "one") == [*(f"{number:05}" for number in range(1200)), "99999"]
 
@@ -87,7 +88,7 @@ def test_nobody_is_rescued_while_its_lease_lives(client: Redis) -> None:
     record(client, 3)
     client.hset(KEYS.worker(WORKER), "session", "1")
 
-    assert recover(client, KEYS, WORKER, separator=SEPARATOR) is None
+    assert recover(Broker(client, KEYS, SEPARATOR), WORKER) is None
 
     assert client.hlen(KEYS.unacked(WORKER)) == 3
     assert client.llen("one") == 0
@@ -96,7 +97,7 @@ def test_nobody_is_rescued_while_its_lease_lives(client: Redis) -> None:
 def test_a_rescued_worker_is_forgotten(client: Redis) -> None:
     record(client, 3)
 
-    assert recover(client, KEYS, WORKER, separator=SEPARATOR) == 3
+    assert recover(Broker(client, KEYS, SEPARATOR), WORKER) == 3
 
     assert client.zcard(KEYS.workers) == 0
 
@@ -104,7 +105,7 @@ def test_a_rescued_worker_is_forgotten(client: Redis) -> None:
 def test_a_message_given_back_is_marked_as_redelivered(client: Redis) -> None:
     record(client, 1)
 
-    recover(client, KEYS, WORKER, separator=SEPARATOR)
+    recover(Broker(client, KEYS, SEPARATOR), WORKER)
 
     text = client.lindex("one", 0)
     assert isinstance(text, bytes)

@@ -10,8 +10,9 @@ import pytest
 from celery_autoscaler.operations import dead_letters
 from celery_autoscaler.protocol import recovery
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.dead_letter import DeadLetter, UnreadableLetter
-from celery_autoscaler.protocol.keys import Keys, as_bytes, as_name, worker_name
+from celery_autoscaler.protocol.dead_letter import DeadLetter, UnreadableDeadLetter
+from celery_autoscaler.protocol.identity import worker_name
+from celery_autoscaler.protocol.keys import Keys, as_bytes, as_name
 from celery_autoscaler.protocol.marks import COUNT, MOST, marked, parse_record, redeliveries, unmarked
 from celery_autoscaler.protocol.recovery import (
     MAX_REDELIVERIES,
@@ -140,7 +141,7 @@ def test_whatever_is_among_the_dead_letters_is_read(text: bytes) -> None:
 
     assert isinstance(letter.task, str)
     assert isinstance(dead_letters.arguments(letter), str)
-    if isinstance(letter, UnreadableLetter):
+    if isinstance(letter, UnreadableDeadLetter):
         assert as_bytes(letter.message) == text
 
 
@@ -159,7 +160,7 @@ def test_no_count_of_a_producer_keeps_a_message_from_the_dead_letters(client: Re
     raw: Any = message(**{COUNT: count})
     for death in range(MAX_REDELIVERIES + 1):
         client.hset(KEYS.unacked(WORKER), "000000000001.000", b"one\n" + raw)
-        assert recover(client, KEYS, WORKER, separator=SEPARATOR) == 1
+        assert recover(Broker(client, KEYS, SEPARATOR), WORKER) == 1
         raw = client.rpop("one")
         assert (raw is None) == (death == MAX_REDELIVERIES)
 
@@ -189,7 +190,7 @@ def test_every_record_of_a_dead_worker_goes_somewhere(client: Redis, worker: byt
     client.hset(unacked, mapping=RECORDS)  # type: ignore[arg-type]
     client.zadd(KEYS.workers, {worker: 0})
 
-    recover_each(client, KEYS, [as_name(worker)], separator=SEPARATOR)
+    recover_each(Broker(client, KEYS, SEPARATOR), [as_name(worker)])
 
     assert client.exists(unacked) == 0
     assert client.zcard(KEYS.workers) == 0
@@ -209,7 +210,7 @@ def test_a_dead_worker_that_cannot_be_rescued_keeps_no_other_from_it(
     recovery._said.clear()
 
     for _ in range(3):
-        recover_each(client, KEYS, ["stuck@here:1", WORKER], separator=SEPARATOR)
+        recover_each(Broker(client, KEYS, SEPARATOR), ["stuck@here:1", WORKER])
 
     assert client.llen("one") == 1
     assert caplog.text.count("stuck@here:1 cannot be given back") == 1
@@ -221,7 +222,7 @@ def test_messages_without_a_list_and_without_room_stay_recorded(client: Redis) -
     for name in ("one", "dead_letter:one", "dead_letter:unknown"):
         client.set(name, "no list")
 
-    assert recover(client, KEYS, WORKER, separator=SEPARATOR) == 0
+    assert recover(Broker(client, KEYS, SEPARATOR), WORKER) == 0
 
     # Who holds something is forgotten by nobody.
     assert client.hlen(KEYS.unacked(WORKER)) == 1
@@ -232,9 +233,8 @@ def test_a_prefix_and_any_separator_lead_to_the_same_dead_letters(client: Redis)
     keys = Keys("app:")
     for separator in ("", ":", "\x06\x16", "::step::"):
         client.hset(keys.unacked(WORKER), "000000000001.000", f"app:one{separator}3\n".encode() + message())
-        give_back(
-            client, keys, WORKER, ["000000000001.000"], separator=separator, died="x", max_redeliveries=-1
-        )
+        broker = Broker(client, keys, separator)
+        give_back(broker, WORKER, ["000000000001.000"], died="x", max_redeliveries=-1)
 
     assert client.llen("app:dead_letter:one") == 3
     assert client.llen("app:dead_letter:one3") == 1
@@ -257,8 +257,8 @@ def test_unreadable_dead_letters_can_be_listed_and_purged(client: Redis, broker:
     ]
     client.rpush("dead_letter:one", *unreadable, good.dump(), json.dumps(other_release), other_type.dump())
 
-    found = [letter for _, letter in dead_letters.letters(broker, "one")]
-    assert sum(isinstance(letter, UnreadableLetter) for letter in found) == len(unreadable)
+    found = [letter for _, letter in dead_letters.dead_letters(broker, "one")]
+    assert sum(isinstance(letter, UnreadableDeadLetter) for letter in found) == len(unreadable)
     assert dead_letters.replay(broker, "one") == 2
 
     raw: Any = client.lindex("one", 0)

@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery_autoscaler.protocol.broker import Broker, connect
+from celery_autoscaler.protocol.former import FORMER_NAMES
+from celery_autoscaler.protocol.heartbeat import Heartbeat
 from celery_autoscaler.protocol.overrides import Override
-from celery_autoscaler.protocol.readers import Refusal
+from celery_autoscaler.protocol.reading import Refusal
+from celery_autoscaler.protocol.status import (
+    GroupStatus,
+    QueueStatus,
+    RunningTask,
+    SupervisorStatus,
+    WorkerStatus,
+)
 from celery_autoscaler.protocol.tallies import Tallies
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.fleet_status import fleet_status, records
+from celery_autoscaler.supervisor.fleet_status import decisions, fleet_status
 from celery_autoscaler.supervisor.observation import Observer
 from redis import Redis
 
@@ -61,8 +70,8 @@ def test_its_status_and_decisions_have_the_names_of_this_release(broker: Broker)
 
     assert status.unreadable == []
     group = status.groups["default"]
-    assert (group["target_wait"], group["min_workers"], group["max_workers"]) == (2.0, 1, 3)
-    assert [(record.here, record.want) for record in records(broker, 10)] == [(2, 3), (1, 1)]
+    assert (group.target_wait, group.min_workers, group.max_workers) == (2.0, 1, 3)
+    assert [(record.here, record.want) for record in decisions(broker, 10)] == [(2, 3), (1, 1)]
 
 
 def test_what_an_operator_has_set_stays(broker: Broker) -> None:
@@ -76,3 +85,25 @@ def test_its_counts_of_tasks_are_taken_over() -> None:
     told = RECORDED["fleet:task_counts:here"]
 
     assert sum(Tallies.load(text)["single.count", "celery"].outcomes.total() for text in told.values()) == 121
+
+
+def test_its_supervisors_find_all_that_they_know_in_a_status_of_this_release() -> None:
+    former = json.loads(RECORDED["fleet:supervisor:here"]["status"])
+    group = former["groups"]["default"]
+    made = SupervisorStatus(
+        groups={"default": GroupStatus(queues={"celery": QueueStatus()})},
+        workers=[WorkerStatus(running=[RunningTask()])],
+    ).as_dict()
+
+    assert former.keys() <= made.keys()
+    assert group.keys() - made["groups"]["default"].keys() == {*FORMER_NAMES}
+    assert group["queues"]["celery"].keys() == made["groups"]["default"]["queues"]["celery"].keys()
+    assert former["workers"][0].keys() == made["workers"][0].keys()
+    assert former["workers"][0]["running"][0].keys() == made["workers"][0]["running"][0].keys()
+
+
+def test_its_supervisors_find_all_that_they_know_in_a_heartbeat_of_this_release() -> None:
+    former = RECORDED["fleet:worker:default-1@here:18ec16ab5b38d1e7"]
+
+    # The session is the channel's; the counts of tasks that have begun are followed by their run times.
+    assert former.keys() - {"session", "tasks"} <= {*Heartbeat().dump()[::2]}

@@ -24,18 +24,8 @@ from support.scaling_traces import (
     keda,
     our_law,
 )
-from support.simulated_fleet import (
-    SimulatedGroup,
-    SimulatedHost,
-    Simulation,
-    Task,
-    Trace,
-    as_tasks,
-    even,
-    poisson,
-    repeatable,
-    simulate,
-)
+from support.simulated_fleet import SimulatedGroup, SimulatedHost, Simulation, simulate
+from support.simulated_load import Task, Trace, as_tasks, even, poisson, repeatable
 
 WINDOW = 60.0
 SETTLED = 2 * WINDOW

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from celery_autoscaler.supervisor.policy.crashes import LONGEST_PAUSE, LOOP, WITHIN, Backoff
+from celery_autoscaler.supervisor.policy.crashes import (
+    LONGEST_PAUSE_SECONDS,
+    LOOP_FAILURES,
+    WITHIN_SECONDS,
+    Backoff,
+)
 
 
-def pause_after(failures: int, apart: float = WITHIN) -> tuple[float, float]:
+def pause_after(failures: int, apart: float = WITHIN_SECONDS) -> tuple[float, float]:
     """Return the bounds within which the pause after a number of failures in a row lies, of many tries."""
     pauses = []
     for _ in range(30):
@@ -43,14 +48,14 @@ def test_hosts_do_not_try_at_the_same_moment() -> None:
 
 def test_five_failures_in_two_minutes_are_a_loop() -> None:
     backoff = Backoff()
-    for second in range(LOOP - 1):
+    for second in range(LOOP_FAILURES - 1):
         backoff.failed(100.0 + second)
     assert not backoff.is_loop(104.0)
 
     backoff.failed(104.0)
 
     assert backoff.is_loop(104.0)
-    assert backoff.allowed(104.0 + 0.79 * LONGEST_PAUSE, 0) == 0
+    assert backoff.allowed(104.0 + 0.79 * LONGEST_PAUSE_SECONDS, 0) == 0
     assert backoff.explain(104.0).startswith(
         "crash loop: 5 workers failed within 120 s; the next try comes in "
     )
@@ -59,9 +64,9 @@ def test_five_failures_in_two_minutes_are_a_loop() -> None:
 def test_failures_long_apart_are_no_loop() -> None:
     backoff = Backoff()
     for number in range(10):
-        backoff.failed(WITHIN / 3 * number)
+        backoff.failed(WITHIN_SECONDS / 3 * number)
 
-    assert not backoff.is_loop(WITHIN / 3 * 9)
+    assert not backoff.is_loop(WITHIN_SECONDS / 3 * 9)
 
 
 def test_after_a_failure_one_worker_at_a_time_is_tried() -> None:
@@ -77,7 +82,7 @@ def test_after_a_failure_one_worker_at_a_time_is_tried() -> None:
 
 def test_a_worker_that_lasts_ends_the_pause() -> None:
     backoff = Backoff()
-    for second in range(LOOP):
+    for second in range(LOOP_FAILURES):
         backoff.failed(float(second))
 
     backoff.lasted()

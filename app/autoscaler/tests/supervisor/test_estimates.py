@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.policy.estimates import (
-    FIRST_START,
+    FIRST_START_SECONDS,
     Age,
     Average,
     Meter,
@@ -18,7 +18,8 @@ from celery_autoscaler.supervisor.policy.estimates import (
     WorkerCounters,
 )
 from celery_autoscaler.supervisor.policy.law import GroupPolicy
-from support.simulated_fleet import as_tasks, poisson, repeatable, simulate
+from support.simulated_fleet import simulate
+from support.simulated_load import as_tasks, poisson, repeatable
 
 # --- Age -----------------------------------------------------------------------------------------------
 
@@ -311,7 +312,7 @@ def test_arrivals_go_on_to_count_after_a_worker_has_gone() -> None:
     assert meter.fast.value == pytest.approx(5.0, rel=0.05)
 
 
-def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> SlowdownDetector:
+def slowdown(*seconds: float, kinds: Sequence[str] = ("task",)) -> SlowdownDetector:
     """A look at each task of such seconds, one a second; their kinds take turns."""
     found, done = SlowdownDetector(), dict.fromkeys(kinds, (0, 0.0))
     for now, took in enumerate(seconds):
@@ -323,19 +324,19 @@ def pace(*seconds: float, kinds: Sequence[str] = ("task",)) -> SlowdownDetector:
 
 def test_tasks_that_get_slower_are_told_from_tasks_that_are_slow() -> None:
     assert not SlowdownDetector().is_slowing
-    assert not pace(*[5.0] * 120).is_slowing
-    assert pace(*[1.0] * 90, *[3.0] * 30).is_slowing
-    assert not pace(*[3.0] * 90, *[1.0] * 30).is_slowing
+    assert not slowdown(*[5.0] * 120).is_slowing
+    assert slowdown(*[1.0] * 90, *[3.0] * 30).is_slowing
+    assert not slowdown(*[3.0] * 90, *[1.0] * 30).is_slowing
 
 
 def test_a_burst_of_longer_tasks_makes_no_host_slow() -> None:
-    found = pace(*[0.1] * 100)
+    found = slowdown(*[0.1] * 100)
     for more in range(1, 20):
         found.update(100.0 + more, {"task": (100, 10.0), "longer": (10 * more, 20.0 * more)})
     assert not found.is_slowing
 
     # Both take longer than they did.
-    assert pace(*[0.1, 2.0] * 150, *[0.2, 4.0] * 20, kinds=("task", "longer")).is_slowing
+    assert slowdown(*[0.1, 2.0] * 150, *[0.2, 4.0] * 20, kinds=("task", "longer")).is_slowing
 
 
 def test_an_average_is_two_thirds_there_after_its_constant_whatever_the_steps() -> None:
@@ -352,7 +353,7 @@ def test_an_average_is_two_thirds_there_after_its_constant_whatever_the_steps() 
 
 def test_a_start_is_guessed_until_one_was_measured() -> None:
     startup = StartUp()
-    assert startup.seconds == FIRST_START
+    assert startup.seconds == FIRST_START_SECONDS
 
     startup.add(1.2)
     assert startup.seconds == 1.2

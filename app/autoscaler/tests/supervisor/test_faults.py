@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor.faults import Faults
 from celery_autoscaler.supervisor.launchers import LaunchError, State, StopSignal
-from celery_autoscaler.supervisor.local import START_TIMEOUT, LocalWorker
+from celery_autoscaler.supervisor.local import START_TIMEOUT_SECONDS, LocalWorker
 from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.supervisor.observation import Observer
-from celery_autoscaler.supervisor.policy.law import Seen as GroupSeen
-from celery_autoscaler.supervisor.policy.limits import SETTLE, HostSeen
+from celery_autoscaler.supervisor.policy.law import GroupSeen
+from celery_autoscaler.supervisor.policy.limits import SETTLE_SECONDS, HostSeen
 from celery_autoscaler.supervisor.settings_check import check_supervisors
+from celery_autoscaler.supervisor.tick import Tick
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
@@ -29,7 +31,7 @@ GROUPS = {
 
 
 class Refusing:
-    """A launcher whose service manager refuses some units, as systemd does for want of a right."""
+    """A launcher whose service manager refuses some units, as systemd does for lack of a permission."""
 
     outlived = True
     gives_settings = False
@@ -53,7 +55,7 @@ class Refusing:
         """Return all workers."""
         return dict(self.states)
 
-    def push(self, worker: str, how: StopSignal) -> None:  # noqa: ARG002
+    def send_signal(self, worker: str, how: StopSignal) -> None:  # noqa: ARG002
         """Stop a worker."""
         self._call("StopUnit", worker)
         self.states.pop(worker)
@@ -83,7 +85,7 @@ def supervisor(redis_url: str) -> Iterator[Supervisor]:
             groups={"web": GROUPS["web"]}, hostname="here", launcher="systemd", cpu_threshold=100.0,
             memory_threshold=100.0, tick=0.1,
         )  # fmt: skip
-        yield Supervisor(app, "proj", settings)
+        yield Supervisor(describe(app, "proj"), settings)
 
 
 def ticks(supervisor: Supervisor, number: int) -> None:
@@ -104,9 +106,9 @@ def test_units_that_cannot_be_stopped_or_cleared_stop_nothing_else(
     # The group that has settings gets its worker; what is of no group any more ends as far as it may.
     assert ("StartUnit", "web-1") in launcher.calls
     assert set(states) == {"old-1", "old-2", "web-1"}
-    assert supervisor.status["state"] == "supervising"
+    assert supervisor.status.state == "supervising"
     assert supervisor.broker.client.smembers("fleet:drain") >= {b"old-1@here"}
-    faults = supervisor.status["faults"]
+    faults = supervisor.status.faults
     assert set(faults) == {"stopping old-1", "clearing old-2"}
     assert "systemd refuses StopUnit old-1: Interactive authentication required." in faults["stopping old-1"]
     named = [record for record in caplog.records if "Interactive authentication" in record.message]
@@ -119,22 +121,25 @@ def test_units_that_cannot_be_stopped_or_cleared_stop_nothing_else(
     launcher.refused = "none"
     ticks(supervisor, 2)
     assert set(states) == {"web-1"}
-    assert supervisor.status["faults"] == {}
+    assert supervisor.status.faults == {}
 
 
 def test_a_unit_that_cannot_be_started_is_its_groups_matter_alone(supervisor: Supervisor) -> None:
     groups = GROUPS | {"old": Group(name="old", queues=("old",), min_workers=1)}
-    supervisor.reload(Settings(groups=groups, hostname="here", cpu_threshold=100.0, memory_threshold=100.0))
-    supervisor._apply(supervisor._reload)  # type: ignore[arg-type]
+    supervisor.reload(
+        supervisor.app, Settings(groups=groups, hostname="here", cpu_threshold=100.0, memory_threshold=100.0)
+    )
+    assert supervisor._reload is not None
+    supervisor._apply(*supervisor._reload)
     launcher = supervisor.context.launcher = Refusing({}, refused="old-")
 
     ticks(supervisor, 5)
 
-    status = supervisor.status["groups"]
+    status = supervisor.status.groups
     assert "web-1" in launcher.states
-    assert "systemd refuses StartUnit old-1" in status["old"]["last_failure"]
-    assert status["old"]["limit"] in {"failure", "back-off"}
-    assert status["web"]["limit"] not in {"failure", "back-off"}
+    assert "systemd refuses StartUnit old-1" in status["old"].last_failure
+    assert status["old"].limit in {"failure", "back-off"}
+    assert status["web"].limit not in {"failure", "back-off"}
 
 
 def test_a_group_without_any_worker_is_told_once_a_start_would_have_ended(supervisor: Supervisor) -> None:
@@ -143,25 +148,28 @@ def test_a_group_without_any_worker_is_told_once_a_start_would_have_ended(superv
     state = supervisor.groups["web"]
 
     assert state.unserved(state.seen.now) > 0.0
-    assert not supervisor.status["groups"]["web"]["not_served"]
-    assert state.is_not_served(state.seen.now + START_TIMEOUT)
+    assert not supervisor.status.groups["web"].not_served
+    assert state.is_not_served(state.seen.now + START_TIMEOUT_SECONDS)
     state.seen = GroupSeen(now=state.seen.now, ready=1)
     state.serve(1)
-    assert state.unserved(state.seen.now + START_TIMEOUT) == 0.0
+    assert state.unserved(state.seen.now + START_TIMEOUT_SECONDS) == 0.0
 
 
 def test_a_mistake_in_the_decision_of_one_group_stops_no_other(
     supervisor: Supervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor.context.launcher = Refusing({}, refused="none")
-    supervisor.reload(Settings(groups=GROUPS, hostname="here", cpu_threshold=100.0, memory_threshold=100.0))
-    supervisor._apply(supervisor._reload)  # type: ignore[arg-type]
+    supervisor.reload(
+        supervisor.app, Settings(groups=GROUPS, hostname="here", cpu_threshold=100.0, memory_threshold=100.0)
+    )
+    assert supervisor._reload is not None
+    supervisor._apply(*supervisor._reload)
     supervisor.groups["old"].law.decide = lambda *_: 1 // 0  # type: ignore[method-assign, assignment]
 
     ticks(supervisor, 5)
 
     assert ("StartUnit", "web-1") in supervisor.context.launcher.calls
-    assert supervisor.status["faults"] == {
+    assert supervisor.status.faults == {
         "group old, decision": "ZeroDivisionError: integer division or modulo by zero"
     }
     [record] = [record for record in caplog.records if "ZeroDivisionError" in record.message]
@@ -175,12 +183,12 @@ def test_a_mistake_outside_of_any_part_holds_everything_until_it_is_over(
     with monkeypatch.context() as patch:
         patch.setattr(Observer, "look", lambda _: list[int]().pop())
         ticks(supervisor, 3)
-        assert supervisor.status["state"] == "blind"
-        assert "internal error, IndexError" in supervisor.status["why"]
+        assert supervisor.status.state == "blind"
+        assert "internal error, IndexError" in supervisor.status.why
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
     ticks(supervisor, 1)
-    assert supervisor.status["state"] == "supervising"
+    assert supervisor.status.state == "supervising"
 
 
 @pytest.mark.parametrize(
@@ -220,19 +228,18 @@ def test_memory_that_is_short_takes_no_worker_of_an_operators_minimum(supervisor
         name = f"web-{number}"
         context.local[name] = LocalWorker(name, "web", now, ready_at=now)
     supervisor.groups["web"].seen = GroupSeen(now=now, ready=2)
-    context.host_seen = HostSeen(memory=99.0)
-    context.brakes.memory_threshold = 50.0
+    context.host_limits.memory_threshold = 50.0
 
     def relieve() -> int:
-        for second in (0.0, SETTLE + 1):
-            supervisor.scaling.relieve(now + second, seen)
+        for second in (0.0, SETTLE_SECONDS + 1):
+            supervisor.scaling.relieve(Tick(now + second, seen, HostSeen(memory=99.0), {}, now))
         return sum(worker.state == "draining" for worker in context.local.values())
 
     context.overrides = {"web": Override(min_workers=2)}
     assert relieve() == 0
     context.overrides = {}
     assert not context.broker.client.exists("fleet:decisions")
-    context.brakes._last, context.brakes._short_since = -math.inf, None
+    context.host_limits._last, context.host_limits._short_since = -math.inf, None
     assert relieve() == 1
     [(_, record)] = context.broker.client.xrange("fleet:decisions")
     assert (record[b"here"], record[b"limit"]) == (b"-1", b"memory")
@@ -243,14 +250,14 @@ def test_a_clock_that_is_off_is_told_once(
 ) -> None:
     supervisor.context.launcher = Refusing({}, refused="none")
     ticks(supervisor, 1)
-    assert abs(supervisor.status["clock_offset"]) < 1.0
+    assert abs(supervisor.status.clock_offset) < 1.0
     real = time.time
     monkeypatch.setattr("celery_autoscaler.supervisor.observation.time.time", lambda: real() - 120.0)
-    supervisor._observer = None
+    supervisor._lookout.forget_groups()
 
     ticks(supervisor, 3)
 
-    assert supervisor.status["clock_offset"] == pytest.approx(120.0, abs=1.0)
+    assert supervisor.status.clock_offset == pytest.approx(120.0, abs=1.0)
     told = [record.message for record in caplog.records if "clock" in record.message]
     assert told == [
         "The clock of here is 120.0 s behind that of Redis: tasks with an ETA start at the wrong time"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.group_state import GroupState, see_group
-from celery_autoscaler.supervisor.observation import ListSeen, Seen
+from celery_autoscaler.supervisor.observation import FleetSeen, ListSeen
 from celery_autoscaler.supervisor.policy.law import GroupPolicy
 
 GROUP = Group(name="web", queues=("mail", "pics"))
 NOW = 1_700_000_000.0
-WORKER = WorkerSeen("web-1@here:1", True, host="here", group="web", state="running", concurrency=4)
-LOOK = Seen(
+WORKER = WorkerSeen(id="web-1@here:1", host="here", group="web", state="running", concurrency=4)
+LOOK = FleetSeen(
     time=NOW, lists=[ListSeen("mail", "mail", 5, future=2), ListSeen("pics", "pics", 4)],
     dead_letters={"mail": 0, "pics": 0}, workers=[WORKER], expired=[], draining=frozenset(),
     replaced=frozenset(), leaving={}, peers=[], overrides={}, claims={}, short="",

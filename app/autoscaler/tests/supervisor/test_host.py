@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from celery_autoscaler.supervisor import host
-from celery_autoscaler.supervisor.host import SMOOTH, Host, own_cgroups
+from celery_autoscaler.supervisor.host import SMOOTH_SECONDS, Host, own_cgroups
 
 MIB = 2**20
 PRESSURE = "some avg10={} avg60=0.00 avg300=0.00 total=1\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=1\n"
@@ -136,7 +136,7 @@ def test_the_cpu_of_a_cgroup_is_told_in_parts_of_its_limit(tree: Tree) -> None:
     tree.write("x.slice", {"cpu.stat": "usage_usec 5150000"})
 
     # 0.15 s of half a CPU, averaged over three seconds.
-    assert looking.look().cpu == pytest.approx(100 * 0.15 / 0.5 / SMOOTH, rel=0.01)
+    assert looking.look().cpu == pytest.approx(100 * 0.15 / 0.5 / SMOOTH_SECONDS, rel=0.01)
 
 
 # --- Version 1 -----------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_limits_of_a_cgroup_of_version_1_count(tree: Tree) -> None:
     tree.write("cpuacct/docker/abc", {"cpuacct.usage": 5_150_000_000})
 
     assert (seen.cpus, seen.memory_limit, seen.memory) == (0.5, 256 * MIB, 25.0)
-    assert looking.look().cpu == pytest.approx(100 * 0.15 / 0.5 / SMOOTH, rel=0.01)
+    assert looking.look().cpu == pytest.approx(100 * 0.15 / 0.5 / SMOOTH_SECONDS, rel=0.01)
 
 
 def test_a_slice_of_version_1_that_is_limited_and_not_counted_uses_what_its_parent_does(tree: Tree) -> None:
@@ -176,7 +176,7 @@ def test_a_slice_of_version_1_that_is_limited_and_not_counted_uses_what_its_pare
     tree.write("cpuacct/docker/abc", {"cpuacct.usage": 5_100_000_000})
 
     assert seen.cpus == 1.0
-    assert looking.look().cpu == pytest.approx(100 / SMOOTH * 0.1, rel=0.05)
+    assert looking.look().cpu == pytest.approx(100 / SMOOTH_SECONDS * 0.1, rel=0.05)
 
 
 def test_a_cgroup_of_version_1_without_limits_limits_nothing(tree: Tree) -> None:

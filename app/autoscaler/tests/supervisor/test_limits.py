@@ -1,11 +1,17 @@
-"""What a host can bear: its brakes, and whose turn it is to start a worker."""
+"""What a host can bear: its limits, and whose turn it is to start a worker."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from celery_autoscaler.supervisor.policy.limits import SETTLE, HostLimits, HostSeen, StartNeed, start_turns
+from celery_autoscaler.supervisor.policy.limits import (
+    SETTLE_SECONDS,
+    HostLimits,
+    HostSeen,
+    StartNeed,
+    start_turns,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +26,8 @@ CALM = HostSeen(cpus=2.0, cpu=20.0, memory=30.0, memory_limit=4 * GIB)
 
 def against(host: HostSeen, *, slowing: bool = False, worker_memory: int = 0, starting: int = 0) -> str:
     """Return what thresholds of 90 % CPU and 85 % memory say against a start."""
-    brakes = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
-    return brakes.against_starts(host, slowing=slowing, worker_memory=worker_memory, starting=starting)
+    host_limits = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
+    return host_limits.against_starts(host, slowing=slowing, worker_memory=worker_memory, starting=starting)
 
 
 def test_a_calm_host_starts_workers() -> None:
@@ -32,8 +38,8 @@ def test_a_calm_host_starts_workers() -> None:
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (replace(CALM, memory=86.0), "memory is used to 86 %, over 85 %"),
-        (replace(CALM, cpu=91.0), "CPU is used to 91 %, over 90 %"),
+        (replace(CALM, memory=86.0), "memory usage is 86 %, above 85 %"),
+        (replace(CALM, cpu=91.0), "CPU usage is 91 %, above 90 %"),
         (
             replace(CALM, memory_pressure=11.0),
             "memory is under pressure: something waited for it 11 % of 10 s",
@@ -71,19 +77,19 @@ def test_as_many_workers_start_at_once_as_the_cpus_can_bear(cpus: float, starts:
 
 
 def test_a_shortage_of_memory_stops_one_worker_each_time_it_has_settled() -> None:
-    brakes, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
+    host_limits, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
 
-    stops = [now for now in range(36) if brakes.for_a_stop(float(now), full, slowing=False)]
+    stops = [now for now in range(36) if host_limits.for_a_stop(float(now), full, slowing=False)]
 
-    assert stops == [SETTLE, 2 * SETTLE, 3 * SETTLE]
-    assert brakes.for_a_stop(40.0, full, slowing=False) == "memory stays at 93 %, over 85 %"
+    assert stops == [SETTLE_SECONDS, 2 * SETTLE_SECONDS, 3 * SETTLE_SECONDS]
+    assert host_limits.for_a_stop(40.0, full, slowing=False) == "memory stays at 93 %, over 85 %"
 
 
 def test_a_shortage_that_goes_away_stops_nothing() -> None:
-    brakes, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
+    host_limits, full = HostLimits(90.0, 85.0), replace(CALM, memory=93.0)
 
     asked = [
-        brakes.for_a_stop(float(now), CALM if now % 9 == 8 else full, slowing=False) for now in range(60)
+        host_limits.for_a_stop(float(now), CALM if now % 9 == 8 else full, slowing=False) for now in range(60)
     ]
 
     assert not any(asked)
@@ -95,7 +101,7 @@ def test_busy_cpus_stop_a_worker_only_if_tasks_get_slower() -> None:
 
     assert not any(useful.for_a_stop(float(now), busy, slowing=False) for now in range(30))
     useless.for_a_stop(0.0, busy, slowing=True)
-    assert useless.for_a_stop(SETTLE, busy, slowing=True) == (
+    assert useless.for_a_stop(SETTLE_SECONDS, busy, slowing=True) == (
         "CPU stays at 99 % and more workers only make tasks slower"
     )
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.supervisor.launchers import StopSignal
 from celery_autoscaler.supervisor.local import (
-    GIVING_BACK,
-    HANGING,
+    GIVING_BACK_SECONDS,
+    HANGING_SECONDS,
     STALLED_SECONDS,
-    TERM_TO_QUIT,
+    TERM_TO_QUIT_SECONDS,
     LocalWorker,
 )
 from celery_autoscaler.supervisor.policy.shares import Candidate
@@ -32,14 +32,14 @@ def worker(seen: WorkerSeen | None = IDLE) -> LocalWorker:
     return made
 
 
-def pushes(stopped: LocalWorker, until: float) -> list[tuple[float, StopSignal]]:
+def signals(stopped: LocalWorker, until: float) -> list[tuple[float, StopSignal]]:
     """Return what is sent and when, looking twice a second."""
     sent = []
     for half in range(int(2 * until)):
-        how = stopped.next_push(half / 2)
+        how = stopped.next_signal(half / 2)
         if how is not None:
             sent.append((half / 2, how))
-            stopped.push(half / 2, how, lambda *_: None)
+            stopped.send_signal(half / 2, how, lambda *_: None)
     return sent
 
 
@@ -65,7 +65,7 @@ def test_starting_ready_draining_and_stopping_are_told_apart() -> None:
     found.undo_stop()
     states.append(found.state)
     found.stop(5.0, "enough", DRAIN)
-    found.push(6.0, StopSignal.TERM, lambda *_: None)
+    found.send_signal(6.0, StopSignal.TERM, lambda *_: None)
     states.append(found.state)
 
     assert states == ["ready", "draining", "ready", "stopping"]
@@ -75,7 +75,7 @@ def test_starting_ready_draining_and_stopping_are_told_apart() -> None:
 
 
 def test_nothing_is_sent_to_a_worker_that_shall_stay() -> None:
-    assert pushes(worker(), 100.0) == []
+    assert signals(worker(), 100.0) == []
 
 
 def test_a_drained_worker_is_asked_to_end_at_once() -> None:
@@ -83,7 +83,7 @@ def test_a_drained_worker_is_asked_to_end_at_once() -> None:
     drained.stop(4.0, "enough", DRAIN)
     drained.seen = replace(IDLE, state="drained")
 
-    assert drained.next_push(4.5) is StopSignal.TERM
+    assert drained.next_signal(4.5) is StopSignal.TERM
 
 
 def test_a_worker_that_runs_a_task_is_left_alone_until_the_drain_time_is_over() -> None:
@@ -91,10 +91,10 @@ def test_a_worker_that_runs_a_task_is_left_alone_until_the_drain_time_is_over() 
     busy.stop(0.0, "enough", DRAIN)
     busy.seen = replace(BUSY, state="draining")
 
-    assert pushes(busy, 200.0)[:3] == [
+    assert signals(busy, 200.0)[:3] == [
         (DRAIN, StopSignal.TERM),
-        (DRAIN + TERM_TO_QUIT, StopSignal.QUIT),
-        (DRAIN + TERM_TO_QUIT + SOFT + GIVING_BACK, StopSignal.KILL),
+        (DRAIN + TERM_TO_QUIT_SECONDS, StopSignal.QUIT),
+        (DRAIN + TERM_TO_QUIT_SECONDS + SOFT + GIVING_BACK_SECONDS, StopSignal.KILL),
     ]
 
 
@@ -102,29 +102,29 @@ def test_a_kill_is_repeated_each_second_until_it_is_gone() -> None:
     busy = worker(BUSY)
     busy.stop(0.0, "enough", 0.0)
 
-    kills = [at for at, how in pushes(busy, 30.0) if how is StopSignal.KILL]
+    kills = [at for at, how in signals(busy, 30.0) if how is StopSignal.KILL]
 
     assert len(kills) > 3
     assert {b - a for a, b in pairwise(kills)} == {1.0}
 
 
-def test_a_worker_that_ended_its_work_and_hangs_is_pushed_long_before_the_drain_time_is_over() -> None:
+def test_a_worker_that_ended_its_work_and_hangs_is_signalled_long_before_the_drain_time_is_over() -> None:
     hangs = worker()
     hangs.stop(0.0, "enough", 3600.0)
     hangs.seen = replace(IDLE, state="drained")
 
-    assert pushes(hangs, 30.0) == [(0.0, StopSignal.TERM), (HANGING, StopSignal.QUIT)]
+    assert signals(hangs, 30.0) == [(0.0, StopSignal.TERM), (HANGING_SECONDS, StopSignal.QUIT)]
 
 
 def test_a_worker_that_got_another_task_before_it_was_asked_may_finish_it() -> None:
     busy = worker()
     busy.stop(0.0, "enough", 3600.0)
     busy.seen = replace(IDLE, state="drained")
-    assert busy.next_push(0.0) is StopSignal.TERM
-    busy.push(0.0, StopSignal.TERM, lambda *_: None)
+    assert busy.next_signal(0.0) is StopSignal.TERM
+    busy.send_signal(0.0, StopSignal.TERM, lambda *_: None)
     busy.seen = BUSY
 
-    assert busy.next_push(10 * HANGING) is None
+    assert busy.next_signal(10 * HANGING_SECONDS) is None
 
 
 @pytest.mark.parametrize("seen", [None, replace(IDLE, state="fenced")])
@@ -133,7 +133,7 @@ def test_a_worker_without_a_lease_of_its_own_need_not_drain(seen: WorkerSeen | N
     fenced.stop(4.0, "enough", DRAIN)
     fenced.seen = seen
 
-    assert fenced.next_push(4.0) is StopSignal.TERM
+    assert fenced.next_signal(4.0) is StopSignal.TERM
 
 
 def test_a_worker_that_does_not_consume_yet_need_not_drain() -> None:
@@ -141,7 +141,7 @@ def test_a_worker_that_does_not_consume_yet_need_not_drain() -> None:
     starting.look(1.0, replace(IDLE, state=""))
     starting.stop(1.0, "enough", DRAIN)
 
-    assert starting.next_push(1.0) is StopSignal.TERM
+    assert starting.next_signal(1.0) is StopSignal.TERM
 
 
 # --- What a stop would cost ----------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import pytest
 from celery import Celery
 from celery_autoscaler.operations.overrides import change
 from celery_autoscaler.protocol.broker import Broker, connect
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
 from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.protocol.peers import PeerSeen
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.eta_sample import PEEK
-from celery_autoscaler.supervisor.observation import ListSeen, Observer, Seen
+from celery_autoscaler.supervisor.observation import FleetSeen, ListSeen, Observer
 from celery_autoscaler.supervisor.server_room import short_of
 from redis import Redis
 from support.processes.services import RedisServerFactory, wait_for
@@ -73,12 +73,12 @@ def send(app: Celery, number: int = 1, queue: str = "celery", **options: Any) ->
         app.send_task("t", queue=queue, ignore_result=True, **options)
 
 
-def lengths(seen: Seen) -> dict[str, int]:
+def lengths(seen: FleetSeen) -> dict[str, int]:
     """Return the lengths of the lists that are not empty."""
     return {item.name: item.length for item in seen.lists if item.length}
 
 
-def of(seen: Seen, name: str) -> ListSeen:
+def of(seen: FleetSeen, name: str) -> ListSeen:
     """Return what is seen of a list."""
     return next(item for item in seen.lists if item.name == name)
 
@@ -197,7 +197,7 @@ def test_a_heartbeat_is_read_at_the_first_look_that_can_see_it(broker: Broker, o
     assert worker == WorkerSeen(
         id=WORKER, alive=True, host="here", group="default", pid=42, state="running", concurrency=4, active=2,
         reserved=1, scheduled=3, processed=77, busy_seconds=12.5, memory=1024, release="r1", next_eta=2e9,
-        taken={"celery": 80}, running=[("single.count", 1700000000.5)],
+        taken={"celery": 80}, running=(("single.count", 1700000000.5),), version=1,
     )  # fmt: skip
     assert (worker.name, worker.instance) == ("default-1@here", "default-1")
 

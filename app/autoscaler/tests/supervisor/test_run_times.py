@@ -6,7 +6,7 @@ import math
 
 import pytest
 from celery_autoscaler.protocol.ended import Ended
-from celery_autoscaler.supervisor.policy.run_times import NAMES, REMEMBERED, RunTimes, parse
+from celery_autoscaler.supervisor.policy.run_times import NAMES, REMEMBERED_SECONDS, RunTimes, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +60,7 @@ def test_run_times_are_followed_and_never_forgotten_within_a_week() -> None:
     changed = times.mean(3600.0, {})
     assert changed is not None
     assert 2.5 < changed < 3.0
-    assert times.mean(3600.0 + 0.9 * REMEMBERED, {"job": 1}) == pytest.approx(changed)
+    assert times.mean(3600.0 + 0.9 * REMEMBERED_SECONDS, {"job": 1}) == pytest.approx(changed)
 
 
 def test_workers_come_and_go_and_nothing_is_counted_twice() -> None:

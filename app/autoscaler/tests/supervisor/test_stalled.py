@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from celery_autoscaler.operations.overrides import change
 from celery_autoscaler.protocol.broker import connect
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.local import STALLED_SECONDS, LocalWorker
 from support.processes.services import wait_for
@@ -87,7 +87,7 @@ def test_settings_that_change_replace_workers_without_interrupting_a_task(fleet:
     assert not fleet.tasks.ended()[long]
     fleet.tasks.wait_until_ended([long])
 
-    supervisor.wait_for_output(f"{before.partition('@')[0]} drains: default-2 takes its place")
+    supervisor.wait_for_output(f"{before.partition('@')[0]} drains: replaced by default-2")
     wait_for(
         lambda: fleet.consuming() and pid not in map(fleet.pid_of, fleet.consuming()), "the old one stays"
     )
@@ -105,7 +105,7 @@ def test_a_group_that_is_renamed_gets_its_workers_and_lets_the_former_finish(fle
     supervisor.config.write_text(config.replace(f"[groups.{GROUP}]", "[groups.renamed]"))
     supervisor.signal(signal.SIGHUP)
 
-    supervisor.wait_for_output("default-1 drains: its group is gone")
+    supervisor.wait_for_output("default-1 drains: its group was removed")
     wait_for(lambda: "renamed-1@here" in fleet.consuming(), "the renamed group has no worker", 60.0)
     fleet.tasks.wait_until_ended([long, *fleet.tasks.send(3)])
     assert fleet.wait_for_workers(1) == ["renamed-1@here"]
@@ -134,7 +134,7 @@ def test_no_worker_that_runs_something_is_given_up_for_want_of_work(fleet: Super
 
 # --- Which worker is stalled ---------------------------------------------------------------------------
 
-IDLE = WorkerSeen("default-1@here:1", True, state="running", concurrency=2, held=0)
+IDLE = WorkerSeen(id="default-1@here:1", state="running", concurrency=2, held=0)
 
 
 def is_stalled(seen: WorkerSeen, waiting: int = 5) -> bool:

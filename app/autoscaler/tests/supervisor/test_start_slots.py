@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_autoscaler.supervisor.policy.limits import STARTS_A_CPU
+from celery_autoscaler.supervisor.policy.limits import STARTS_PER_CPU
 from celery_autoscaler.supervisor.server_room import FIRST_CLIENTS, ClientsPerWorker, ClientsSeen
 from redis import Redis
 from support.processes.services import RedisServerFactory, wait_for
@@ -60,7 +60,7 @@ def test_a_group_that_hangs_at_its_start_keeps_no_other_from_its_workers(fleet: 
 
     group = fleet.status("here")["groups"]["aaa"]
     assert (group["limit"], group["ready"]) == ("start slots", 0)
-    assert f"{STARTS_A_CPU} per CPU at a time" in group["held_back"]
+    assert f"{STARTS_PER_CPU} per CPU at a time" in group["held_back"]
 
 
 def toml_of(settings: dict[str, Any]) -> str:
@@ -87,7 +87,7 @@ def test_what_is_written_down_is_what_was_started(fleet: SupervisedFleet) -> Non
         assert entry["held_back"].startswith(f"started {entry['here']} of ")
     slots = [entry for entry in partial if entry["limit"] == "start slots"]
     assert slots, records
-    assert f"({STARTS_A_CPU} per CPU at a time)" in slots[0]["held_back"]
+    assert f"({STARTS_PER_CPU} per CPU at a time)" in slots[0]["held_back"]
     # The log tells the same.
     assert f"here +{slots[0]['here']}" in supervisor.output()
 

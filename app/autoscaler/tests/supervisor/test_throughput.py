@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from celery_autoscaler.protocol.ended import Ended
-from celery_autoscaler.supervisor.policy.throughput import FIRST_PAUSE, Throughput
+from celery_autoscaler.supervisor.policy.throughput import FIRST_PAUSE_SECONDS, Throughput
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -182,4 +182,4 @@ def test_whatever_is_seen_some_slots_are_of_use(
 
 
 def test_the_first_pause_is_short() -> None:
-    assert FIRST_PAUSE <= 30
+    assert FIRST_PAUSE_SECONDS <= 30

@@ -14,6 +14,7 @@ from celery import Celery
 from celery_autoscaler.operations.overrides import change, paused
 from celery_autoscaler.protocol.bounded_hash import MOST_FIELDS
 from celery_autoscaler.protocol.broker import Broker, connect
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor.history import read as read_history
 from celery_autoscaler.supervisor.loop import Supervisor
@@ -140,7 +141,7 @@ def test_keys_of_another_type_are_set_aside_and_the_fleet_goes_on(fleet: Supervi
 def test_bounds_that_cannot_be_together_are_ignored_and_named(redis_url: str) -> None:
     groups = {"web": Group(name="web", queues=("celery",), min_workers=0, max_workers=4)}
     with Celery("proj", broker=redis_url, set_as_current=False) as app:
-        supervisor = Supervisor(app, "proj", Settings(groups=groups, hostname="here"))
+        supervisor = Supervisor(describe(app, "proj"), Settings(groups=groups, hostname="here"))
         broker = supervisor.broker
         change(broker, "web", "ann", min_workers=9, paused=True)
         change(broker, "nosuch", "ann", min_workers=1)
@@ -148,9 +149,9 @@ def test_bounds_that_cannot_be_together_are_ignored_and_named(redis_url: str) ->
         supervisor.launcher.close()
 
     status = supervisor.status
-    assert (status["groups"]["web"]["min_workers"], status["groups"]["web"]["max_workers"]) == (0, 4)
-    assert status["state"] == "paused"
-    names = status["unreadable"]["override"]["names"]
+    assert (status.groups["web"].min_workers, status.groups["web"].max_workers) == (0, 4)
+    assert status.state == "paused"
+    names = status.unreadable["override"].names
     assert "web: min_workers 9 is more than max_workers 4: both are ignored" in names
     assert any(name.startswith("nosuch: there is no such group") for name in names)
 
@@ -161,7 +162,7 @@ def test_messages_that_are_no_tasks_are_named_once_and_wait_like_others(
     groups = {"web": Group(name="web", queues=("celery",), min_workers=0)}
     strange = ['{"eta":' + DEEP + "}", "no json", NO_UTF8, '{"headers": {"eta": "soon"}}', "1", HUGE]
     with Celery("proj", broker=redis_url, set_as_current=False) as app:
-        supervisor = Supervisor(app, "proj", Settings(groups=groups, hostname="here"))
+        supervisor = Supervisor(describe(app, "proj"), Settings(groups=groups, hostname="here"))
         supervisor.broker.client.lpush("celery", *strange)
         for _ in range(2):
             supervisor.broker.client.lpush("celery", "{}")
@@ -169,9 +170,9 @@ def test_messages_that_are_no_tasks_are_named_once_and_wait_like_others(
         supervisor.launcher.close()
 
     status = supervisor.status
-    assert status["groups"]["web"]["waiting"] == len(strange) + 2
-    assert status["unreadable"]["message"]["count"] == 1
-    [name] = status["unreadable"]["message"]["names"]
+    assert status.groups["web"].waiting == len(strange) + 2
+    assert status.unreadable["message"].count == 1
+    [name] = status.unreadable["message"].names
     assert name.startswith(
         f"celery: {len(strange) + 2} of {len(strange) + 2} messages looked at are no tasks"
     )
@@ -182,7 +183,7 @@ def test_messages_that_are_no_tasks_are_named_once_and_wait_like_others(
 def test_an_override_that_cannot_be_read_is_replaced_by_the_next(broker: Broker) -> None:
     for number, value in enumerate(STRANGE):
         broker.client.hset(broker.keys.overrides, f"g{number}", value)
-        assert change(broker, f"g{number}", "ann", min_workers=2)["min_workers"] == 2
+        assert change(broker, f"g{number}", "ann", min_workers=2).min_workers == 2
     broker.client.hset(broker.keys.overrides, NO_UTF8, DEEP)
     change(broker, "web", "ann", paused=True)
 

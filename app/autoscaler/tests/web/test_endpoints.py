@@ -14,9 +14,11 @@ from typing import Protocol
 
 import pytest
 from celery import Celery
+from celery_autoscaler.protocol.description import describe
+from celery_autoscaler.protocol.status import SupervisorStatus
 from celery_autoscaler.settings import Group, Settings, SettingsError
 from celery_autoscaler.supervisor.loop import Supervisor
-from celery_autoscaler.web.endpoints import LATE, is_loopback, serve
+from celery_autoscaler.web.endpoints import LATE_SECONDS, is_loopback, serve
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -83,7 +85,7 @@ def supervisor(redis_url: str) -> Iterator[Supervisor]:
         for _ in range(3):
             app.send_task("t", queue="mails", ignore_result=True)
         app.send_task("t", queue="mails", ignore_result=True, countdown=600)
-        made = Supervisor(app, "proj", Settings(groups=GROUPS, hostname="here"))
+        made = Supervisor(describe(app, "proj"), Settings(groups=GROUPS, hostname="here"))
         made.broker.client.lpush(made.broker.keys.dead_letter("mails"), "{}")
         made.tick()
         yield made
@@ -117,7 +119,7 @@ def test_a_supervisor_that_ticks_is_healthy(served: Serve) -> None:
 
 def test_a_supervisor_that_hangs_is_not_healthy(served: Serve, supervisor: Supervisor) -> None:
     client = served()
-    supervisor.last_tick = time.monotonic() - supervisor.settings.tick - LATE - 1
+    supervisor.last_tick = time.monotonic() - supervisor.settings.tick - LATE_SECONDS - 1
 
     answer = client.ask("/healthz")
 
@@ -208,7 +210,7 @@ def test_metrics_say_what_is_seen(served: Serve, supervisor: Supervisor) -> None
 
 
 def test_a_supervisor_that_has_not_looked_yet_has_metrics(served: Serve, supervisor: Supervisor) -> None:
-    supervisor.context.status = {"host": "here", "state": "starting"}
+    supervisor.context.status = SupervisorStatus(host="here", state="starting")
 
     metrics = served().metrics()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from celery_autoscaler.web import server as http_server
-from celery_autoscaler.web.requests import BODY, HEAD, HEADERS, RequestError, read_head
+from celery_autoscaler.web.requests import BODY_BYTES, HEAD_BYTES, HEADERS, RequestError, read_head
 from celery_autoscaler.web.server import Server, listen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +92,7 @@ def request(*headers: str, line: str = "GET / HTTP/1.1", host: bool = True, body
         (request("Content-Length: 2", "Expect: 100-continue", body="ab"), 200),
         (request("Content-Length: " + "9" * 5000, body="x"), 413),
         (request("Content-Length: " + "0" * 5000, body=""), 200),
-        (request(f"Content-Length: {BODY + 1}"), 413),
+        (request(f"Content-Length: {BODY_BYTES + 1}"), 413),
         (request("Content-Length: -1"), 400),
         (request("Content-Length: +1", body="x"), 400),
         (request("Content-Length: 1_0"), 400),
@@ -114,8 +114,8 @@ def request(*headers: str, line: str = "GET / HTTP/1.1", host: bool = True, body
         (request("A: b\nC: d"), 400),
         (request("A: b\rC: d"), 400),
         (request(*[f"A{number}: x" for number in range(HEADERS + 1)]), 431),
-        (request("A: " + "x" * HEAD), 431),
-        (b"x" * (HEAD + 100), 431),
+        (request("A: " + "x" * HEAD_BYTES), 431),
+        (b"x" * (HEAD_BYTES + 100), 431),
         (request(line="GET /" + "x" * 9000 + " HTTP/1.1"), 414),
         (request(line="GET / HTTP/2.0"), 400),
         (request(line="GET /"), 400),

@@ -6,15 +6,17 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.web import feed as feeds
 from celery_autoscaler.web.feed import Feed
-from celery_autoscaler.web.health import LATE, Health
+from celery_autoscaler.web.health import LATE_SECONDS, Health
 from celery_autoscaler.web.metrics import registry
 from prometheus_client import generate_latest
 from support.processes.services import RedisServerFactory, wait_for
@@ -30,7 +32,9 @@ def make() -> Iterator[Callable[[str], Supervisor]]:
 
         def begin(url: str) -> Supervisor:
             app = stack.enter_context(Celery("proj", broker=url, set_as_current=False))
-            made = Supervisor(app, "proj", Settings(groups=GROUPS, hostname="here", memory_threshold=1))
+            made = Supervisor(
+                describe(app, "proj"), Settings(groups=GROUPS, hostname="here", memory_threshold=1)
+            )
             stack.callback(made.launcher.close)
             made.tick()
             return made
@@ -38,8 +42,8 @@ def make() -> Iterator[Callable[[str], Supervisor]]:
         yield begin
 
 
-def pictures(feed: Feed) -> Generator[dict[str, Any]]:
-    """Yield what an open page is sent, without what is no picture."""
+def snapshots(feed: Feed) -> Generator[dict[str, Any]]:
+    """Yield what an open page is sent, without what is no snapshot."""
     subscription = feed.subscribe()
     try:
         for event in subscription:
@@ -63,11 +67,14 @@ def test_a_peer_of_another_release_spoils_itself_alone(
         client.hset(supervisor.broker.keys.supervisor(host), mapping={"status": json.dumps(said)})
         client.zadd(supervisor.broker.keys.supervisors, {host: (time.time() + 60) * 1000})
 
-    picture = Feed(supervisor).picture()
+    feed = Feed(supervisor)
+    feed.snapshot()
+    snapshot = feed.snapshot()
 
-    assert [host["host"] for host in picture["hosts"]] == ["here", "odd", "old"]
-    assert picture["groups"]["default"]["max_workers"] == 4
-    assert any("cpus in the status of odd" in each["why"] for each in picture["also"])
+    assert supervisor.context.unreadable.counts["status"] == 1
+    assert [host["host"] for host in snapshot["hosts"]] == ["here", "odd", "old"]
+    assert snapshot["groups"]["default"]["max_workers"] == 4
+    assert any("status odd: cpus is of another type" in each["why"] for each in snapshot["also"])
 
 
 def test_the_feed_survives_whatever_happens_to_a_picture(
@@ -77,37 +84,37 @@ def test_the_feed_survives_whatever_happens_to_a_picture(
     feed = Feed(supervisor)
     fails = iter([KeyError("cpus"), RecursionError(), ZeroDivisionError()])
 
-    def picture(_: Feed) -> dict[str, Any]:
+    def snapshot(_: Feed) -> dict[str, Any]:
         error = next(fails, None)
         if error is not None:
             raise error
         return {"verdict": "fine"}
 
-    monkeypatch.setattr(Feed, "picture", picture)
-    monkeypatch.setattr(feeds, "EVERY", 0.05)
-    shown = pictures(feed)
+    monkeypatch.setattr(Feed, "snapshot", snapshot)
+    monkeypatch.setattr(feeds, "EVERY_SECONDS", 0.05)
+    shown = snapshots(feed)
     found = [next(shown) for _ in range(4)]
     shown.close()
 
     assert [each["verdict"] for each in found] == ["blind", "blind", "blind", "fine"]
     assert found[0]["why"].startswith("this page cannot be made (KeyError: 'cpus'); the log of here")
-    assert found[0]["as_of"] == supervisor.status["at"]
+    assert found[0]["as_of"] == supervisor.status.at
 
 
 def test_a_page_that_is_opened_later_is_not_shown_what_an_earlier_one_saw(
     redis_url: str, make: Callable[[str], Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed = Feed(make(redis_url))
-    monkeypatch.setattr(feeds, "EVERY", 0.05)
+    monkeypatch.setattr(feeds, "EVERY_SECONDS", 0.05)
     numbers = iter(range(1000))
-    monkeypatch.setattr(Feed, "picture", lambda _: {"number": next(numbers)})
-    first = pictures(feed)
+    monkeypatch.setattr(Feed, "snapshot", lambda _: {"number": next(numbers)})
+    first = snapshots(feed)
     next(first)
     first.close()
-    wait_for(lambda: is_closed(feed), "it makes pictures for nobody", WITHIN)
+    wait_for(lambda: is_closed(feed), "it makes snapshots for nobody", WITHIN)
     made = next(numbers)
 
-    second = pictures(feed)
+    second = snapshots(feed)
     assert next(second)["number"] > made
     second.close()
 
@@ -117,16 +124,16 @@ def test_a_page_opened_in_an_outage_says_of_when_it_is(
 ) -> None:
     server = redis_server_factory()
     supervisor = make(server.url)
-    seen_at = supervisor.status["at"]
+    seen_at = supervisor.status.at
     server.kill()
     supervisor.tick()
 
-    picture = Feed(supervisor).picture()
+    snapshot = Feed(supervisor).snapshot()
 
-    assert picture["verdict"] == "blind"
-    assert picture["why"].startswith("Redis does not answer; here starts and stops nothing: ")
-    assert picture["as_of"] == seen_at
-    assert picture["groups"]["default"]["max_workers"] == 4
+    assert snapshot["verdict"] == "blind"
+    assert snapshot["why"].startswith("Redis does not answer; here starts and stops nothing: ")
+    assert snapshot["as_of"] == seen_at
+    assert snapshot["groups"]["default"]["max_workers"] == 4
     assert b"celery_autoscaler_workers{" not in generate_latest(registry(supervisor))
     assert b"celery_autoscaler_blind 1.0" in generate_latest(registry(supervisor))
 
@@ -137,10 +144,10 @@ def test_a_supervisor_that_hangs_is_not_shown_as_one_that_keeps_up(
     supervisor = make(redis_url)
     supervisor.last_tick = time.monotonic() - 60
 
-    picture = Feed(supervisor).picture()
+    snapshot = Feed(supervisor).snapshot()
 
-    assert (picture["verdict"], picture["as_of"]) == ("blind", supervisor.status["at"])
-    assert picture["why"] == "the supervisor of here hangs: it has not looked for 59 s"
+    assert (snapshot["verdict"], snapshot["as_of"]) == ("blind", supervisor.status.at)
+    assert snapshot["why"] == "the supervisor of here hangs: it has not looked for 59 s"
     assert b"celery_autoscaler_blind 1.0" in generate_latest(registry(supervisor))
 
 
@@ -153,16 +160,17 @@ def test_health_is_that_of_the_page_and_of_the_groups_as_well(
     # It has a minimum and no worker, but for a moment only.
     assert health.problem() == ""
 
-    group = supervisor.status["groups"]["default"]
-    group |= {"not_served": True, "unserved": 61.0, "held_back": "memory is used to \x1b[1m99 %"}
-    assert health.problem() == "group default has had no worker for 61 s: memory is used to \\x1b[1m99 %"
-    supervisor.status["state"] = "leaving"
+    group = supervisor.status.groups["default"]
+    group = replace(group, not_served=True, unserved=61.0, held_back="memory usage is \x1b[1m99 %")
+    supervisor.context.status = replace(supervisor.status, groups={"default": group})
+    assert health.problem() == "group default has had no worker for 61 s: memory usage is \\x1b[1m99 %"
+    supervisor.context.status = replace(supervisor.status, state="leaving")
     assert health.problem() == ""
 
     monkeypatch.setattr(Feed, "_run", lambda _: None)
     subscription = feed.subscribe()
     assert health.problem() == ""
-    feed._made_at -= LATE + 2
+    feed._made_at -= LATE_SECONDS + 2
     assert health.problem().startswith("the page was last renewed ")
     subscription.close()
     assert health.problem() == ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.settings import Group, Settings, SettingsError
 from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.web.access import Access, access, is_local_name
@@ -18,7 +19,7 @@ from celery_autoscaler.web.endpoints import serve
 from redis import Redis
 
 ACT, READ = "token-that-acts", "token-that-reads"
-READING = ("/metrics", "/status", "/events", "/history", "/letters?queue=celery")
+READING = ("/metrics", "/status", "/events", "/history", "/dead-letters?queue=celery")
 GROUPS = {"default": Group(name="default", queues=("celery",), min_workers=0)}
 
 
@@ -30,7 +31,7 @@ class Served:
         self.folder = folder
         self.stack = stack
         app = stack.enter_context(Celery("proj", broker=redis_url, set_as_current=False))
-        self.supervisor = Supervisor(app, "proj", Settings(groups=GROUPS, hostname="here"))
+        self.supervisor = Supervisor(describe(app, "proj"), Settings(groups=GROUPS, hostname="here"))
         self.supervisor.tick()
         stack.callback(self.supervisor.launcher.close)
         self.address: tuple[str, int]
@@ -180,7 +181,7 @@ def test_a_file_holds_one_token(tmp_path: Path, content: bytes | None, words: st
 def test_the_two_tokens_differ(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(ACT)
 
-    with pytest.raises(SettingsError, match=r"read_token_file=.* is wrong: allowed is another token"):
+    with pytest.raises(SettingsError, match=r"read_token_file=.* is wrong: allowed is a token other"):
         access(
             Settings(groups={}, token_file=str(tmp_path / "token"), read_token_file=str(tmp_path / "token"))
         )

@@ -16,7 +16,8 @@ from tasks import records, store
 recorder = records.Recorder()
 
 
-class RecordedTask(Task[Any, Any]):
+# Celery before 5.7 has no type arguments.
+class RecordedTask(Task):  # type: ignore[type-arg]
     """A task whose outcome is recorded in Redis: the last 1000 failures and the last 1000 successes.
 
     A record is a JSON object: `id`, `name`, `args`, `kwargs`, `result` (or `error`), `time` of its end (ISO

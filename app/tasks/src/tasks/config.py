@@ -26,11 +26,11 @@ broker_use_ssl = connections.tls_options(broker_url)
 result_backend = settings().celery_result_backend
 redis_backend_use_ssl = connections.tls_options(result_backend)
 result_backend_transport_options = connections.result_options(result_backend)
-redis_socket_timeout = connections.ANSWER_WITHIN
-redis_socket_connect_timeout = connections.CONNECT_WITHIN
+redis_socket_timeout = connections.ANSWER_WITHIN_SECONDS
+redis_socket_connect_timeout = connections.CONNECT_WITHIN_SECONDS
 # A connection that lay idle is asked first whether there is still somebody at its other end.
 redis_socket_keepalive = True
-redis_backend_health_check_interval = connections.ANSWER_WITHIN
+redis_backend_health_check_interval = connections.ANSWER_WITHIN_SECONDS
 result_expires = 3600  # seconds
 result_extended = True  # name and arguments too, for Flower and for the deduplication below
 accept_content = ["json"]

@@ -18,27 +18,27 @@ from redis.sentinel import Sentinel
 from tasks.settings import sentinels, settings
 
 #: Seconds without an answer after which a connection is given up, and within which one must be made.
-ANSWER_WITHIN = 5
-CONNECT_WITHIN = 2
+ANSWER_WITHIN_SECONDS = 5
+CONNECT_WITHIN_SECONDS = 2
 #: The same for a sentinel: there are others to ask.
-SENTINEL_WITHIN = 1
+SENTINEL_WITHIN_SECONDS = 1
 #: How often a state or a result that is not taken is written again, once a second.
 RETRIES = 60
 
 #: In the words of redis-py.
 SOCKET_OPTIONS: dict[str, Any] = {
-    "socket_connect_timeout": CONNECT_WITHIN,
+    "socket_connect_timeout": CONNECT_WITHIN_SECONDS,
     "socket_keepalive": True,
     "socket_keepalive_options": {
         socket.TCP_KEEPIDLE: 1,
         socket.TCP_KEEPINTVL: 1,
-        socket.TCP_USER_TIMEOUT: ANSWER_WITHIN * 1000,
+        socket.TCP_USER_TIMEOUT: ANSWER_WITHIN_SECONDS * 1000,
     },
 }
 
 
 class _Once(Retry):
-    """No second try. Part of the options that a worker tells as JSON when it is asked for its statistics."""
+    """No second try. Part of the options that a worker sends as JSON when it is asked for its statistics."""
 
     def __init__(self) -> None:
         super().__init__(NoBackoff(), 0)
@@ -112,7 +112,7 @@ def _sentinel_options(url: str, login: dict[str, str]) -> dict[str, Any]:
     return {
         **login,
         **tls_options(url, ssl=True),
-        "socket_timeout": SENTINEL_WITHIN,
-        "socket_connect_timeout": SENTINEL_WITHIN,
+        "socket_timeout": SENTINEL_WITHIN_SECONDS,
+        "socket_connect_timeout": SENTINEL_WITHIN_SECONDS,
         "retry": _Once(),
     }

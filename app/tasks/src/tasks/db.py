@@ -17,9 +17,9 @@ from tasks.settings import settings
 MIN_CONNECTIONS = 1
 MAX_CONNECTIONS = 10
 #: Seconds a task waits for a connection, by default.
-WAIT = 10.0
+WAIT_SECONDS = 10.0
 #: Seconds to wait at the end of a process for the pool's threads.
-CLOSE_WITHIN = 5.0
+CLOSE_WITHIN_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ProcessPool:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
-            pool.close(CLOSE_WITHIN)
+            pool.close(CLOSE_WITHIN_SECONDS)
             logger.info("database pool closed")
 
     def _forget(self) -> None:
@@ -81,7 +81,7 @@ process_pool = ProcessPool()
 
 
 @contextmanager
-def get_db_connection(wait: float = WAIT) -> Iterator[DatabaseConnection]:
+def get_db_connection(wait: float = WAIT_SECONDS) -> Iterator[DatabaseConnection]:
     """Lend a working connection for one transaction.
 
     The transaction is committed at the end of the block and rolled back if the block raises; the connection

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from tasks.store import redis_client
 
 #: Seconds after which a trace is forgotten.
-KEEP = 86_400
+KEEP_SECONDS = 86_400
 
 
 @contextmanager
@@ -31,5 +31,5 @@ def traced(key: str | None, task_id: str | None) -> Iterator[None]:
 def _append(key: str, task_id: str | None) -> None:
     with redis_client().pipeline(transaction=False) as pipe:
         pipe.rpush(key, str(task_id))
-        pipe.expire(key, KEEP)
+        pipe.expire(key, KEEP_SECONDS)
         pipe.execute()

@@ -11,7 +11,7 @@ from tasks.celery import app
 from tasks.db import get_db_connection
 from tasks.executions import traced
 
-BLOCK = 1 << 20  # bytes
+BLOCK_BYTES = 1 << 20
 
 
 @app.task(bind=True)
@@ -26,8 +26,8 @@ def wait(self: RecordedTask, seconds: float, trace_key: str | None = None) -> fl
 def write_file(size: int) -> int:
     """Write a number of bytes to a temporary file, force them to the disk, remove it; return the size."""
     with tempfile.TemporaryFile() as file:
-        for start in range(0, size, BLOCK):
-            file.write(bytes(min(BLOCK, size - start)))
+        for start in range(0, size, BLOCK_BYTES):
+            file.write(bytes(min(BLOCK_BYTES, size - start)))
         file.flush()
         os.fsync(file.fileno())
         return file.tell()

@@ -23,7 +23,7 @@ from tasks.settings import DatabaseSettings, SettingsError, read
 #: Any number will do as long as nothing else in the database takes the same advisory lock.
 LOCK = 7_367_431
 #: Seconds to wait for another host that migrates right now.
-LOCK_WAIT = 60
+LOCK_WAIT_SECONDS = 60
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     except SettingsError as error:
         return _fail(error.message)
     except psycopg.errors.LockNotAvailable:
-        return _fail(f"another migration has been running for {LOCK_WAIT} s")
+        return _fail(f"another migration has been running for {LOCK_WAIT_SECONDS} s")
     except (psycopg.Error, BadMigration, OSError) as error:
         return _fail(" ".join(str(error).split()))
     for name in applied:
@@ -66,7 +66,7 @@ def _exclusive(database: DatabaseSettings) -> Iterator[None]:
         if may_create.fetchone() != (True,):
             allowed = "a user who may create tables in the schema"
             raise SettingsError(f"DB_USER={database.db_user!r} is wrong: allowed is {allowed}")
-        connection.execute(f"SET lock_timeout = '{LOCK_WAIT}s'")
+        connection.execute(f"SET lock_timeout = '{LOCK_WAIT_SECONDS}s'")
         connection.execute("SELECT pg_advisory_lock(%s)", [LOCK])
         yield
 

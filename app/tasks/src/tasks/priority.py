@@ -22,9 +22,9 @@ from tasks.executions import traced
 from tasks.queues import QUEUES, redis_keys
 
 #: Percent of the disk that must be free.
-DISK_FREE_MINIMUM = 5.0
+DISK_FREE_PERCENT = 5.0
 #: Seconds to wait for the database.
-DATABASE_WAIT = 3.0
+DATABASE_WAIT_SECONDS = 3.0
 
 
 @app.task(bind=True)
@@ -73,7 +73,7 @@ def _check_broker() -> dict[str, Any]:
 
 
 def _check_database() -> dict[str, Any]:
-    with get_db_connection(wait=DATABASE_WAIT) as connection:
+    with get_db_connection(wait=DATABASE_WAIT_SECONDS) as connection:
         connection.execute("SELECT 1")
     return {}
 
@@ -83,7 +83,7 @@ def _check_disk() -> dict[str, Any]:
     usage = shutil.disk_usage(Path.cwd())
     free = 100 * usage.free / usage.total
     found = {"free_bytes": usage.free, "free_percent": round(free, 1)}
-    return found if free >= DISK_FREE_MINIMUM else {**found, "ok": False, "error": "the disk is nearly full"}
+    return found if free >= DISK_FREE_PERCENT else {**found, "ok": False, "error": "the disk is nearly full"}
 
 
 def _check_queues() -> dict[str, Any]:

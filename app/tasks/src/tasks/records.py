@@ -13,12 +13,12 @@ from typing import Any
 
 from redis import RedisError
 
-from tasks.store import IMPATIENT, redis_client
+from tasks.store import IMPATIENT_SECONDS, redis_client
 
 #: How many records each list keeps.
 LIMIT = 1000
 #: Seconds without another try after Redis refused or did not answer: tasks must not wait for it.
-PAUSE = 10.0
+PAUSE_SECONDS = 10.0
 
 MASK = "***"
 MAX_TEXT = 500  # characters of one string
@@ -44,13 +44,13 @@ class Recorder:
         if time.monotonic() < self._paused_until:
             return
         try:
-            with redis_client(IMPATIENT).pipeline(transaction=False) as pipe:
+            with redis_client(IMPATIENT_SECONDS).pipeline(transaction=False) as pipe:
                 pipe.lpush(key, json.dumps(record, allow_nan=False))
                 pipe.ltrim(key, 0, LIMIT - 1)
                 pipe.execute()
         except RedisError as error:
-            self._paused_until = time.monotonic() + PAUSE
-            logger.warning("no records of tasks for %g s: %s", PAUSE, error)
+            self._paused_until = time.monotonic() + PAUSE_SECONDS
+            logger.warning("no records of tasks for %g s: %s", PAUSE_SECONDS, error)
 
 
 def is_secret(name: object) -> bool:

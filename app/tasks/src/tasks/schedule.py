@@ -2,7 +2,7 @@
 
 RedBeat keeps the schedule in Redis, so that it survives a restart, and holds a lock there, so that only one
 beat sends. Entries are changed at run time through `redbeat.RedBeatSchedulerEntry`; those named here are
-written anew whenever a beat starts.
+rewritten whenever a beat starts.
 """
 
 from __future__ import annotations

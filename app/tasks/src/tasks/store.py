@@ -19,13 +19,13 @@ SUCCESSES = "tasks:successes"
 HEALTH = "tasks:health"
 
 #: Seconds to wait for an answer of Redis that a task needs.
-PATIENT = 5.0
+PATIENT_SECONDS = 5.0
 #: Seconds to wait for one that it can do without.
-IMPATIENT = 0.5
+IMPATIENT_SECONDS = 0.5
 
 
 @cache
-def redis_client(wait: float = PATIENT) -> Redis:
+def redis_client(wait: float = PATIENT_SECONDS) -> Redis:
     """Return this process's client: one connection pool, safe to use after a fork and by threads.
 
     It tries once: what is appended twice would be counted twice.

@@ -1,6 +1,5 @@
 """The agent inside a worker: its lease, its counters, its drain, its fence; and the rescue of others."""
 
-import json
 import logging
 import os
 import threading
@@ -18,47 +17,34 @@ from redis.exceptions import RedisError, ResponseError
 from celery_autoscaler.consuming.background import leave_signals
 from celery_autoscaler.consuming.due_tasks import due_times, overdue
 from celery_autoscaler.consuming.ledger import Fenced, Ledger, fenced_or
+from celery_autoscaler.consuming.versions import scheduled_requests
 from celery_autoscaler.protocol import recovery
-from celery_autoscaler.protocol.heartbeat import due_within
-from celery_autoscaler.protocol.keys import as_name, worker_name
+from celery_autoscaler.protocol.heartbeat import Heartbeat, due_within
+from celery_autoscaler.protocol.identity import group_of, host_of, worker_name
+from celery_autoscaler.protocol.keys import as_name
 from celery_autoscaler.protocol.orphans import Searcher
+from celery_autoscaler.protocol.script import script
 from celery_autoscaler.protocol.systemd import notify
 from celery_autoscaler.protocol.text import as_text
 
 logger = logging.getLogger(__name__)
 
-BEAT = 1.0
-FIRST_BEAT = 0.05
-LEASE = 5.0
+BEAT_SECONDS = 1.0
+FIRST_BEAT_SECONDS = 0.05
+LEASE_SECONDS = 5.0
 # Seconds between two measurements of the memory: the kernel has to walk through all of it.
-MEASURE = 10.0
+MEASURE_SECONDS = 10.0
 # Seconds between two tellings of the counts of tasks.
-TELL = 5.0
+TELL_SECONDS = 5.0
 # Running tasks that the heartbeat shows at most.
 RUNNING_SHOWN = 20
 # Messages of others that one beat gives back; the lease must not wait for more.
-RESCUE = 5000
+MESSAGES_PER_BEAT = 5000
 
-# KEYS: the worker's hash, its fence, the set of workers, the set of those that shall drain, its record.
-# ARGV: worker id, its name, milliseconds of the lease, then names and values of the heartbeat.
-# Returns FENCED, or whether the worker shall drain, whose leases have run out, whether its own had, and how
-# many messages are recorded.
-# A full server refuses to write the heartbeat; the lease is extended all the same.
-HEARTBEAT = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
-local late = 1 - redis.call('EXISTS', KEYS[1])
-local told = redis.pcall('HSET', KEYS[1], unpack(ARGV, 4))
-if type(told) == 'table' and told.err and string.find(told.err, 'WRONGTYPE', 1, true) then return told end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.pcall('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
-local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)
-return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), dead, late, redis.call('HLEN', KEYS[5])}
-"""
+HEARTBEAT = script("consuming", "beat")
 
 
-class Heartbeat(threading.Thread):
+class HeartbeatThread(threading.Thread):
     """Renews the lease once a second, in a thread: a task of the solo pool holds up the event loop."""
 
     def __init__(self, consumer: Any, ledger: Ledger) -> None:
@@ -68,7 +54,7 @@ class Heartbeat(threading.Thread):
         self.stopped = threading.Event()
         self.busy_seconds = 0.0
         self.memory = 0
-        self.measured = -MEASURE
+        self.measured = -MEASURE_SECONDS
         self.told = time.monotonic()
         self.last_beat = time.monotonic()
         self.fence_obeyed = False
@@ -81,9 +67,9 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         """Beat until stopped; a server that does not answer is tried again."""
         leave_signals()
-        beat = min(BEAT, self.ledger.lease / 5)
+        beat = min(BEAT_SECONDS, self.ledger.lease / 5)
         # The first beat shows that the worker consumes.
-        while not self.stopped.wait(beat if self.ledger.sessions else FIRST_BEAT):
+        while not self.stopped.wait(beat if self.ledger.sessions else FIRST_BEAT_SECONDS):
             try:
                 self.consumer.event_loop.look()
                 self.beat()
@@ -93,66 +79,53 @@ class Heartbeat(threading.Thread):
                 logger.exception("No heartbeat")
             notify("WATCHDOG=1")
 
-    def fields(self) -> dict[str, Any]:
-        """Return the heartbeat, or what can be read of it: the lease lives on."""
+    def fields(self) -> list[str | int | float]:
+        """Return names and values of the heartbeat in turn, or what can be read of it: the lease lives on."""
         try:
-            return self.counters()
+            return self.heartbeat().dump()
         except Exception:
             if not self.spoilt:
                 logger.exception("The heartbeat lacks the worker's tasks")
             self.spoilt = True
-            return {"state": self.state, "pid": os.getpid()}
+            return ["state", self.state, "pid", os.getpid()]
 
-    def counters(self) -> dict[str, Any]:
-        """Return the heartbeat: what the worker is and does."""
+    def heartbeat(self) -> Heartbeat:
+        """Return what the worker is and does."""
         now = time.monotonic()
-        active, scheduled = snapshot(state.active_requests), snapshot(state.scheduled_requests)
+        active, scheduled = snapshot(state.active_requests), snapshot(scheduled_requests)
         self.busy_seconds += len(active) * (now - self.last_beat)
         self.last_beat = now
-        if now - self.measured >= MEASURE:
+        if now - self.measured >= MEASURE_SECONDS:
             self.measured = now
             self.memory = memory_used(self.consumer.pool.info.get("processes", []))
-        name, _, host = worker_name(self.ledger.worker_id).partition("@")
+        name = worker_name(self.ledger.worker_id)
         waiting = {*scheduled, *snapshot(state.reserved_requests)} - {*active}
         number_overdue, oldest_due = overdue(waiting)
         etas = list(due_times(scheduled))
-        return {
-            "host": host,
-            "group": name.rpartition("-")[0] or name,
-            "pid": os.getpid(),
-            "state": self.state,
-            "concurrency": self.consumer.controller.concurrency,
-            "active": len(active),
-            "reserved": len(state.reserved_requests) - len(active),
-            "scheduled": len(scheduled),
-            # Whatever it does with them: run, wait for a slot, an ETA or a rate.
-            "held": len(self.ledger.held()),
-            "next_eta": min(etas, default=""),
-            # Tasks that come due within each of these numbers of seconds.
-            "due": json.dumps(due_within(etas, time.time())),
-            # Held tasks that are due and have not begun, and since when the first of them is.
-            "overdue": number_overdue,
-            "oldest_due": oldest_due,
-            "processed": state.all_total_count[0],
-            "failed": self.ledger.failed,
-            "busy_seconds": f"{self.busy_seconds:.3f}",
-            "queues": json.dumps(self.queues),
-            # Lists by name, and how many messages were taken from each.
-            "taken": json.dumps(self.ledger.taken),
-            # Tasks by name: how many have run to their end, the sum of their seconds, and of the squares.
-            "run_times": json.dumps(
-                {
-                    as_text(name): [ended.tasks, round(ended.seconds, 4), round(ended.squares, 6)]
-                    for name, ended in self.ledger.task_counts.run_times().items()
-                }
-            ),
-            # What runs: the task's name, and since when.
-            "running": json.dumps(
-                [(as_text(request.name), request.time_start) for request in active[:RUNNING_SHOWN]]
-            ),
-            "memory": self.memory,
-            "release": os.environ.get("CELERY_APP_RELEASE", ""),
-        }
+        return Heartbeat(
+            host=host_of(name),
+            group=group_of(name),
+            pid=os.getpid(),
+            state=self.state,
+            concurrency=self.consumer.controller.concurrency,
+            active=len(active),
+            reserved=len(state.reserved_requests) - len(active),
+            scheduled=len(scheduled),
+            held=len(self.ledger.held()),
+            overdue=number_overdue,
+            oldest_due=oldest_due,
+            processed=state.all_total_count[0],
+            busy_seconds=self.busy_seconds,
+            memory=self.memory,
+            failed=self.ledger.failed,
+            release=os.environ.get("CELERY_APP_RELEASE", ""),
+            next_eta=min(etas, default=None),
+            queues=self.queues,
+            taken=self.ledger.taken,
+            due=due_within(etas, time.time()),
+            run_times={as_text(name): ended for name, ended in self.ledger.task_counts.run_times().items()},
+            running=[(as_text(request.name), request.time_start) for request in active[:RUNNING_SHOWN]],
+        )
 
     @property
     def queues(self) -> list[str]:
@@ -169,7 +142,7 @@ class Heartbeat(threading.Thread):
             return "stalled"
         if not self.ledger.draining:
             return "running"
-        return "draining" if len(self.ledger.held()) > len(state.scheduled_requests) else "drained"
+        return "draining" if len(self.ledger.held()) > len(scheduled_requests) else "drained"
 
     def beat(self) -> None:
         """Renew the lease, obey a wish to drain, and rescue whose lease has run out."""
@@ -177,7 +150,7 @@ class Heartbeat(threading.Thread):
         if not ledger.fenced and ledger.sessions > 0:
             try:
                 self.renew()
-                if time.monotonic() - self.told >= TELL:
+                if time.monotonic() - self.told >= TELL_SECONDS:
                     self.told = time.monotonic()
                     ledger.tell_task_counts()
             except ResponseError as error:
@@ -193,7 +166,7 @@ class Heartbeat(threading.Thread):
         """Send the heartbeat and obey the answer."""
         ledger, keys, client = self.ledger, self.ledger.keys, self.ledger.client
         ledger.flush()
-        heartbeat = [part for item in self.fields().items() for part in item]
+        heartbeat = self.fields()
         sent = time.monotonic()
         drain, dead, late, recorded = client.register_script(HEARTBEAT)(
             keys=[
@@ -217,7 +190,7 @@ class Heartbeat(threading.Thread):
         if sent - self.heard_since < ledger.lease:
             return
         others = [worker_id for worker_id in map(as_name, dead) if worker_id != ledger.worker_id]
-        recovery.recover_each(client, keys, others, separator=ledger.separator, limit=RESCUE)
+        recovery.recover_each(ledger.broker, others, limit=MESSAGES_PER_BEAT)
         self.searcher.search(client, keys)
 
     def reconcile(self, recorded: int) -> None:
@@ -229,7 +202,7 @@ class Heartbeat(threading.Thread):
 
     def fence(self) -> None:
         """Drop what was not begun, let what runs finish, and end."""
-        logger.error("Fenced: the lease ran out and the messages were given to others; this worker ends")
+        logger.error("Fenced: the lease expired and other workers got the messages; this worker ends")
         self.consumer.on_close()
         state.should_stop = os.EX_TEMPFAIL
 
@@ -260,19 +233,19 @@ class Agent(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
-        self.heartbeat: Heartbeat | None = None
+        self.heartbeat: HeartbeatThread | None = None
 
     def start(self, consumer: Any) -> None:
         """Begin to beat with the first connection."""
         consumer.send_events_of_held_tasks()
         if self.heartbeat is None:
-            self.heartbeat = Heartbeat(consumer, consumer.ledger)
+            self.heartbeat = HeartbeatThread(consumer, consumer.ledger)
             self.heartbeat.start()
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Go on with what the pool was writing and reading when the last connection was lost."""
         # An idle loop turns as well.
-        hub.call_repeatedly(BEAT, consumer.event_loop.turn)
+        hub.call_repeatedly(BEAT_SECONDS, consumer.event_loop.turn)
         consumer.pipes.resume()
 
     def stop(self, consumer: Any) -> None:

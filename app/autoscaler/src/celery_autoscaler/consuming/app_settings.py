@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from celery_autoscaler.consuming.versions import value_set_for
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
 
 # Where the app says nothing.
@@ -33,7 +34,7 @@ def overruled(conf: Any) -> list[str]:
     return [
         f"{name}={conf[name]!r} has no effect: {why}"
         for name, (value, why) in REQUIRED.items()
-        if conf.value_set_for(name) and conf[name] != value
+        if value_set_for(conf, name) and conf[name] != value
     ]
 
 
@@ -41,7 +42,7 @@ def prepare(conf: Any) -> list[str]:
     """Set what a worker needs; return what :func:`overruled` does."""
     lines = overruled(conf)
     for name, value in DEFAULTS.items():
-        if not conf.value_set_for(name):
+        if not value_set_for(conf, name):
             conf[name] = value
     for name, (value, _) in REQUIRED.items():
         conf[name] = value

@@ -30,12 +30,11 @@ from queue import Empty
 from time import monotonic
 from typing import Any
 
-from celery.worker import state
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from celery_autoscaler.consuming import delivery
+from celery_autoscaler.consuming import delivery, versions
 from celery_autoscaler.consuming.fetch import FETCH, FETCH_SHA
 from celery_autoscaler.consuming.ledger import Fenced, Ledger, Return, fenced_or
 from celery_autoscaler.consuming.qos import QoS
@@ -55,7 +54,7 @@ REFUSED = 0.5
 CONNECTIONS = 3
 
 
-class Channel(redis.Channel):  # type: ignore[misc]
+class Channel(versions.Channel):  # type: ignore[misc]
     """Fetches where kombu's channel would block on ``BRPOP``."""
 
     QoS = QoS
@@ -71,6 +70,8 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._queues: list[str] = []
         self._lists: list[str] = []
         self._tracked: Any = None
+        self._subscribed: Any = None
+        self._wake_id = 0
         self._tracking_known = True
         self._said = ""
         super().__init__(*args, **kwargs)
@@ -301,18 +302,26 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if not self._tracking_known or self._tracked is connection._sock:
             return
         wake = self.wake_client.connection
+        # Who has subscribed may ask for nothing else: its number is asked for once.
+        subscribed = wake._sock is not None and self._subscribed is wake._sock
         try:
-            wake.send_command("CLIENT", "ID")
-            wake_id = wake.read_response()
-            # RESP2 passes the words on to subscribers only.
-            wake.send_command("SUBSCRIBE", "__redis__:invalidate")
-            connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", wake_id, "NOLOOP")
+            if not subscribed:
+                wake.send_command("CLIENT", "ID")
+                self._wake_id = wake.read_response()
+                # RESP2 passes the words on to subscribers only.
+                wake.send_command("SUBSCRIBE", "__redis__:invalidate")
+                self._subscribed = wake._sock
+            connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._wake_id, "NOLOOP")
             connection.read_response()
         except Refused:
             # Replies are left on it.
             wake.disconnect()
             raise
         except ResponseError as error:
+            if subscribed:
+                # The server has lost it: it is rebuilt before the next fetch.
+                wake.disconnect()
+                return
             logger.info("The server supports no CLIENT TRACKING (%s): polling instead", error)
             self._tracking_known = False
         else:
@@ -345,88 +354,6 @@ class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]
     """The same on a server found through Sentinel."""
 
 
-class Poller(redis.MultiChannelPoller):  # type: ignore[misc]
-    """Kombu's poller, that also listens on wake-up connections and looks again in time."""
-
-    hub: Any = None
-
-    def look_again(self, seconds: float) -> None:
-        """Make the event loop turn once more, so late; the loop without a hub sees to it in :meth:`get`."""
-        if self.hub is not None:
-            self.hub.call_later(seconds, _turn)
-
-    def on_poll_start(self) -> None:
-        """Register the wake-up connections as well."""
-        for channel in self._channels:
-            if (
-                channel.active_queues
-                and channel._tracking_known
-                and not self._client_registered(channel, channel.wake_client, "WAKE")
-            ):
-                self._register(channel, channel.wake_client, "WAKE")
-                channel._tracked = None
-                channel._next_fetch = 0.0
-        super().on_poll_start()
-
-    def on_readable(self, fileno: int) -> None:
-        """Hear wake-up words also while no message is wanted, or the socket would stay readable.
-
-        Raises:
-            Empty: There was no message.
-        """
-        channel, kind = self._fd_to_chan.get(fileno, (None, None))
-        if kind == "WAKE":
-            channel._on_wake()
-            # Or who drains for a second, for replies, would begin that second anew with each word.
-            raise Empty
-        super().on_readable(fileno)
-
-    def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for an event, but not longer than until the next look.
-
-        Raises:
-            TimeoutError: The worker is told to stop; Celery's loop without a hub would see it seconds later.
-        """
-        due = [channel.due_in() for channel in self._channels if channel.active_queues]
-        if due and self.hub is None and state.should_stop is not None:
-            raise TimeoutError
-        if due:
-            timeout = max(0.0, min([*due, LOOK if timeout is None else timeout]))
-        super().get(callback, timeout)
-
-
-class Transport(redis.Transport):  # type: ignore[misc]
-    """Kombu's Redis transport with the channel above. A subclass names the ledger."""
-
-    Channel = Channel
-    ledger: Ledger
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cycle = Poller()
-
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Let the poller use the loop's timer."""
-        self.cycle.hub = loop
-        super().register_with_event_loop(connection, loop)
-
-
-class SentinelTransport(Transport, redis.SentinelTransport):  # type: ignore[misc]
-    """Kombu's Sentinel transport with the channel above."""
-
-    Channel = SentinelChannel
-
-
-# By the scheme of the broker's URL.
-TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
-
-
-def transport_for(scheme: str, ledger: Ledger) -> type[Transport] | None:
-    """Return the transport for a worker's connection, or nothing where the broker is not Redis."""
-    base = TRANSPORTS.get(scheme)
-    return type(base.__name__, (base,), {"ledger": ledger}) if base else None
-
-
 def swallow(sock: Any) -> bool:
     """Read whatever a socket holds without waiting; return False if its other end is closed."""
     if sock is None:
@@ -450,7 +377,3 @@ def paused(error: RedisError) -> str:
     if takes_no_writes(error):
         return f"Redis takes no writes: nothing is fetched until it does ({error})"
     return f"Redis refuses commands: nothing is fetched until it obeys ({error})"
-
-
-def _turn() -> None:
-    pass

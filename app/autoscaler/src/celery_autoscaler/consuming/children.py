@@ -1,4 +1,4 @@
-"""What the processes of a pool take over from their worker, whether they are forked or start anew.
+"""What the processes of a pool take over from their worker, whether they are forked or spawned.
 
 A forked process has all that its worker has. One that is spawned (``worker_pool_start_method="spawn"``) is a
 fresh interpreter which gets the app as it was pickled, without what was done to it.
@@ -35,7 +35,7 @@ def initialize(app: Any, hostname: str) -> None:
     """Begin as Celery's processes do, with what the worker has and was not pickled."""
     # Stamps what tasks publish.
     import_module("celery_autoscaler.worker")
-    # The module of the tasks makes an app anew, beside the one that was pickled.
+    # The module of the tasks creates another app beside the one that was pickled.
     use_our_backends(BaseLoader)
     use_our_backends(app.loader)
     # In this interpreter it is Celery's own.

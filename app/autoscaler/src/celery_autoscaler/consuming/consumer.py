@@ -13,7 +13,7 @@ from celery.exceptions import InvalidTaskError
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from celery_autoscaler.consuming.channel import TRANSPORTS, transport_for
+from celery_autoscaler.consuming import versions
 from celery_autoscaler.consuming.delivery import described, forget_request
 from celery_autoscaler.consuming.due_tasks import DueTasks
 from celery_autoscaler.consuming.ending import answers, hurry, hurry_pool
@@ -23,16 +23,17 @@ from celery_autoscaler.consuming.outcomes import Outcome, guarded, nothing
 from celery_autoscaler.consuming.pool_guard import guard
 from celery_autoscaler.consuming.pool_pipes import PoolPipes, is_prefork
 from celery_autoscaler.consuming.producers import Producers
-from celery_autoscaler.consuming.request import UNCERTAIN, adopt
+from celery_autoscaler.consuming.request import UNCERTAIN_SECONDS, adopt
+from celery_autoscaler.consuming.transport import TRANSPORTS, transport_for
 from celery_autoscaler.protocol.server_state import Refused
 
 logger = logging.getLogger(__name__)
 
 # Seconds between tries to connect again.
-RECONNECT = 1.0
+RECONNECT_SECONDS = 1.0
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(versions.Consumer):  # type: ignore[misc]
     """A consumer whose messages outlive its connection."""
 
     ledger: Ledger
@@ -53,7 +54,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)
             self.ledger.postpone = lambda request: self.hub.call_later(
-                UNCERTAIN, self.on_task_request, request
+                UNCERTAIN_SECONDS, self.on_task_request, request
             )
 
     @property
@@ -80,7 +81,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             connection.get_transport_cls = lambda: transport
         # Celery's own pauses grow to half a minute.
         connection.ensure_connection = partial(
-            connection.ensure_connection, interval_start=RECONNECT, interval_step=0
+            connection.ensure_connection, interval_start=RECONNECT_SECONDS, interval_step=0
         )
         self.event_loop.turn()
         return self.ensure_connected(connection)
@@ -191,7 +192,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self.producers.begin_anew()
         if isinstance(exc, Refused):
             # Nothing else holds the next try up: the server answers.
-            sleep(RECONNECT)
+            sleep(RECONNECT_SECONDS)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """Keep the requests here as well: the connection may be the second one."""
@@ -239,7 +240,7 @@ def with_ledger(base: type) -> type:
         TypeError: That one is no consumer of Celery's.
     """
     if not issubclass(base, CeleryConsumer):
-        raise TypeError(f"worker_consumer={base!r} is wrong: it is no subclass of Celery's consumer")
+        raise TypeError(f"worker_consumer={base!r} is wrong: it is not a subclass of Celery's consumer")
     if issubclass(base, Consumer):
         return base
     return type(base.__name__, (Consumer, base), {"__module__": base.__module__, "__doc__": base.__doc__})
@@ -248,7 +249,7 @@ def with_ledger(base: type) -> type:
 def keep_handed_over(pool: Any) -> None:
     """Have the pool wait for tasks that a process was given, though it has not said yet that it began them.
 
-    Celery forgets them when it stops. The process runs them all the same; nobody hears of it, the messages
+    Celery forgets them when it stops. The process still runs them; no one learns of it, the messages
     go back, and the process waits half a minute for its result to be read.
     """
     jobs = getattr(getattr(pool, "_pool", None), "_cache", {})

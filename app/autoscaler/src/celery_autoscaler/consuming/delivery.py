@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 # What a consumer raises when something else is away: nothing is wrong with the message.
 PASSING = (OSError, NoConnection, NoAnswer, OperationalError, BackendError)
 # Seconds until such a message is in its list again, by the times that it has come back.
-PAUSES = (1.0, 3.0, 9.0)
+PAUSE_SECONDS = (1.0, 3.0, 9.0)
 # Characters of a reason that are kept.
-REASON = 500
+REASON_CHARACTERS = 500
 
 
 class NoMessageError(ValueError):
@@ -56,10 +56,10 @@ def decoded(raw: bytes) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("properties"), dict):
         raise NoMessageError("it has no properties")
     if not isinstance(message.get("headers") or {}, dict):
-        raise NoMessageError("its headers are no object")
+        raise NoMessageError("its headers are not an object")
     properties = message["properties"]
     if not isinstance(properties.get("delivery_info") or {}, dict):
-        raise NoMessageError("its delivery_info is no object")
+        raise NoMessageError("its delivery_info is not an object")
     properties["delivery_info"] = properties.get("delivery_info") or {}
     return message
 
@@ -116,7 +116,7 @@ def refuse(ledger: Ledger, token: str, error: Exception) -> None:
         logger.error("A consumer failed: %s", reason, exc_info=error)
     elif isinstance(error, PASSING) or is_refusal(error):
         attempts = redeliveries(message.delivery_info) if message is not None else 0
-        pause = PAUSES[min(attempts, len(PAUSES) - 1)]
+        pause = PAUSE_SECONDS[min(attempts, len(PAUSE_SECONDS) - 1)]
         logger.warning("A message is tried again in %g s: %s", pause, reason)
         ledger.put_back(token, Return(died=reason, due=monotonic() + pause))
     else:
@@ -147,7 +147,7 @@ def forget_request(message: Any) -> None:
 def described(error: BaseException) -> str:
     """Return an exception in one line, whatever its own description does."""
     try:
-        text = as_text(error, REASON)
+        text = as_text(error, REASON_CHARACTERS)
     except Exception:  # noqa: BLE001 - whatever a class of the app's does
         text = "its description cannot be read"
     if isinstance(error, NoMessageError):

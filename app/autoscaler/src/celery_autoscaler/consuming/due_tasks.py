@@ -15,6 +15,7 @@ from typing import Any
 from celery.worker import state
 
 from celery_autoscaler.consuming.ledger import UNRECORDED, Ledger
+from celery_autoscaler.consuming.versions import scheduled_requests
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ class DueTasks:
 
 
 def forget(request: Any) -> None:
-    """Take in that a request is no longer this worker's."""
+    """Note that a request is no longer this worker's."""
     request.acknowledged = True
-    state.scheduled_requests.discard(request)
+    scheduled_requests.discard(request)
     if state.requests.get(request.id) is request:
         del state.requests[request.id]
 
@@ -107,8 +108,8 @@ def due_times(requests: Iterable[Any]) -> list[float]:
     return [due for due in found if due is not None]
 
 
-def overdue(requests: Iterable[Any]) -> tuple[int, float | str]:
+def overdue(requests: Iterable[Any]) -> tuple[int, float | None]:
     """Return of how many requests the ETA has passed, and the earliest of those; nothing if there is none."""
     now = time()
     due = [eta for eta in due_times(requests) if eta <= now]
-    return len(due), min(due, default="")
+    return len(due), min(due, default=None)

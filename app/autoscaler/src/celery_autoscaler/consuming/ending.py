@@ -1,7 +1,7 @@
 """End a worker in bounded time while its broker is away.
 
 On its way out Celery unsubscribes, says goodbye and deletes queues of its own, each on a connection that it
-opens anew if the last one failed, and each waits for the server. A worker whose broker does not answer does
+reopens if the last one failed, and each waits for the server. A worker whose broker does not answer does
 not wait for these; for what its tasks need, it does until there is nothing else to wait for.
 """
 
@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from celery.utils import threads
-
 from celery_autoscaler.consuming.background import leave_signals
+from celery_autoscaler.consuming.versions import bound_open_broker_sockets
 
 # Seconds within which a broker that is there has answered.
-ANSWER = 0.5
+ANSWER_SECONDS = 0.5
 # Seconds to wait for each answer of a broker that is away.
-HURRY = 0.05
+HURRY_SECONDS = 0.05
 
 
-def answers(ask: Callable[[], Any], within: float = ANSWER) -> bool:
+def answers(ask: Callable[[], Any], within: float = ANSWER_SECONDS) -> bool:
     """Whether a server answers, asked in a thread so that nothing else can hold this one up."""
     answered = threading.Event()
 
@@ -34,7 +33,7 @@ def answers(ask: Callable[[], Any], within: float = ANSWER) -> bool:
     return answered.wait(within)
 
 
-def hurry(connections: Iterable[Any], seconds: float = HURRY) -> None:
+def hurry(connections: Iterable[Any], seconds: float = HURRY_SECONDS) -> None:
     """Let nothing on these connections of kombu's, if they are connected, wait for longer."""
     for connection in connections:
         transport = getattr(connection, "_transport", None)
@@ -43,10 +42,10 @@ def hurry(connections: Iterable[Any], seconds: float = HURRY) -> None:
         for channel in list(getattr(transport, "channels", None) or ()):
             for name in ("_pool", "_async_pool"):
                 hurry_pool(vars(channel).get(name), seconds)
-        threads.bound_open_broker_sockets(connection, seconds)  # type: ignore[attr-defined]
+        bound_open_broker_sockets(connection, seconds)
 
 
-def hurry_pool(pool: Any, seconds: float = HURRY) -> None:
+def hurry_pool(pool: Any, seconds: float = HURRY_SECONDS) -> None:
     """Let nothing on the connections of a pool of redis-py's wait for longer, nor on those it opens."""
     if pool is None:
         return

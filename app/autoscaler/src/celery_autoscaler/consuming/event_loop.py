@@ -34,7 +34,7 @@ class EventLoop:
         self._lease = lease
         conf = consumer.app.conf
         own = conf.broker_transport_options.get("socket_timeout")
-        # The app's own waits: for its broker, and for tasks when it is told to end at once.
+        # The app's own waits: for its broker, and for tasks when it has to end at once.
         extra = max(0.0, float(conf.worker_soft_shutdown_timeout or 0))
         extra += 3 * own if isinstance(own, int | float) else 0.0
         self.stalled_after = STALLED_LEASES * lease + extra

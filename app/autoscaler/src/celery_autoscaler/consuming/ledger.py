@@ -14,7 +14,11 @@ from redis.exceptions import RedisError, ResponseError
 from celery_autoscaler.consuming.outcomes import Outcomes
 from celery_autoscaler.consuming.task_counts import TaskCounts
 from celery_autoscaler.protocol import recovery
-from celery_autoscaler.protocol.keys import Keys, as_name, worker_name
+from celery_autoscaler.protocol.broker import Broker, Client
+from celery_autoscaler.protocol.identity import host_of, worker_name
+from celery_autoscaler.protocol.keys import Keys, as_name
+from celery_autoscaler.protocol.project import project_name
+from celery_autoscaler.protocol.script import script
 from celery_autoscaler.protocol.server_state import UNLIMITED, is_refusal
 from celery_autoscaler.protocol.wrong_types import is_wrong_type, set_aside_for
 
@@ -23,29 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# KEYS: the worker's hash, its fence, its record, the set of workers.
-# ARGV: worker id, session, milliseconds of the lease.  Returns the tokens of the record.
-# Invariant: a worker that is being rescued never comes back.
-OPEN = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
-redis.call('HSET', KEYS[1], 'session', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-local now = redis.call('TIME')
-redis.call('ZADD', KEYS[4], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3], ARGV[1])
-return redis.call('HKEYS', KEYS[3])
-"""
+OPEN = script("consuming", "open_session")
 
-# KEYS: the worker's record, its hash, the set of workers.  ARGV: worker id.
-# Returns how many messages are recorded.
-# Invariant: a lease is given up only with an empty record; until then others know where to look.
-CLOSE = """
-local left = redis.call('HLEN', KEYS[1])
-if left == 0 then
-    redis.call('DEL', KEYS[2])
-    redis.call('ZREM', KEYS[3], ARGV[1])
-end
-return left
-"""
+CLOSE = script("consuming", "give_up_lease")
 
 # What a worker may meet on the way to the server; whatever was to be sent is kept and sent later.
 UNHEARD = (RedisError, OSError)
@@ -62,7 +46,7 @@ class Return:
     """A message on its way back to its list, or to the dead letters."""
 
     died: str | None = None
-    """Why it was not finished; nothing for a message that nobody began."""
+    """Why it was not finished; nothing for a message that was never begun."""
     due: float = 0.0
     """When it is to be sent, by the process's clock."""
     end: Literal["next", "last"] = "last"
@@ -88,7 +72,7 @@ class Ledger:
         self.lease = lease
         self.keys = Keys()
         self.separator = ""
-        self._client: recovery.Client = None
+        self._client: Client = None
         self._server = ""
         self.pid = os.getpid()
         # Prefix of the tokens of a step under way → whether its reply can still be read.
@@ -124,7 +108,7 @@ class Ledger:
 
     def bind(self, channel: "Channel") -> None:
         """Use the newest connection's settings for what is settled from now on."""
-        self.keys = Keys(channel.global_keyprefix)
+        self.keys = Keys(channel.global_keyprefix, project_name())
         self.separator = channel.sep
         server = channel.connection.client.as_uri(include_password=True)
         if server != self._server:
@@ -138,11 +122,16 @@ class Ledger:
             self._client = Redis(connection_pool=pool)
 
     @property
-    def client(self) -> recovery.Client:
+    def client(self) -> Client:
         """The connection for everything but fetching, once there is one."""
         if self._client is None:
             raise RuntimeError("the worker has not connected yet")
         return self._client
+
+    @property
+    def broker(self) -> Broker:
+        """The broker as those functions take it that serve workers and supervisors."""
+        return Broker(self.client, self.keys, self.separator)
 
     @property
     def silent(self) -> bool:
@@ -156,7 +145,7 @@ class Ledger:
 
     @property
     def needs_session(self) -> bool:
-        """Whether nobody may take messages before there is a new session.
+        """Whether messages may not be taken before there is a new session.
 
         There is none, or the connection of a step is lost: it may still be under way, and nobody would hear
         what it takes.
@@ -164,7 +153,7 @@ class Ledger:
         return not self._is_open or not all(can_be_read() for can_be_read in list(self.fetching.values()))
 
     def end_session(self, session: str) -> None:
-        """Take in that the server no longer knows a session; a newer one may be open already."""
+        """Note that the server no longer knows a session; a newer one may be open already."""
         if session == self.session:
             self._is_open = False
 
@@ -225,7 +214,7 @@ class Ledger:
                 logger.error("Key %s: %s", refusal.name, refusal.why)
 
     def reconcile(self) -> None:
-        """Put back what the record holds and nobody in this process knows.
+        """Put back what the record holds and this process does not know.
 
         Raises:
             redis.RedisError: The server cannot be reached or refuses.
@@ -246,7 +235,7 @@ class Ledger:
         self.fetching.pop(fetch, None)
 
     def deliver(self, token: str, message: Any, holder: set[str]) -> None:
-        """Take in that a consumer has a message; it counts against the prefetch of its channel."""
+        """Note that a consumer has a message; it counts against the prefetch of its channel."""
         self.delivered[token] = message
         self.holders[token] = holder
         holder.add(token)
@@ -280,7 +269,7 @@ class Ledger:
             return
         self.unsent.add(token)
         self.release(token)
-        # Else the event loop would wait in vain for each of them; the heartbeat tries it.
+        # Else the event loop would wait for each of them until it times out; the heartbeat tries it.
         if not self.silent:
             self.flush()
 
@@ -301,7 +290,7 @@ class Ledger:
             self.flush()
 
     def offer(self, tokens: Iterable[str]) -> set[str]:
-        """Put messages that nobody began back, the next to be taken; return those that stay.
+        """Put back messages that were never begun, the next to be taken; return those that stay.
 
         They stay if the server takes no writes. If it is not heard whether it took them, that is tried again.
         """
@@ -363,9 +352,9 @@ class Ledger:
         """Write down the counts of tasks for the supervisor of this host, if they have changed.
 
         Raises:
-            redis.RedisError: The server does not answer, or is full; the next call tells them.
+            redis.RedisError: The server does not answer, or is full; the next call reports them.
         """
-        key = self.keys.task_counts(worker_name(self.worker_id).partition("@")[2])
+        key = self.keys.task_counts(host_of(worker_name(self.worker_id)))
 
         def send(text: str) -> None:
             with self.client.pipeline(transaction=False) as pipe:
@@ -375,9 +364,7 @@ class Ledger:
 
     def give_back(self, tokens: Iterable[str], **circumstances: Any) -> None:
         """Put messages back into their lists; see :func:`celery_autoscaler.protocol.recovery.give_back`."""
-        recovery.give_back(
-            self.client, self.keys, self.worker_id, tokens, separator=self.separator, **circumstances
-        )
+        recovery.give_back(self.broker, self.worker_id, tokens, **circumstances)
 
     # --- The end ---------------------------------------------------------------------------------------
 
@@ -405,7 +392,7 @@ class Ledger:
         try:
             self.tell_task_counts()
         except UNHEARD as error:
-            # A full server has no room for them, but the lease is given up all the same.
+            # A full server has no room for them, but the lease is still given up.
             logger.debug("The last counts of tasks are lost: %s", error)
         left = self.client.register_script(CLOSE)(
             keys=[keys.unacked(worker), keys.worker(worker), keys.workers], args=[worker]

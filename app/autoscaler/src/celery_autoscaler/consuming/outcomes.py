@@ -1,7 +1,7 @@
-"""What became of tasks, told to servers that may be away, by a thread that may wait for them.
+"""Report what became of tasks to servers that may be away, in a thread that may wait for them.
 
-Celery's main process tells what no child can: that a task expired, was revoked, ran into its hard time
-limit, died with its process, or has a name that nobody knows. For that it asks the server of results, runs
+Celery's main process reports what no child can: that a task expired, was revoked, ran into its hard time
+limit, died with its process, or has an unknown name. For that it asks the server of results, runs
 what the task wants to be run, and sends other tasks. In the event loop each of these would hold up all other
 tasks, and the end of the worker, for as long as a server is away. The message is settled afterwards, where
 Celery does so; until then it takes no room that another message could have.
@@ -19,10 +19,10 @@ from celery_autoscaler.consuming.background import leave_signals
 
 logger = logging.getLogger(__name__)
 
-# Outcomes that wait at most; what comes on top of that is not told, but settled.
+# Outcomes that wait at most; more are settled and not reported.
 WAITING = 1000
 # Seconds that a worker waits for them when it ends.
-AT_END = 1.0
+AT_END_SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,13 @@ class Outcome:
 
     tell: Callable[[], Any]
     settle: Callable[[], Any]
-    """Settles the message if it cannot be told."""
+    """Settles the message if the outcome cannot be reported."""
     give_up: Callable[[], Any]
     """Settles it at the end of the worker, unless it is to go back."""
     task: str
 
     def run(self) -> None:
-        """Tell it; whatever goes wrong, the message is settled."""
+        """Report it; whatever goes wrong, the message is settled."""
         try:
             self.tell()
         except (Exception, SystemExit):
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Outcomes:
-    """The outcomes that wait to be told, in order."""
+    """The outcomes that wait to be reported, in order."""
 
     def __init__(self) -> None:
         self._waiting: deque[Outcome] = deque()
@@ -55,7 +55,7 @@ class Outcomes:
         self._ended = False
 
     def add(self, outcome: Outcome) -> None:
-        """Tell an outcome soon; at once, in the thread that tells them, where one leads to another."""
+        """Report an outcome soon; at once, in the reporting thread, where one leads to another."""
         if self._thread is threading.current_thread():
             outcome.run()
             return
@@ -88,7 +88,7 @@ class Outcomes:
                     self._waiting.popleft()
                 self._changed.notify_all()
 
-    def finish(self, within: float = AT_END) -> None:
+    def finish(self, within: float = AT_END_SECONDS) -> None:
         """Wait that number of seconds for what waits; give up the rest."""
         due = monotonic() + within
         with self._changed:

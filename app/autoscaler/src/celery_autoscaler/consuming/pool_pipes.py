@@ -1,7 +1,7 @@
 """The pipes between a worker and its child processes, over a lost connection to the broker.
 
 When a connection is lost Celery's event loop forgets every file it watches, and the pool registers its pipes
-anew. Celery drops at that moment what the pool was doing, since its messages are lost with the connection.
+again. Celery drops at that moment what the pool was doing, since its messages are lost with the connection.
 Ours are not, so that what was half written to a child, or half read from one, has to go on where it stopped.
 """
 

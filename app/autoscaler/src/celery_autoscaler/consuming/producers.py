@@ -36,7 +36,7 @@ class BoundedPool(ConnectionPool):  # type: ignore[misc]
 
 
 def raising_the_cause(publish: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what raises the transport's own error: the consumer connects again upon that alone."""
+    """Return what raises the transport's own error: only that makes the consumer reconnect."""
 
     @functools.wraps(publish)
     def published(*arguments: Any, **options: Any) -> Any:

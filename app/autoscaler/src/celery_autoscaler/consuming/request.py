@@ -26,6 +26,7 @@ from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 from kombu.utils.compat import detect_environment
 
+from celery_autoscaler.consuming import versions
 from celery_autoscaler.consuming.delivery import refuse
 from celery_autoscaler.consuming.ledger import Ledger
 from celery_autoscaler.consuming.outcomes import Outcome, guarded, nothing
@@ -35,9 +36,9 @@ from celery_autoscaler.protocol.tallies import published_at
 logger = logging.getLogger(__name__)
 
 # Seconds between looks of a worker that has to know whether its lease lives.
-UNCERTAIN = 0.2
+UNCERTAIN_SECONDS = 0.2
 # Seconds that a time limit may have: a century.
-LONGEST_LIMIT = 3.2e9
+LONGEST_LIMIT_SECONDS = 3.2e9
 # What a task raises that does not fail.
 OUTCOMES = ((Reject, "rejected"), (Ignore, "ignored"), (Retry, "retried"))
 
@@ -55,8 +56,8 @@ def counting(count: Callable[..., None]) -> Callable[..., None]:
     return counted
 
 
-class Request(CeleryRequest):  # type: ignore[misc]
-    """A request that tells the channel when its message comes back because something died, and is counted."""
+class Request(versions.Request):  # type: ignore[misc]
+    """A request that reports to the channel when its message comes back, counted, because something died."""
 
     _already_revoked: bool
     _already_cancelled: bool
@@ -138,7 +139,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         try:
             super().on_accepted(pid, time_accepted)
         except Exception:
-            # The pool would hide it. The task runs all the same.
+            # The pool would hide it. The task still runs.
             logger.exception("The start of task %s cannot be stored", self.id)
             if not self.task.acks_late:
                 self.acknowledge()
@@ -187,7 +188,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
 
     def fleet_again_after(self, exc: BaseException) -> bool:
         """Whether a task that a limit ended is to run again."""
-        return isinstance(exc, TimeLimitExceeded) and not self.task.acks_on_timeout
+        return isinstance(exc, TimeLimitExceeded) and not versions.acks_on_timeout(self.task)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Tell of a task that ran into its hard time limit, without waiting for it."""
@@ -195,7 +196,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         if soft:
             tell()
         else:
-            self.fleet_tell(tell, again=not self.task.acks_on_timeout)
+            self.fleet_tell(tell, again=not versions.acks_on_timeout(self.task))
 
     def _announce_revoked(self, *arguments: Any, **options: Any) -> None:
         if not self._already_revoked:
@@ -246,7 +247,7 @@ class Request(CeleryRequest):  # type: ignore[misc]
         """Settle the message of a task that has ended, as Celery documents, if that has not been done."""
         task = self.task
         if not self.acknowledged:
-            if self.time_start is not None and task.acks_late and not task.acks_on_failure:
+            if self.time_start is not None and task.acks_late and not versions.acks_on_failure(task):
                 self.reject(requeue=False)
             else:
                 self.acknowledge()
@@ -299,7 +300,7 @@ def check_name(name: Any) -> None:
         InvalidTaskError: It is no text.
     """
     if not isinstance(name, str):
-        raise InvalidTaskError("its name is no text")
+        raise InvalidTaskError("its name is not a text")
 
 
 def check_limits(limits: Any) -> None:
@@ -309,22 +310,22 @@ def check_limits(limits: Any) -> None:
         InvalidTaskError: They are no pair of seconds, each of which may be nothing.
     """
     if not isinstance(limits, list | tuple) or len(limits) != 2:
-        raise InvalidTaskError("its time limits are no pair")
+        raise InvalidTaskError("its time limits are not a pair")
     for limit in limits:
-        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit < LONGEST_LIMIT):
-            raise InvalidTaskError("a time limit is no number of seconds")
+        if limit is not None and not (isinstance(limit, int | float) and 0 <= limit < LONGEST_LIMIT_SECONDS):
+            raise InvalidTaskError("a time limit is not a number of seconds")
 
 
 def is_lost(ledger: Ledger) -> bool:
     """Whether the worker's messages were given to others.
 
     A worker that was silent for as long as its lease, frozen or cut off, waits for its next heartbeat before
-    it begins anything. While nobody can tell, nothing begins.
+    it begins anything. While that is unknown, nothing begins.
     """
     while ledger.silent and not ledger.fenced:
         if state.should_stop is not None or state.should_terminate is not None:
             return True
-        sleep(UNCERTAIN)
+        sleep(UNCERTAIN_SECONDS)
     return ledger.fenced
 
 
@@ -389,7 +390,8 @@ def with_ledger(base: Any) -> Any:
     """Return a class of requests that is ours above another one, whose methods run as well."""
     if not isinstance(base, type) or not issubclass(base, CeleryRequest):
         logger.warning(
-            "%r is no subclass of Celery's Request: its tasks are not counted, and become no dead letters",
+            "%r is not a subclass of Celery's Request: "
+            "its tasks are neither counted nor put aside as dead letters",
             base,
         )
         return base

@@ -1,4 +1,4 @@
-"""Where Celery begins a worker process anew, it begins ours: after SIGHUP, detached, for `celery multi`.
+"""Where Celery restarts a worker process, it starts ours: after SIGHUP, detached, for `celery multi`.
 
 Celery would run ``python -m celery``, which is a worker of plain Celery, or the launcher's file as a script,
 whose neighbours then take the place of other modules of the same name.

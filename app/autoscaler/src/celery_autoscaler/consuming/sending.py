@@ -17,6 +17,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from redis import exceptions as redis_errors
 
+from celery_autoscaler.consuming.versions import value_set_for
 from celery_autoscaler.protocol.server_state import is_refusal
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ SETTINGS = ("task_publish_retry", "task_publish_retry_policy")
 
 def wait_for_broker(app: Celery) -> None:
     """Have whatever the tasks of an app send in this process wait for its broker."""
-    if not any(app.conf.value_set_for(name) for name in SETTINGS):
+    if not any(value_set_for(app.conf, name) for name in SETTINGS):
         amqp: Any = app.amqp
         amqp.send_task_message = waiting(app, amqp.send_task_message)
 

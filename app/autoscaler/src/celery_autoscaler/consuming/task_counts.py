@@ -7,7 +7,7 @@ from typing import Any
 from celery_autoscaler.protocol.ended import Ended
 from celery_autoscaler.protocol.tallies import OTHERS, Kind, Tallies
 
-# Names of tasks whose run times a worker tells with each heartbeat.
+# Names of tasks whose run times a worker reports with each heartbeat.
 MOST_RUN_TIMES = 40
 
 

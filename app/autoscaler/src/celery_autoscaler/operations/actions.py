@@ -1,32 +1,38 @@
 """What operators want of the fleet, from the command line or from the page.
 
-Each wish is checked against what there is, done, and written down among the decisions, with who it was.
+Each request is checked against what exists, done, and recorded among the decisions with who sent it.
 """
 
 import re
 
 import click
-from celery import Celery
 
 from celery_autoscaler.operations import dead_letters, overrides
-from celery_autoscaler.operations.known import Known, group_of, known, queues_with_letters
+from celery_autoscaler.operations.known import Known, known, queues_with_dead_letters
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.lenient import text
-from celery_autoscaler.protocol.overrides import ALL, read_override
-from celery_autoscaler.protocol.readers import MOST_WORKERS, Refusal
+from celery_autoscaler.protocol.decision import DecisionRecord
+from celery_autoscaler.protocol.description import Description
+from celery_autoscaler.protocol.identity import group_of
+from celery_autoscaler.protocol.overrides import ALL, Override
+from celery_autoscaler.protocol.reading import MOST_WORKERS, Refusal
 from celery_autoscaler.protocol.text import as_text, missing
 from celery_autoscaler.settings import GROUP_NAME
 from celery_autoscaler.supervisor import fleet_status
 
 
 class Refused(click.ClickException):
-    """A wish that cannot be granted; the message says why in one line."""
+    """A request that cannot be done; the message says why in one line.
+
+    Any host gives the same answer: a playbook asks no other one, by the exit status.
+    """
+
+    exit_code = 4
 
     def __init__(self, why: str) -> None:
         super().__init__(as_text(why))
 
 
-def pause(broker: Broker, by: str, group: str | None = None, app: Celery | None = None) -> str:
+def pause(broker: Broker, by: str, group: str | None = None, app: Description | None = None) -> str:
     """Start and stop no workers of a group, or of any; return what is so now, in words.
 
     Raises:
@@ -38,7 +44,7 @@ def pause(broker: Broker, by: str, group: str | None = None, app: Celery | None 
     return f"{group or 'all groups'}: paused"
 
 
-def resume(broker: Broker, by: str, group: str | None = None, app: Celery | None = None) -> str:
+def resume(broker: Broker, by: str, group: str | None = None, app: Description | None = None) -> str:
     """Take the pause of a group back, or every pause; return what is so now, in words.
 
     Raises:
@@ -48,7 +54,7 @@ def resume(broker: Broker, by: str, group: str | None = None, app: Celery | None
     if group is not None and ALL in paused:
         raise Refused(f"all groups are paused, not {group} alone: resume all of them")
     for each in {name} if group else paused:
-        overrides.change(broker, each, by, paused=None)
+        overrides.change(broker, each, by, paused=False)
     _write_down(broker, name, by, f"resumed by {by}")
     return f"{group or 'all groups'}: resumed"
 
@@ -61,7 +67,7 @@ def scale(
     max_workers: int | None,
     *,
     reset: bool = False,
-    app: Celery | None = None,
+    app: Description | None = None,
 ) -> str:
     """Change the bounds of a group, or go back to its settings; return what is so now, in words.
 
@@ -74,9 +80,10 @@ def scale(
     there = known(broker, app)
     name = known_group(there, group)
     refuse_bounds(name, min_workers, max_workers, {} if reset else bounds_now(broker, there, name))
-    wishes = {bound: value for bound, value in given.items() if reset or value is not None}
-    now = overrides.change(broker, name, by, **wishes)
-    bounds = [f"{bound} {now[bound]}" for bound in given if bound in now]
+    changes = {bound: value for bound, value in given.items() if reset or value is not None}
+    now = overrides.change(broker, name, by, **changes)
+    set_now = {"min_workers": now.min_workers, "max_workers": now.max_workers}
+    bounds = [f"{bound} {value}" for bound, value in set_now.items() if value is not None]
     words = ", ".join(bounds) or "bounds reset to the settings"
     _write_down(broker, name, by, f"{words}, set by {by}")
     return f"{group}: {words}"
@@ -88,8 +95,8 @@ def bounds_now(broker: Broker, there: Known, group: str) -> dict[str, int]:
     if (settings := there.settings.get(group)) is not None:
         found = {"min_workers": settings.min_workers, "max_workers": settings.max_workers}
     if (status := there.status.groups.get(group)) is not None:
-        found = {bound: status[bound] for bound in ("min_workers", "max_workers")}
-    own = read_override(group, broker.client.hget(broker.keys.overrides, group) or "{}")
+        found = {"min_workers": status.min_workers, "max_workers": status.max_workers}
+    own = Override.load(group, broker.client.hget(broker.keys.overrides, group) or "{}")
     if isinstance(own, Refusal):
         return found
     set_now = {"min_workers": own.min_workers, "max_workers": own.max_workers}
@@ -157,7 +164,7 @@ def use_host(broker: Broker, host: str) -> str:
     return f"{host}: runs workers again"
 
 
-def replay(broker: Broker, by: str, queue: str, app: Celery | None = None) -> str:
+def replay(broker: Broker, by: str, queue: str, app: Description | None = None) -> str:
     """Send the dead letters of a queue to their lists again; return what was done, in words.
 
     Raises:
@@ -169,7 +176,7 @@ def replay(broker: Broker, by: str, queue: str, app: Celery | None = None) -> st
     return words
 
 
-def purge(broker: Broker, by: str, queue: str, app: Celery | None = None) -> str:
+def purge(broker: Broker, by: str, queue: str, app: Description | None = None) -> str:
     """Delete the dead letters of a queue; return what was done, in words.
 
     Raises:
@@ -189,33 +196,28 @@ def known_group(there: Known, group: str | None) -> str:
     """
     if group is None:
         return ALL
-    # Without a supervisor and settings nobody knows; a name that no group can have is none.
+    # Without a supervisor and settings that is unknown; a name that no group can have is none.
     if (there.groups and group not in there.groups) or not re.fullmatch(GROUP_NAME, group):
         raise Refused(missing("group", group, there.groups))
     return group
 
 
-def group_of_queue(broker: Broker, queue: str, app: Celery | None = None) -> str:
-    """Return the group that serves a queue; ``*`` for one that has dead letters and that nobody serves.
+def group_of_queue(broker: Broker, queue: str, app: Description | None = None) -> str:
+    """Return the group that serves a queue; ``*`` for one that has dead letters and no group.
 
     Raises:
         Refused: There is no such queue.
     """
     there = known(broker, app)
-    queues = there.queues | queues_with_letters(broker)
+    queues = there.queues | queues_with_dead_letters(broker)
     if queue not in queues:
         raise Refused(missing("queue", queue, queues))
     groups = there.status.groups
-    return next((name for name, group in groups.items() if queue in group["queues"]), ALL)
-
-
-def workers(broker: Broker) -> list[str]:
-    """Return the ids of the workers that have a lease, or had one and were not given up."""
-    return [text(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)]
+    return next((name for name, group in groups.items() if queue in group.queues), ALL)
 
 
 def _write_down(broker: Broker, group: str, by: str, words: str) -> None:
     """Write among the decisions what an operator wanted."""
     seconds, microseconds = broker.client.time()
-    entry = {"at": f"{seconds + microseconds / 1e6:.3f}", "group": group, "reason": words, "by": by}
-    fleet_status.write(broker, {**fleet_status.NOTHING_MOVED, **entry})
+    at = seconds + microseconds / 1e6
+    fleet_status.write(broker, DecisionRecord(at=at, group=group, reason=words, by=by))

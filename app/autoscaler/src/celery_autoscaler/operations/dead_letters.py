@@ -6,24 +6,16 @@ from collections.abc import Iterator
 from redis.exceptions import ResponseError
 
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.dead_letter import DeadLetter, UnreadableLetter
+from celery_autoscaler.protocol.dead_letter import DeadLetter, UnreadableDeadLetter
 from celery_autoscaler.protocol.keys import as_bytes, as_name
 from celery_autoscaler.protocol.marks import unmarked
+from celery_autoscaler.protocol.script import script
 from celery_autoscaler.protocol.server_state import is_refusal
 from celery_autoscaler.protocol.text import as_text
 
 logger = logging.getLogger(__name__)
 
-# KEYS: the dead letters, the list.  ARGV: the letter, its message.
-# Invariant: a letter is replayed once, however many replay it. It is pushed before it is removed: a server
-# that refuses the push leaves it where it is. Nothing is taken out of the list, which the supervisor's user
-# may not do.
-REPLAY = """
-if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
-local pushed = redis.pcall('LPUSH', KEYS[2], ARGV[2])
-if type(pushed) ~= 'number' then return pushed end
-return redis.call('LREM', KEYS[1], 1, ARGV[1])
-"""
+REPLAY = script("protocol", "replay")
 
 
 def queues(broker: Broker) -> list[str]:
@@ -33,7 +25,7 @@ def queues(broker: Broker) -> list[str]:
     return sorted(as_name(key).removeprefix(prefix) for key in found)
 
 
-def letters(broker: Broker, queue: str) -> Iterator[tuple[bytes, DeadLetter]]:
+def dead_letters(broker: Broker, queue: str) -> Iterator[tuple[bytes, DeadLetter]]:
     """Yield the dead letters of a queue, the newest first, each with its text in Redis."""
     for text in broker.client.lrange(as_bytes(broker.keys.dead_letter(queue)), 0, -1):
         yield text, DeadLetter.load(text)
@@ -61,8 +53,8 @@ def replay(broker: Broker, queue: str) -> int:
     """
     step = broker.client.register_script(REPLAY)
     key, sent = as_bytes(broker.keys.dead_letter(queue)), 0
-    for text, letter in list(letters(broker, queue)):
-        if not isinstance(letter, UnreadableLetter) and letter.queue:
+    for text, letter in list(dead_letters(broker, queue)):
+        if not isinstance(letter, UnreadableDeadLetter) and letter.queue:
             source = as_bytes(f"{broker.keys.prefix}{letter.queue}")
             try:
                 sent += int(step(keys=[key, source], args=[text, unmarked(as_bytes(letter.message))]))

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from celery import Celery
-
 from celery_autoscaler import settings as all_settings
 from celery_autoscaler.operations import dead_letters
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.keys import worker_name
-from celery_autoscaler.protocol.lenient import text
+from celery_autoscaler.protocol.description import Description
+from celery_autoscaler.protocol.identity import group_of, host_of, worker_name
+from celery_autoscaler.protocol.lease import leased_workers
+from celery_autoscaler.protocol.reading import decoded
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.fleet_status import FleetStatus, fleet_status
 
@@ -43,23 +43,23 @@ class Known:
     @property
     def workers(self) -> set[str]:
         """Names of the workers, ``group-n@host``."""
-        return {worker_name(each) for each in self.leases} | {each["name"] for each in self.status.workers}
+        return {worker_name(each) for each in self.leases} | {each.name for each in self.status.workers}
 
     @property
     def hosts(self) -> set[str]:
         """Names of the hosts, as Celery has them."""
-        of_workers = {name.partition("@")[2] for name in self.workers}
+        of_workers = {host_of(name) for name in self.workers}
         return {*self.status.supervisors, *self.leaving, *of_workers}
 
     @property
     def queues(self) -> set[str]:
         """Names of the queues that groups serve, or that the app has."""
-        served = {queue for group in self.status.groups.values() for queue in group["queues"]}
+        served = {queue for group in self.status.groups.values() for queue in group.queues}
         listed = {queue for group in self.settings.values() for queue in group.queues}
         return served | listed | self.app_queues
 
 
-def known(broker: Broker, app: Celery | None = None) -> Known:
+def known(broker: Broker, app: Description | None = None) -> Known:
     """Look at what there is.
 
     Args:
@@ -73,13 +73,13 @@ def known(broker: Broker, app: Celery | None = None) -> Known:
     return Known(
         status=fleet_status(broker),
         settings=groups_of_settings(app) if app is not None else {},
-        leases=frozenset(map(text, client.zrange(keys.workers, 0, -1))),
-        leaving=frozenset(map(text, client.hkeys(keys.leaving))),
-        app_queues=frozenset(app.amqp.queues) if app is not None else frozenset(),
+        leases=frozenset(leased_workers(client, keys)),
+        leaving=frozenset(map(decoded, client.hkeys(keys.leaving))),
+        app_queues=frozenset(app.queues) if app is not None else frozenset(),
     )
 
 
-def groups_of_settings(app: Celery) -> dict[str, Group]:
+def groups_of_settings(app: Description) -> dict[str, Group]:
     """Return the groups of the file that the environment names; none without one that can be read."""
     if os.environ.get(all_settings.CONFIG_VARIABLE):
         with suppress(all_settings.SettingsError):
@@ -87,14 +87,9 @@ def groups_of_settings(app: Celery) -> dict[str, Group]:
     return {}
 
 
-def queues_with_letters(broker: Broker) -> set[str]:
+def queues_with_dead_letters(broker: Broker) -> set[str]:
     """Return the queues that have dead letters, whether anybody serves them or not."""
     return set(dead_letters.queues(broker))
-
-
-def group_of(worker: str) -> str:
-    """Return the group in a worker's name."""
-    return worker.partition("@")[0].rpartition("-")[0]
 
 
 def named(names: Iterable[str], worker: str) -> list[str]:

@@ -1,17 +1,15 @@
 """Set something for a group while the supervisors run: a pause, other bounds."""
 
-import json
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.former import renamed
-from celery_autoscaler.protocol.overrides import Override, read_override
-from celery_autoscaler.protocol.readers import Refusal, read_mapping
+from celery_autoscaler.protocol.overrides import VERSION, Override
+from celery_autoscaler.protocol.reading import Refusal
 
 
-def change(broker: Broker, group: str, by: str, **wishes: Any) -> dict[str, Any]:
-    """Set something for a group, or for all; a wish of None takes an earlier one back.
+def change(broker: Broker, group: str, by: str, **changes: Any) -> Override:
+    """Set something for a group, or for all.
 
     What was set before and cannot be read is dropped.
 
@@ -19,20 +17,18 @@ def change(broker: Broker, group: str, by: str, **wishes: Any) -> dict[str, Any]
         broker: The broker.
         group: The group, or ``*``.
         by: Who wants it.
-        wishes: ``paused``, ``min_workers``, ``max_workers``.
+        changes: ``paused``, ``min_workers``, ``max_workers``; a bound of None is that of the settings.
 
     Returns:
         All that is set for the group now.
     """
     key = broker.keys.overrides
-    before: Mapping[str, Any] = {}
-    if text := broker.client.hget(key, group):
-        before = {} if isinstance(read_override(group, text), Refusal) else renamed(read_mapping(text))
-    now = {name: value for name, value in {**before, **wishes}.items() if value is not None and name != "by"}
-    if now:
-        broker.client.hset(key, group, json.dumps(now | {"by": by}))
-    else:
+    before = Override.load(group, broker.client.hget(key, group) or "{}")
+    now = replace(Override() if isinstance(before, Refusal) else before, **changes, by=by, version=VERSION)
+    if now.is_empty:
         broker.client.hdel(key, group)
+    else:
+        broker.client.hset(key, group, now.dump())
     return now
 
 
@@ -43,5 +39,5 @@ def paused(broker: Broker) -> set[str]:
     return {
         group
         for group, value in read.items()
-        if isinstance(override := read_override(group, value), Override) and override.paused
+        if isinstance(override := Override.load(group, value), Override) and override.paused
     }

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from celery_autoscaler.operations.known import known
 from celery_autoscaler.operations.rollout import RolloutError, failed_starts, refuse_failing
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.heartbeat import WorkerSeen, read_worker
-from celery_autoscaler.protocol.lenient import text
+from celery_autoscaler.protocol.lease import leased_workers
 from celery_autoscaler.protocol.text import missing
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.supervisor.fleet_status import fleet_status
 
 # Seconds between two looks.
-LOOK = 0.5
+LOOK_SECONDS = 0.5
 # Failures below which a rate says nothing.
-FEW = 5
+FEW_FAILURES = 5
 # Seconds in which the workers of a host must show themselves, and those in which the host must.
-SHOWN_WITHIN = 60.0
-HOST_WITHIN = 10.0
+SHOWN_WITHIN_SECONDS = 60.0
+HOST_WITHIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Verdict:
 def workers(broker: Broker) -> list[WorkerSeen]:
     """Return the workers whose lease lives."""
     keys, client = broker.keys, broker.client
-    ids = [text(member) for member in client.zrange(keys.workers, 0, -1)]
+    ids = leased_workers(client, keys)
     with client.pipeline(transaction=False) as pipe:
         for worker_id in ids:
             pipe.hgetall(keys.worker(worker_id))
         found = zip(ids, pipe.execute(), strict=True)
-    return [read_worker(name, True, heartbeat)[0] for name, heartbeat in found if heartbeat]
+    return [WorkerSeen.see(name, True, heartbeat)[0] for name, heartbeat in found if heartbeat]
 
 
 def tally(found: Iterable[WorkerSeen]) -> Tally:
@@ -66,10 +66,10 @@ def tally(found: Iterable[WorkerSeen]) -> Tally:
 
 def is_worse(new: Tally, old: Tally, tolerance: float) -> bool:
     """Tell whether tasks fail more often than before: by more than a tolerance, in parts of one."""
-    return new.failed >= FEW and new.rate > old.rate + tolerance
+    return new.failed >= FEW_FAILURES and new.rate > old.rate + tolerance
 
 
-def judge(
+def evaluate_release(
     broker: Broker, release: str, host: str, *, before: Tally, tolerance: float, seconds: float
 ) -> Verdict:
     """Watch a release on a host, and say whether it may go on to the next.
@@ -84,11 +84,11 @@ def judge(
     """
     if unknown := unknown_host(broker, host):
         return Verdict(False, unknown)
-    deadline = time.monotonic() + SHOWN_WITHIN
+    deadline = time.monotonic() + SHOWN_WITHIN_SECONDS
     while others := [w.name for w in workers(broker) if w.host == host and w.release != release]:
         if time.monotonic() > deadline:
             return Verdict(False, f"{', '.join(sorted(others))} on {host} do not run release {release}")
-        time.sleep(LOOK)
+        time.sleep(LOOK_SECONDS)
     seen: dict[str, WorkerSeen] = {}
     deadline = time.monotonic() + seconds
     deaths = failed_starts(fleet_status(broker))
@@ -104,16 +104,16 @@ def judge(
             return Verdict(False, f"{new} in release {release}, {before} before it; {worst(seen)}")
         if time.monotonic() > deadline:
             return Verdict(True, f"{new} in release {release}, {before} before it")
-        time.sleep(LOOK)
+        time.sleep(LOOK_SECONDS)
 
 
 def unknown_host(broker: Broker, host: str) -> str:
     """Return that there is no such host, in one line; nothing once it shows itself."""
-    deadline = time.monotonic() + HOST_WITHIN
+    deadline = time.monotonic() + HOST_WITHIN_SECONDS
     while host not in (hosts := known(broker).hosts):
         if time.monotonic() > deadline:
             return missing("host", host, hosts)
-        time.sleep(LOOK)
+        time.sleep(LOOK_SECONDS)
     return ""
 
 

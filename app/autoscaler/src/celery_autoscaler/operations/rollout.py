@@ -5,24 +5,24 @@ consumes. A worker that is replaced because its host runs another release now, s
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from celery_autoscaler.operations.known import Known, group_of, known
+from celery_autoscaler.operations.known import Known, known
 from celery_autoscaler.operations.overrides import paused
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.keys import worker_name
-from celery_autoscaler.protocol.lenient import text
+from celery_autoscaler.protocol.identity import group_of, host_of, worker_name
+from celery_autoscaler.protocol.lease import leased_workers
+from celery_autoscaler.protocol.status import GroupStatus, SupervisorStatus
 from celery_autoscaler.protocol.text import missing
 from celery_autoscaler.supervisor.fleet_status import FleetStatus, fleet_status
 
 # Seconds between two looks.
-LOOK = 0.5
+LOOK_SECONDS = 0.5
 # Failed starts of a group after which its workers are not replaced.
 FAILURES = 3
 # Seconds without any progress, where nothing drains, after which it is given up.
-STALLED = 180.0
+STALLED_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class RolloutError(Exception):
 
 
 def replace_workers(
-    broker: Broker, names: Collection[str], say: Callable[[str], None], *, stalled: float = STALLED
+    broker: Broker, names: Collection[str], say: Callable[[str], None], *, stalled: float = STALLED_SECONDS
 ) -> None:
     """Replace workers and return when the last of them has ended; those that start or end are passed over.
 
     Args:
         broker: The broker.
         names: Celery's names of the workers, ``group-n@host``.
-        say: Is told of each step in one line.
+        say: Gets one line for each step.
         stalled: Seconds without progress after which it is given up.
 
     Raises:
@@ -54,7 +54,7 @@ def replace_workers(
     """
     keys, client = broker.keys, broker.client
     refuse_unknown(known(broker), names)
-    wanted = {worker_id for worker_id in living(broker) if worker_name(worker_id) in names}
+    wanted = {worker_id for worker_id in leased_workers(client, keys) if worker_name(worker_id) in names}
     if not wanted:
         return
     refuse(broker, fleet_status(broker), wanted)
@@ -63,12 +63,12 @@ def replace_workers(
     left, since = set(wanted), time.monotonic()
     try:
         while left:
-            time.sleep(LOOK)
+            time.sleep(LOOK_SECONDS)
             status = fleet_status(broker)
-            now_left = left & living(broker)
+            now_left = left.intersection(leased_workers(client, keys))
             if now_left != left:
                 say(f"{len(wanted) - len(now_left)} of {len(wanted)} workers replaced")
-            if now_left != left or any(worker["state"] == "draining" for worker in status.workers):
+            if now_left != left or any(worker.state == "draining" for worker in status.workers):
                 since = time.monotonic()
             left = now_left
             refuse_failing(status, left, before)
@@ -79,31 +79,23 @@ def replace_workers(
         client.srem(keys.replace, *wanted)
 
 
-def living(broker: Broker) -> set[str]:
-    """Return the ids of the workers that have a lease."""
-    return {text(member) for member in broker.client.zrange(broker.keys.workers, 0, -1)}
-
-
-def group_and_host(worker_id: str) -> tuple[str, str]:
-    """Return the group and the host in a worker's id."""
-    instance, _, host = worker_name(worker_id).partition("@")
-    return instance.rpartition("-")[0], host
+def groups_and_hosts(worker_ids: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the groups of workers, each with the host."""
+    return {(group_of(name), host_of(name)) for name in map(worker_name, worker_ids)}
 
 
 def refuse_unknown(there: Known, names: Collection[str]) -> None:
     """Raise RolloutError for a name that is none; beside others, one that may have ended is passed over."""
     unknown = sorted(set(names) - there.workers)
     for name in unknown:
-        is_plausible = (
-            group_of(name) in there.status.groups and name.partition("@")[2] in there.status.supervisors
-        )
+        is_plausible = group_of(name) in there.status.groups and host_of(name) in there.status.supervisors
         if not is_plausible or len(unknown) == len(set(names)):
             raise RolloutError(missing("worker", name, there.workers), not there.status.supervisors)
 
 
 def refuse(broker: Broker, status: FleetStatus, wanted: Collection[str]) -> None:
-    """Raise RolloutError where nobody would replace the workers."""
-    for group, host in sorted({group_and_host(worker_id) for worker_id in wanted}):
+    """Raise RolloutError where no supervisor would replace the workers."""
+    for group, host in sorted(groups_and_hosts(wanted)):
         if host not in status.supervisors:
             raise RolloutError(f"{host}: no supervisor is alive that could replace its workers", True)
         if paused(broker) & {group, "*"}:
@@ -113,28 +105,28 @@ def refuse(broker: Broker, status: FleetStatus, wanted: Collection[str]) -> None
 def failed_starts(status: FleetStatus) -> dict[tuple[str, str], int]:
     """Return how many starts have failed, by group and host."""
     return {
-        (name, host): group.get("failed_starts", 0)
+        (name, host): group.failed_starts
         for host, supervisor in status.supervisors.items()
-        for name, group in supervisor.get("groups", {}).items()
+        for name, group in supervisor.groups.items()
     }
 
 
 def refuse_failing(status: FleetStatus, left: Collection[str], before: Mapping[tuple[str, str], int]) -> None:
     """Raise RolloutError if what takes the workers' place fails again and again."""
-    for group, host in {group_and_host(worker_id) for worker_id in left}:
+    for group, host in groups_and_hosts(left):
         found = failed_starts(status).get((group, host), 0) - before.get((group, host), 0)
         if found >= FAILURES:
-            why = group_status(status, group, host)["last_failure"]
+            why = group_status(status, group, host).last_failure
             raise RolloutError(f"{host}: {found} starts of workers of {group} failed: {why}")
 
 
 def held_back(status: FleetStatus, left: Collection[str]) -> str:
     """Return what keeps supervisors from replacing workers, in words."""
-    found = [group_status(status, *group_and_host(worker_id)).get("held_back", "") for worker_id in left]
+    found = [group_status(status, group, host).held_back for group, host in groups_and_hosts(left)]
     return next((f": {why}" for why in found if why), "")
 
 
-def group_status(status: FleetStatus, group: str, host: str) -> Mapping[str, Any]:
-    """Return what a host's supervisor says of a group."""
-    found: Mapping[str, Any] = status.supervisors.get(host, {}).get("groups", {}).get(group, {})
-    return found
+def group_status(status: FleetStatus, group: str, host: str) -> GroupStatus:
+    """Return what a host's supervisor says of a group; all defaults where it says nothing."""
+    supervisor = status.supervisors.get(host, SupervisorStatus())
+    return supervisor.groups.get(group, GroupStatus())

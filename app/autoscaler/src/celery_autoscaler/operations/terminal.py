@@ -5,15 +5,16 @@ Names and reasons come from messages and from other hosts: each is shown as text
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.overrides import ALL
+from celery_autoscaler.protocol.status import GroupStatus, SupervisorStatus, WorkerStatus
 from celery_autoscaler.protocol.text import as_text
-from celery_autoscaler.supervisor.fleet_status import FleetStatus, Record
+from celery_autoscaler.supervisor.fleet_status import FleetStatus
 
 COLOURS = {
     "keeping up": "bold green",
@@ -77,7 +78,7 @@ def last_change_view(status: FleetStatus) -> Text:
     record = status.last_change
     if record is None:
         return Text()
-    now = max((float(seen["at"]) for seen in status.supervisors.values()), default=record.at)
+    now = max((seen.at for seen in status.supervisors.values()), default=record.at)
     seconds = max(0, round(now - record.at))
     ago = f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
     return Text.assemble(
@@ -87,7 +88,7 @@ def last_change_view(status: FleetStatus) -> Text:
     )
 
 
-def change_text(record: Record) -> str:
+def change_text(record: DecisionRecord) -> str:
     """Return what a decision changed, in figures."""
     change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
     if not record.here:
@@ -103,64 +104,68 @@ def new_table(title: str, *columns: str) -> Table:
     return table
 
 
-def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+def groups_table(groups: Mapping[str, GroupStatus]) -> Table:
     """Return a row for each group."""
     table = new_table(
         "\nGroups", "group", "workers", "wanted", "waiting", "oldest", "running", "arriving", "a task"
     )
     for name, group in groups.items():
-        late = group["age"] > group["target_wait"]
-        takes = group["service_time"]
-        others = [f"+{group[state]} {state}" for state in ("starting", "draining") if group[state]]
+        late = group.age > group.target_wait
+        takes = group.service_time
+        others = [
+            f"+{count} {state}"
+            for state, count in (("starting", group.starting), ("draining", group.draining))
+            if count
+        ]
         table.add_row(
             plain(name),
-            Text.assemble((str(group["ready"]), "bold"), *(f"\n{other}" for other in others)),
-            f"{group['want']} of {group['min_workers']}-{group['max_workers']}",
-            str(group["waiting"]) + (f"\n+{group['future']} later" if group["future"] else ""),
-            Text(f"{group['age']:.1f} of {group['target_wait']:g} s", style="bold red" if late else ""),
-            str(group["busy"]),
-            f"{group['arrivals']:.1f}/s",
+            Text.assemble((str(group.ready), "bold"), *(f"\n{other}" for other in others)),
+            f"{group.want} of {group.min_workers}-{group.max_workers}",
+            str(group.waiting) + (f"\n+{group.future} later" if group.future else ""),
+            Text(f"{group.age:.1f} of {group.target_wait:g} s", style="bold red" if late else ""),
+            str(group.busy),
+            f"{group.arrivals:.1f}/s",
             f"{takes:.2g} s" if takes else "-",
         )
     return table
 
 
-def queues_table(groups: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def queues_table(groups: Mapping[str, GroupStatus]) -> RenderableType:
     """Return a row for each queue that is not empty; those that are stand in one line."""
     table = new_table("\nQueues", "queue", "group", "waiting", "later", "oldest")
     empty = []
     for name, group in groups.items():
-        for queue, found in group["queues"].items():
-            if not found["messages"]:
+        for queue, found in group.queues.items():
+            if not found.messages:
                 empty.append(queue)
                 continue
-            waiting = int(found["messages"] - found["future"])
-            later = str(int(found["future"]))
-            table.add_row(plain(queue), plain(name), str(waiting), later, f"{found['age']:.1f} s")
+            table.add_row(
+                plain(queue), plain(name), str(found.waiting), str(found.future), f"{found.age:.1f} s"
+            )
     shown: list[RenderableType] = [table] if table.row_count else [Text("\nQueues", style="bold")]
     if empty:
         shown.append(plain("empty: " + ", ".join(sorted(empty)), "dim"))
     return Group(*shown)
 
 
-def hosts_table(supervisors: Mapping[str, Mapping[str, Any]]) -> Table:
+def hosts_table(supervisors: Mapping[str, SupervisorStatus]) -> Table:
     """Return a row for each host with a supervisor."""
     table = new_table("\nHosts", "host", "state", "CPU", "memory", "workers", "tick", "held back")
     for host, status in sorted(supervisors.items()):
-        held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
+        held = {group.held_back for group in status.groups.values() if group.held_back}
         table.add_row(
             plain(host),
-            plain(status["state"], colour(status["state"])),
-            f"{status['cpu']:.0f} % of {status['cpus']:g}",
-            f"{status['memory']:.0f} %",
-            str(len(status["workers"])),
-            f"{1000 * status['tick']['took']:.0f} ms",
+            plain(status.state, colour(status.state)),
+            f"{status.cpu:.0f} % of {status.cpus:g}",
+            f"{status.memory:.0f} %",
+            str(len(status.workers)),
+            f"{1000 * status.tick.took:.0f} ms",
             plain("; ".join(sorted(held)) or "-", "yellow" if held else ""),
         )
     return table
 
 
-def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
+def workers_table(workers: Iterable[WorkerStatus]) -> Table:
     """Return a row for each worker."""
     table = Table(title="\nWorkers", title_justify="left", title_style="bold", pad_edge=False, box=None)
     for column, justify in (
@@ -169,22 +174,22 @@ def workers_table(workers: Iterable[Mapping[str, Any]]) -> Table:
     ):  # fmt: skip
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for worker in workers:
-        running = [f"{task['task']} for {task['seconds']:.0f} s" for task in worker["running"]]
+        running = [f"{task.task} for {task.seconds:.0f} s" for task in worker.running]
         shown = ", ".join(running[:2]) + (f" and {len(running) - 2} more" if len(running) > 2 else "")
-        why = f" ({worker['why']})" if worker["why"] else ""
+        why = f" ({worker.why})" if worker.why else ""
         table.add_row(
-            plain(worker["name"]),
-            plain(worker["state"] + why, colour(worker["state"])),
-            str(worker["processed"]),
-            str(worker["active"]),
-            str(worker["reserved"]),
-            f"{worker['memory'] / 2**20:.0f} MiB",
+            plain(worker.name),
+            plain(worker.state + why, colour(worker.state)),
+            str(worker.processed),
+            str(worker.active),
+            str(worker.reserved),
+            f"{worker.memory / 2**20:.0f} MiB",
             plain(shown),
         )
     return table
 
 
-def record_view(record: Record) -> Text:
+def record_view(record: DecisionRecord) -> Text:
     """Return a decision in words."""
     when = datetime.fromtimestamp(record.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     group = "all groups" if record.group == ALL else record.group

@@ -1,10 +1,13 @@
 """A dead letter: a message that was put aside, with the circumstances, as one JSON text in a list."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from celery_autoscaler.protocol.keys import as_bytes, as_name
+
+# 1: release 0.1, which wrote no version.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -21,28 +24,35 @@ class DeadLetter:
     redeliveries: int
     message: str
     """The message as it stood in the list."""
+    version: int = field(default=VERSION, compare=False)
 
     def dump(self) -> bytes:
         """Return it as it stands in Redis."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(vars(self)).encode()
 
     @classmethod
     def load(cls, text: bytes) -> "DeadLetter":
-        """Read the value in Redis, whatever it is: a text that is no dead letter is an `UnreadableLetter`.
+        """Read the value in Redis, whatever it is: what is no dead letter is an `UnreadableDeadLetter`.
 
         Fields that another release added are ignored; of those that it lacks the message and its list must
         be there.
         """
         try:
             found: Any = json.loads(text.decode())
-            known = {field.name: str(found.get(field.name, "")) for field in fields(cls)}
             # What cannot be sent to Redis cannot be sent again.
-            for field in ("message", "queue"):
-                as_bytes(found[field])
-            count = found.get("redeliveries", 0)
-            return cls(**known | {"redeliveries": count if type(count) is int else 0})  # type: ignore[arg-type]
+            for name in ("message", "queue"):
+                as_bytes(found[name])
+            count, version = found.get("redeliveries", 0), found.get("version", 1)
+            texts = {
+                name: str(found.get(name, "")) for name in ("queue", "when", "reason", "worker", "message")
+            }
+            return cls(
+                **texts,
+                redeliveries=count if type(count) is int else 0,
+                version=version if type(version) is int else 1,
+            )
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return UnreadableLetter.of(text)
+            return UnreadableDeadLetter.of(text)
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -55,12 +65,12 @@ class DeadLetter:
 
     @property
     def task(self) -> str:
-        """Name and id of the task, as far as the message tells."""
+        """Name and id of the task, as far as the message names them."""
         headers = self.headers
         return f"{headers.get('task', '?')}[{headers.get('id', '?')}]" if headers else "?"
 
 
-class UnreadableLetter(DeadLetter):
+class UnreadableDeadLetter(DeadLetter):
     """An entry of the dead letters that is not this release's: it can be looked at and deleted."""
 
     @classmethod

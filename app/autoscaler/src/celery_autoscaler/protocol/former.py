@@ -1,4 +1,7 @@
-"""Names of the release before, which its workers and supervisors still write during a rolling deploy."""
+"""Words of release 0.1, which its supervisors and operators wrote and which a rolling deploy still meets.
+
+Goes with release 0.3, whose changelog is to say that 0.1 is upgraded by way of 0.2.
+"""
 
 from collections.abc import Mapping
 from typing import Any

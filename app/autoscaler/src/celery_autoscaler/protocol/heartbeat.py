@@ -1,12 +1,16 @@
-"""A worker as its heartbeat shows it. Reading is total: a field that cannot be read spoils itself alone."""
+"""What a worker says of itself once a second: a hash of Redis, whose other field is the worker's session.
 
-from collections.abc import Callable, Mapping, Sequence
+A field that is missing or cannot be read spoils itself alone; it has its default.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from celery_autoscaler.protocol.ended import Ended
-from celery_autoscaler.protocol.keys import worker_name
-from celery_autoscaler.protocol.readers import (
+from celery_autoscaler.protocol.identity import KIND, group_of, host_of, worker_name
+from celery_autoscaler.protocol.reading import (
     Refusal,
     UnreadableError,
     read_list,
@@ -16,7 +20,8 @@ from celery_autoscaler.protocol.readers import (
     read_whole,
 )
 
-KIND = "worker"
+# 1: release 0.1, which wrote no version. A field keeps its meaning; another meaning is another field.
+VERSION = 2
 # State of a living worker whose own cannot be read: it counts neither as ready nor as starting.
 UNKNOWN = "unknown"
 # Bounds of what a heartbeat may say.
@@ -26,19 +31,16 @@ MOST_PID = 2**22
 # Seconds: of work since the start of a worker, and of the epoch.
 MOST_SECONDS = 1e12
 MOST_SQUARES = 1e24
-# Seconds ahead of which it is told how many tasks come due.
+# Seconds within which the heartbeat counts the tasks that come due.
 HORIZONS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 # Entries of a mapping or an array, and bytes of a task's name.
 MOST_ENTRIES, MOST_TASK = 10_000, 4096
 
 
 @dataclass(frozen=True)
-class WorkerSeen:
-    """A worker, as its heartbeat shows it."""
+class Heartbeat:
+    """What a worker says of itself."""
 
-    id: str
-    alive: bool
-    """Whether its lease lives."""
     host: str = ""
     group: str = ""
     pid: int = 0
@@ -60,113 +62,98 @@ class WorkerSeen:
     release: str = ""
     next_eta: float | None = None
     """Time of the first task that waits for its ETA, in seconds of the epoch."""
-    queues: frozenset[str] | None = None
+    queues: Collection[str] | None = None
     """Queues that it consumes now; nothing if it does not say."""
     taken: Mapping[str, int] = field(default_factory=dict)
     """Messages taken from each list."""
     due: Sequence[int] = ()
     """Tasks that come due within each of ``HORIZONS``."""
     tasks: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    """Tasks by name, of a worker of an older release: how many have begun, and the seconds that they took."""
+    """Tasks by name, of a worker of release 0.1: how many have begun, and the seconds that they took."""
     run_times: Mapping[str, Ended] = field(default_factory=dict)
     """Tasks by name: how many have run to their end, and how long that took."""
     running: Sequence[tuple[str, float | None]] = ()
     """Tasks that run: name, and since when."""
+    version: int = VERSION
 
-    @property
-    def name(self) -> str:
-        """Celery's name of the worker, ``group-n@host``."""
-        return worker_name(self.id)
+    def dump(self) -> list[str | int | float]:
+        """Return names and values of the hash in turn."""
+        return [
+            *("version", self.version, "host", self.host, "group", self.group, "pid", self.pid),
+            *("state", self.state, "concurrency", self.concurrency, "active", self.active),
+            *("reserved", self.reserved, "scheduled", self.scheduled, "held", _or_empty(self.held)),
+            *("overdue", self.overdue, "oldest_due", _or_empty(self.oldest_due)),
+            *("processed", self.processed, "busy_seconds", f"{self.busy_seconds:.3f}"),
+            *("memory", self.memory, "failed", self.failed, "release", self.release),
+            *("next_eta", _or_empty(self.next_eta), "taken", json.dumps(self.taken)),
+            *("queues", "" if self.queues is None else json.dumps(list(self.queues))),
+            *("due", json.dumps(self.due), "running", json.dumps(self.running)),
+            "run_times",
+            json.dumps(
+                {
+                    name: [ended.tasks, round(ended.seconds, 4), round(ended.squares, 6)]
+                    for name, ended in self.run_times.items()
+                }
+            ),
+        ]
 
-    @property
-    def instance(self) -> str:
-        """Its name on its host, ``group-n``."""
-        return self.name.partition("@")[0]
-
-    @property
-    def holds_nothing(self) -> bool:
-        """Whether it has no message at all: none that runs, is reserved, or waits for an ETA or a rate."""
-        return not (self.active or self.reserved or self.scheduled or self.held)
-
-
-def read_worker_id(member: Any) -> str:
-    """Return the id of a worker, ``name@host:incarnation``, from a member of the set of workers.
-
-    Raises:
-        UnreadableError: It is none.
-    """
-    found = read_text(member)
-    name, _, incarnation = found.rpartition(":")
-    if not (incarnation and read_worker_name(name)):
-        raise UnreadableError("it is no id of a worker, name@host:incarnation")
-    return found
-
-
-def read_worker_name(member: Any) -> str:
-    """Return the name of a worker, ``name@host``.
-
-    Raises:
-        UnreadableError: It is none.
-    """
-    found = read_text(member)
-    instance, _, host = found.partition("@")
-    if not (instance and host):
-        raise UnreadableError("it is no name of a worker, name@host")
-    return found
+    @classmethod
+    def load(cls, found: Mapping[bytes, bytes], worker_id: str = "") -> tuple[Self, list[Refusal]]:
+        """Read the hash of a worker; return what it says, and the fields that cannot be read."""
+        refused: list[Refusal] = []
+        return cls(**fields(worker_id, found, refused)), refused
 
 
-def read_worker(
-    worker_id: str, alive: bool, heartbeat: Mapping[bytes, bytes]
-) -> tuple[WorkerSeen, list[Refusal]]:
-    """Return a worker from its heartbeat, and the fields that could not be read.
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
 
-    A worker of an older release may lack fields; they, and those that cannot be read, have their defaults.
-    """
-    refused: list[Refusal] = []
-    name, _, host = worker_name(worker_id).partition("@")
+
+def fields(worker_id: str, found: Mapping[bytes, bytes], refused: list[Refusal]) -> dict[str, Any]:
+    """Return the fields of a heartbeat; `refused` takes those that cannot be read."""
+    name = worker_name(worker_id)
 
     def value(of: str, read: Callable[[bytes], Any], default: Any, unreadable: Any = None) -> Any:
-        found = heartbeat.get(of.encode())
-        if not found:
+        text = found.get(of.encode())
+        if not text:
             return default
         try:
-            return read(found)
+            return read(text)
         except UnreadableError as error:
             refused.append(Refusal(KIND, f"{worker_id} {of}", str(error)))
             return default if unreadable is None else unreadable
 
     def count(of: str, high: int = MOST_COUNT, default: int | None = 0) -> Any:
-        return value(of, lambda found: read_whole(found, 0, high), default)
+        return value(of, lambda text: read_whole(text, 0, high), default)
 
-    seen = WorkerSeen(
-        id=worker_id,
-        alive=alive,
-        host=value("host", read_text, "", host),
-        group=value("group", read_text, "", name.rpartition("-")[0] or name),
-        pid=count("pid", MOST_PID),
-        state=value("state", lambda found: read_text(found, 32), "", UNKNOWN),
-        concurrency=count("concurrency", MOST_MESSAGES) or 1,
-        active=count("active", MOST_MESSAGES),
+    return {
+        "version": count("version", default=1),
+        "host": value("host", read_text, "", host_of(name)),
+        "group": value("group", read_text, "", group_of(name)),
+        "pid": count("pid", MOST_PID),
+        "state": value("state", lambda text: read_text(text, 32), "", UNKNOWN),
+        "concurrency": count("concurrency", MOST_MESSAGES) or 1,
+        "active": count("active", MOST_MESSAGES),
         # A task may begin between the two counts that this is the difference of.
-        reserved=max(0, value("reserved", lambda found: read_whole(found, -MOST_MESSAGES, MOST_MESSAGES), 0)),
-        scheduled=count("scheduled", MOST_MESSAGES),
-        held=count("held", MOST_MESSAGES, None),
-        overdue=count("overdue", MOST_MESSAGES),
-        oldest_due=value("oldest_due", read_seconds, None),
-        processed=count("processed"),
-        failed=count("failed"),
-        busy_seconds=value("busy_seconds", read_seconds, 0.0),
-        memory=count("memory"),
-        release=value("release", read_text, ""),
-        next_eta=value("next_eta", read_seconds, None),
-        queues=value("queues", read_queues, None),
-        taken=value("taken", read_taken, {}),
-        due=value("due", read_due, ()),
-        tasks=value("tasks", read_tasks, {}),
-        run_times=value("run_times", read_run_times, {}),
-        running=value("running", read_running, []),
-    )
-    return seen, refused
+        "reserved": max(
+            0, value("reserved", lambda text: read_whole(text, -MOST_MESSAGES, MOST_MESSAGES), 0)
+        ),
+        "scheduled": count("scheduled", MOST_MESSAGES),
+        "held": count("held", MOST_MESSAGES, None),
+        "overdue": count("overdue", MOST_MESSAGES),
+        "oldest_due": value("oldest_due", read_seconds, None),
+        "processed": count("processed"),
+        "failed": count("failed"),
+        "busy_seconds": value("busy_seconds", read_seconds, 0.0),
+        "memory": count("memory"),
+        "release": value("release", read_text, ""),
+        "next_eta": value("next_eta", read_seconds, None),
+        "queues": value("queues", read_queues, None),
+        "taken": value("taken", read_taken, {}),
+        "due": value("due", read_due, ()),
+        "tasks": value("tasks", read_tasks, {}),
+        "run_times": value("run_times", read_run_times, {}),
+        "running": value("running", read_running, ()),
+    }
 
 
 def read_seconds(value: Any) -> float:
@@ -230,12 +217,12 @@ def due_within(etas: Sequence[float], now: float) -> list[int]:
     return [sum(now < eta <= now + seconds for eta in etas) for seconds in HORIZONS]
 
 
-def read_running(value: bytes) -> list[tuple[str, float | None]]:
+def read_running(value: bytes) -> tuple[tuple[str, float | None], ...]:
     """Return the tasks that run, with the time since when."""
-    return [
+    return tuple(
         (read_text(name, MOST_TASK), None if since is None else read_seconds(since))
         for name, since in map(pair, read_list(value)[:MOST_ENTRIES])
-    ]
+    )
 
 
 def pair(value: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ DRAIN_VARIABLE = "CELERY_AUTOSCALER_DRAIN_TIMEOUT"
 SOFT_SHUTDOWN = 5.0
 # Seconds between two looks at who the parent is.
 LOOK = 0.5
-# What the environment said of the supervisor, for a worker that begins anew in the same process.
+# What the environment said of the supervisor, for a worker that restarts in the same process.
 taken: dict[str, str] = {}
 # Seconds from giving back what runs until the end is forced.
 GRACE = 30.0

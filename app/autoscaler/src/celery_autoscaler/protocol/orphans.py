@@ -16,8 +16,9 @@ from collections.abc import Iterator
 
 from redis.exceptions import RedisError
 
+from celery_autoscaler.protocol.broker import Client
 from celery_autoscaler.protocol.keys import Keys, as_bytes, as_name
-from celery_autoscaler.protocol.recovery import Client
+from celery_autoscaler.protocol.script import script
 from celery_autoscaler.protocol.text import as_text
 
 logger = logging.getLogger(__name__)
@@ -32,30 +33,7 @@ GRACE = 5.0
 # Seconds between two looks of somebody who does not want to wait so long.
 LOOK_AGAIN = 2.0
 
-# KEYS: the turn, the position, the set of workers, how many were found so far.
-# ARGV: milliseconds of a turn, pattern of the records' names, how many names to look at, length of what is
-# before the worker id in a name, milliseconds of grace.
-# Returns the ids that were entered, and how many were found so far.
-# Invariant: who opens a session enters itself before it records anything, so a living one is in the set.
-SEARCH = """
-local found = {}
-if redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then
-    local position = redis.call('GET', KEYS[2]) or '0'
-    local reply = redis.call('SCAN', position, 'MATCH', ARGV[2], 'COUNT', ARGV[3])
-    redis.call('SET', KEYS[2], reply[1], 'EX', 86400)
-    local now = redis.call('TIME')
-    local due = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[5]
-    for _, name in ipairs(reply[2]) do
-        local worker = string.sub(name, ARGV[4] + 1)
-        local is_record = redis.call('TYPE', name).ok == 'hash'
-        if is_record and redis.call('ZADD', KEYS[3], 'NX', due, worker) == 1 then
-            found[#found + 1] = worker
-        end
-    end
-    if #found > 0 then redis.call('INCRBY', KEYS[4], #found) end
-end
-return {found, tonumber(redis.call('GET', KEYS[4]) or '0')}
-"""
+SEARCH = script("protocol", "search_orphans")
 
 
 class Searcher:
@@ -67,7 +45,7 @@ class Searcher:
         self._next = 0.0
 
     def search(self, client: Client, keys: Keys) -> None:
-        """Make the next step of the fleet's search, if it is due and nobody else makes it; never raise.
+        """Make the next step of the fleet's search, if it is due and no other process makes it; never raise.
 
         A server that is away or full has its other callers say so.
         """

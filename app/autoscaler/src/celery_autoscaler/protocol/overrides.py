@@ -1,11 +1,12 @@
 """What operators set for a group while the supervisors run: a pause, other bounds."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler.protocol.former import renamed
-from celery_autoscaler.protocol.readers import (
+from celery_autoscaler.protocol.reading import (
     MOST_WORKERS,
     Refusal,
     UnreadableError,
@@ -18,6 +19,9 @@ from celery_autoscaler.protocol.readers import (
 # The group that stands for all.
 ALL = "*"
 KIND = "override"
+# 1: release 0.1, which wrote no version.
+VERSION = 2
+MOST_VERSION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,14 +32,27 @@ class Override:
     min_workers: int | None = None
     max_workers: int | None = None
     by: str = ""
+    version: int = field(default=VERSION, compare=False)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is set."""
+        return not self.paused and self.min_workers is None and self.max_workers is None
 
-def read_override(group: str, value: Any) -> Override | Refusal:
-    """Return what an operator has set for a group; a value that is not allowed makes all of it be ignored."""
-    try:
-        return _override(renamed(read_mapping(value)))
-    except UnreadableError as error:
-        return Refusal(KIND, group, str(error))
+    def dump(self) -> str:
+        """Return the JSON that stands for it in Redis: what is not set is left out."""
+        # A bound of 0 is one.
+        return json.dumps(
+            {name: value for name, value in vars(self).items() if value is not None and value is not False}
+        )
+
+    @classmethod
+    def load(cls, group: str, value: Any) -> "Override | Refusal":
+        """Read what is set for a group; a value that is not allowed makes all of it be ignored."""
+        try:
+            return _override(renamed(read_mapping(value)))
+        except UnreadableError as error:
+            return Refusal(KIND, group, str(error))
 
 
 def _override(found: Mapping[str, Any]) -> Override:
@@ -45,7 +62,8 @@ def _override(found: Mapping[str, Any]) -> Override:
     paused = found.get("paused", False)
     if not isinstance(paused, bool):
         raise UnreadableError(f"paused {shown(paused)} is neither true nor false")
-    return Override(paused, low, high, read_text(found.get("by", "")))
+    version = read_whole(found.get("version", 1), 0, MOST_VERSION)
+    return Override(paused, low, high, read_text(found.get("by", "")), version)
 
 
 def _bound(found: Mapping[str, Any], name: str) -> int | None:

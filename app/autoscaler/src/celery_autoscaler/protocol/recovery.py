@@ -14,22 +14,22 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
+from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.dead_letter import DeadLetter
-from celery_autoscaler.protocol.keys import Keys, as_bytes, as_name, worker_name
+from celery_autoscaler.protocol.identity import worker_name
+from celery_autoscaler.protocol.keys import as_bytes, as_name
 from celery_autoscaler.protocol.marks import marked, parse_record
+from celery_autoscaler.protocol.script import script
 from celery_autoscaler.protocol.server_state import is_refusal
 from celery_autoscaler.protocol.text import as_text
 
 logger = logging.getLogger(__name__)
-
-# A redis.Redis that adds no prefix of its own and decodes no reply. Its own types are unions of all replies.
-Client = Any
 
 # A message that comes back more often than this is put aside.
 MAX_REDELIVERIES = 3
@@ -40,48 +40,11 @@ SAY_AGAIN = 300.0
 # The queue whose dead letters are those of which no queue is known.
 UNKNOWN = "unknown"
 
-# KEYS: the worker's hash, its fence.  ARGV: seconds for which the fence stands, whether its death is certain.
-# Invariant: no worker is rescued while its lease lives, and a worker under rescue can never renew it.
-BEGIN = """
-if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('SET', KEYS[2], '1', 'EX', ARGV[1])
-return 1
-"""
+BEGIN = script("protocol", "begin_rescue")
 
-# KEYS: the record, the destinations.  ARGV: `LPUSH` or `RPUSH`, then for each message its token, its payload.
-# Returns how many were moved, then the numbers of those whose destination is no list.
-# Invariant: a message is in the record or in a list, never in neither and never in both. It is pushed first:
-# a full server refuses that, and then the record stays as it is.
-MOVE = """
-local answer = {0}
-for i = 2, #KEYS do
-    local token, payload = ARGV[2 * i - 2], ARGV[2 * i - 1]
-    if redis.call('HEXISTS', KEYS[1], token) == 1 then
-        local pushed = redis.pcall(ARGV[1], KEYS[i], payload)
-        if type(pushed) == 'number' then
-            redis.call('HDEL', KEYS[1], token)
-            answer[1] = answer[1] + 1
-        elseif string.find(pushed.err, 'WRONGTYPE', 1, true) then
-            answer[#answer + 1] = i - 1
-        else
-            return pushed
-        end
-    end
-end
-return answer
-"""
+MOVE = script("protocol", "move")
 
-# KEYS: the record, the set of workers, the worker's hash, the set of those that shall drain.
-# ARGV: worker id, its name.  Returns whether the worker is forgotten.
-# Invariant: a worker whose record holds something is forgotten by nobody.
-FORGET = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[3])
-redis.pcall('SREM', KEYS[4], ARGV[2])
-return 1
-"""
+FORGET = script("protocol", "forget_worker")
 
 # What it takes to say of all workers at once that they cannot be rescued now.
 AWAY = (OSError, NoConnection, NoAnswer)
@@ -93,16 +56,20 @@ _said: dict[str, float] = {}
 class Recorded:
     """A message in a worker's record."""
 
-    keys: Keys
+    broker: Broker
     worker_id: str
     token: bytes
     record: bytes
+
+    def aside(self, letter: DeadLetter, queue: str) -> "Move":
+        """Return its move to the dead letters of a queue."""
+        return Move(self, self.broker.keys.dead_letter(queue or UNKNOWN), letter.dump())
 
     def letter(self, reason: str, redeliveries: int = 0) -> DeadLetter:
         """Return the dead letter that it becomes."""
         source, raw = parse_record(self.record)
         return DeadLetter(
-            queue=self.keys.without_prefix(source),
+            queue=self.broker.keys.without_prefix(source),
             when=datetime.now(UTC).isoformat(timespec="seconds"),
             reason=reason,
             worker=worker_name(self.worker_id),
@@ -121,12 +88,10 @@ class Move:
 
 
 def give_back(
-    client: Client,
-    keys: Keys,
+    broker: Broker,
     worker_id: str,
     tokens: Iterable[str | bytes],
     *,
-    separator: str,
     end: Literal["next", "last"] = "next",
     died: str | None = None,
     max_redeliveries: int = MAX_REDELIVERIES,
@@ -134,14 +99,12 @@ def give_back(
     """Put recorded messages back into the lists from which they came.
 
     Args:
-        client: A connection to the broker.
-        keys: The fleet's keys.
+        broker: The broker.
         worker_id: Whose record holds them.
         tokens: Which messages; they come back in the order in which they were taken.
-        separator: The text between a queue and its priority step in the name of a list.
         end: Whether they are the next to be taken, or the last.
         died: Why they were not finished; such a message is counted, and put into the dead letters when that
-            has happened more than ``max_redeliveries`` times. Nothing for messages that nobody began.
+            has happened more than ``max_redeliveries`` times. Nothing for messages that were never begun.
         max_redeliveries: How often a message may come back.
 
     Returns:
@@ -151,53 +114,46 @@ def give_back(
         redis.RedisError: The server cannot be reached or is full; what was not moved stays recorded.
     """
     push = "RPUSH" if end == "next" else "LPUSH"
-    unacked = as_bytes(keys.unacked(worker_id))
+    unacked = as_bytes(broker.keys.unacked(worker_id))
     moved = 0
     names = sorted((as_bytes(token) for token in tokens), reverse=end == "next")
     # Pushed one after the other, the last one pushed at the next end is taken first.
     for chunk in in_chunks(names):
         moves = []
-        for token, record in zip(chunk, client.hmget(unacked, chunk), strict=True):
+        for token, record in zip(chunk, broker.client.hmget(unacked, chunk), strict=True):
             if record is not None:
-                moves.append(
-                    _move(
-                        Recorded(keys, worker_id, token, record),
-                        separator=separator,
-                        died=died,
-                        max_redeliveries=max_redeliveries,
-                    )
-                )
-        done, refused = _push(client, unacked, push, moves)
+                recorded = Recorded(broker, worker_id, token, record)
+                moves.append(_move(recorded, died=died, max_redeliveries=max_redeliveries))
+        done, refused = _push(broker, unacked, push, moves)
         moved += done
-        moved += sum(_put_aside(client, unacked, move.recorded, separator) for move in refused)
+        moved += sum(_put_aside(unacked, move.recorded) for move in refused)
     return moved
 
 
-def _push(client: Client, unacked: bytes, push: str, moves: list[Move]) -> tuple[int, list[Move]]:
+def _push(broker: Broker, unacked: bytes, push: str, moves: list[Move]) -> tuple[int, list[Move]]:
     """Move messages; return how many were moved, and those whose destination is no list."""
     if not moves:
         return 0, []
     arguments: list[bytes | str] = [push]
     for move in moves:
         arguments += [move.recorded.token, move.payload]
-    answer = client.register_script(MOVE)(
+    answer = broker.client.register_script(MOVE)(
         keys=[unacked, *(as_bytes(move.destination) for move in moves)], args=arguments
     )
     return int(answer[0]), [moves[number - 1] for number in answer[1:]]
 
 
-def _put_aside(client: Client, unacked: bytes, recorded: Recorded, separator: str) -> int:
+def _put_aside(unacked: bytes, recorded: Recorded) -> int:
     """Move a message whose list is none to the dead letters; return whether that succeeded."""
-    letter = recorded.letter("its list is a key of another type")
-    for queue in (without_step(letter.queue, separator), UNKNOWN):
-        aside = Move(recorded, recorded.keys.dead_letter(queue), letter.dump())
-        done, refused = _push(client, unacked, "LPUSH", [aside])
+    letter, broker = recorded.letter("its list is a key of another type"), recorded.broker
+    for queue in (without_step(letter.queue, broker.separator), UNKNOWN):
+        done, refused = _push(broker, unacked, "LPUSH", [recorded.aside(letter, queue)])
         if not refused:
             return done
     return 0
 
 
-def _move(recorded: Recorded, *, separator: str, died: str | None, max_redeliveries: int) -> Move:
+def _move(recorded: Recorded, *, died: str | None, max_redeliveries: int) -> Move:
     """Return where a recorded message goes, and in what form."""
     source, raw = parse_record(recorded.record)
     payload, redeliveries = marked(raw, counted=died is not None)
@@ -205,10 +161,10 @@ def _move(recorded: Recorded, *, separator: str, died: str | None, max_redeliver
         return Move(recorded, source, payload)
     # Nor does what cannot be counted go back after a death: it would come back forever.
     letter = recorded.letter(died or "its record names no list", max(0, (redeliveries or 0) - 1))
-    queue = without_step(letter.queue, separator) or UNKNOWN
+    queue = without_step(letter.queue, recorded.broker.separator)
     task, name = as_text(letter.task, 500), as_text(letter.queue)
     logger.error("Dead letter: %s of queue %s: %s", task, name, as_text(letter.reason))
-    return Move(recorded, recorded.keys.dead_letter(queue), letter.dump())
+    return recorded.aside(letter, queue)
 
 
 def without_step(name: str, separator: str) -> str:
@@ -224,11 +180,9 @@ def in_chunks(tokens: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def recover(
-    client: Client,
-    keys: Keys,
+    broker: Broker,
     worker_id: str,
     *,
-    separator: str,
     limit: int | None = None,
     certain: bool = False,
     max_redeliveries: int = MAX_REDELIVERIES,
@@ -236,10 +190,8 @@ def recover(
     """Give back what a dead worker held, and forget the worker once that is all.
 
     Args:
-        client: A connection to the broker.
-        keys: The fleet's keys.
+        broker: The broker.
         worker_id: The worker.
-        separator: The text between a queue and its priority step in the name of a list.
         limit: How many messages to give back at most, for those who have other duties; the rest is left for
             the next call.
         certain: Whether the caller has seen the worker's processes end: then its lease ends as well.
@@ -251,29 +203,24 @@ def recover(
     Raises:
         redis.RedisError: The server cannot be reached, or refuses.
     """
-    begin = client.register_script(BEGIN)
+    keys = broker.keys
+    begin = broker.client.register_script(BEGIN)
     if not begin(
         keys=[as_bytes(keys.worker(worker_id)), as_bytes(keys.rescued(worker_id))], args=[DAY, int(certain)]
     ):
         return None
-    tokens = sorted(client.hkeys(as_bytes(keys.unacked(worker_id))), reverse=True)
+    tokens = sorted(broker.client.hkeys(as_bytes(keys.unacked(worker_id))), reverse=True)
     moved = give_back(
-        client,
-        keys,
-        worker_id,
-        tokens[:limit],
-        separator=separator,
-        died="its worker died",
-        max_redeliveries=max_redeliveries,
+        broker, worker_id, tokens[:limit], died="its worker died", max_redeliveries=max_redeliveries
     )
-    forget(client, keys, worker_id)
+    forget(broker, worker_id)
     if tokens:
         seen = "its processes are gone" if certain else "its lease has run out"
         logger.warning("Recovered %d messages of the dead worker %s: %s", moved, as_text(worker_id), seen)
     return moved
 
 
-def recover_each(client: Client, keys: Keys, worker_ids: Iterable[str], **options: Any) -> int:
+def recover_each(broker: Broker, worker_ids: Iterable[str], limit: int | None = None) -> int:
     """Give back what several workers held, one after the other; see :func:`recover`.
 
     One that cannot be rescued is named, and keeps no other from being rescued.
@@ -287,7 +234,7 @@ def recover_each(client: Client, keys: Keys, worker_ids: Iterable[str], **option
     moved = 0
     for worker_id in worker_ids:
         try:
-            moved += recover(client, keys, worker_id, **options) or 0
+            moved += recover(broker, worker_id, limit=limit) or 0
         except Exception as error:
             if isinstance(error, AWAY) or is_refusal(error):
                 raise
@@ -306,9 +253,10 @@ def say_stuck(worker_id: str, error: Exception) -> None:
         logger.error("The messages of %s cannot be given back: " + what, as_text(worker_id), error)
 
 
-def forget(client: Client, keys: Keys, worker_id: str) -> bool:
+def forget(broker: Broker, worker_id: str) -> bool:
     """Remove the keys of a worker that has ended, unless it holds something; return whether that is so."""
-    step = client.register_script(FORGET)
+    keys = broker.keys
+    step = broker.client.register_script(FORGET)
     return bool(
         step(
             keys=[

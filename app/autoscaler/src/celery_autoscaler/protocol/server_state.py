@@ -13,6 +13,8 @@ from typing import Any
 from redis import Connection, UnixDomainSocketConnection
 from redis import exceptions as redis_errors
 
+from celery_autoscaler.protocol import sentinels
+
 # Connections of a pool that its users limit themselves.
 UNLIMITED = 2**31
 # What such an answer begins with.
@@ -28,16 +30,17 @@ REFUSALS = (
     "READONLY",
     "TRYAGAIN",
 )
-# redis-py makes exceptions of their own of some, and takes away the word with which they begin.
-REFUSAL_TYPES = (
-    redis_errors.AuthenticationError,
-    redis_errors.BusyLoadingError,
-    redis_errors.ClusterDownError,
-    redis_errors.MasterDownError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.ReadOnlyError,
-    redis_errors.TryAgainError,
-)
+# redis-py makes exceptions of their own of some, and takes away the word with which they begin, which before
+# version 8 they have nowhere else.
+WORDS: dict[type[BaseException], str] = {
+    redis_errors.BusyLoadingError: "LOADING",
+    redis_errors.ClusterDownError: "CLUSTERDOWN",
+    redis_errors.MasterDownError: "MASTERDOWN",
+    redis_errors.OutOfMemoryError: "OOM",
+    redis_errors.ReadOnlyError: "READONLY",
+    redis_errors.TryAgainError: "TRYAGAIN",
+}
+REFUSAL_TYPES: tuple[type[BaseException], ...] = (redis_errors.AuthenticationError, *WORDS)
 # A pipeline, a transaction and, before Redis 7, a script put something of theirs before it.
 REFUSED = re.compile(
     rf"(?:^-?|caused error: |because of: |@user_script: ?\d+: -?)({'|'.join(REFUSALS)})(?= |$)",
@@ -98,7 +101,7 @@ class _Refusing:
 
 def worded(error: BaseException) -> str:
     """Return a refusal with the word with which the server began it."""
-    code, text = getattr(error, "status_code", None), str(error)
+    code, text = getattr(error, "status_code", None) or WORDS.get(type(error)), str(error)
     return f"{code} {text}" if code and not text.startswith(code) else text
 
 
@@ -107,15 +110,15 @@ def refusing(connection_class: type[Connection]) -> type[Connection]:
     """Return a class of connections, over whatever they lead, that raise :class:`Refused`."""
     if issubclass(connection_class, _Refusing):
         return connection_class
-    return with_address(type(connection_class.__name__, (_Refusing, connection_class), {}))
+    return with_clear_errors(type(connection_class.__name__, (_Refusing, connection_class), {}))
 
 
 @cache
-def with_address(connection_class: type[Connection]) -> type[Connection]:
-    """Return a class of connections that has what redis-py names when it loses one.
+def with_clear_errors(connection_class: type[Connection]) -> type[Connection]:
+    """Return a class of connections whose errors name in one line what does not answer.
 
-    Over a Unix socket there is none of it, and redis-py ends with another error instead.
+    Over a Unix socket a connection lacks what redis-py names when it loses one: another error would come.
     """
-    if not issubclass(connection_class, UnixDomainSocketConnection):
-        return connection_class
-    return type(connection_class.__name__, (connection_class,), {"host": "", "port": 0})
+    if issubclass(connection_class, UnixDomainSocketConnection):
+        return type(connection_class.__name__, (connection_class,), {"host": "", "port": 0})
+    return sentinels.with_one_line(connection_class)

@@ -10,7 +10,7 @@ def notify(*assignments: str) -> bool:
     The protocol is that of sd_notify(3): one datagram to the socket named by ``NOTIFY_SOCKET``.
 
     Returns:
-        Whether there is a service manager that was told.
+        Whether there is a service manager to notify.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:

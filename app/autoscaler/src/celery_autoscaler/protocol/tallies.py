@@ -1,6 +1,6 @@
-"""Tasks counted by name and queue, as a worker tells its supervisor.
+"""Tasks counted by name and queue, as a worker reports them to its supervisor.
 
-All counts are told at once now and then. They only grow, so that nothing is lost when one telling is, and the
+Every report holds all counts. They only grow, so that nothing is lost with a report, and the
 supervisor adds what has been added since it last heard of that worker.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Any
 
-from celery_autoscaler.protocol.readers import (
+from celery_autoscaler.protocol.reading import (
     UnreadableError,
     read_list,
     read_number,
@@ -23,7 +23,7 @@ from celery_autoscaler.protocol.readers import (
 
 # Upper ends of the buckets, in seconds; one more holds what takes longer.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-# Pairs of task and queue that are told apart; all others go by one name, so that none can fill Redis.
+# Pairs of task and queue that are counted apart; all others share one name, so that none can fill Redis.
 MOST = 100
 OTHERS = "(others)"
 # The header of a message that says when it was published, in seconds of the epoch.

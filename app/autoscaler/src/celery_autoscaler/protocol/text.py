@@ -7,7 +7,7 @@ begins a line that looks like another record. Here they become visible escapes, 
 
 import unicodedata
 from collections.abc import Iterable
-from difflib import get_close_matches
+from importlib import import_module
 
 # Characters of one text, beyond which it is cut.
 LONGEST = 10_000
@@ -50,6 +50,13 @@ def in_json(text: str) -> str:
     return "".join(char if _is_shown(char) else _json_escape(char) for char in text)
 
 
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Return some names, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
 def missing(kind: str, name: str, known: Iterable[str]) -> str:
     """Say in one line that there is no such thing, what is meant perhaps, and what there is.
 
@@ -59,7 +66,8 @@ def missing(kind: str, name: str, known: Iterable[str]) -> str:
         known: The names that there are.
     """
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    # Rarely needed: workers start without it.
+    close: list[str] = import_module("difflib").get_close_matches(name, names, n=1)
     hint = f" (did you mean {as_text(close[0])}?)" if close else ""
     if not names:
         return f"no {kind} named '{as_text(name, 200)}'; there are none"

@@ -4,9 +4,10 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from celery_autoscaler.protocol.keys import Keys, worker_name
-from celery_autoscaler.protocol.readers import Refusal
-from celery_autoscaler.protocol.recovery import Client
+from celery_autoscaler.protocol.broker import Client
+from celery_autoscaler.protocol.identity import host_of, worker_name
+from celery_autoscaler.protocol.keys import Keys
+from celery_autoscaler.protocol.reading import Refusal
 
 KIND = "key"
 
@@ -38,11 +39,11 @@ def set_aside(client: Client, keys: Keys, key: str) -> Refusal:
         redis.RedisError: The server does not answer.
     """
     name = keys.without_prefix(key)
-    aside = f"{keys.prefix}fleet:set_aside:{name.removeprefix('fleet:')}"
+    aside = keys.set_aside(key)
     try:
         client.rename(key, aside)
     except ResponseError as error:
-        # Somebody else was faster.
+        # Another process was faster.
         if "no such key" not in str(error):
             raise
     return Refusal(KIND, name, f"it held another type, and was renamed to {keys.without_prefix(aside)}")
@@ -57,7 +58,7 @@ def set_aside_for(client: Client, keys: Keys, worker_id: str) -> list[Refusal]:
     kinds = {
         keys.worker(worker_id): b"hash",
         keys.unacked(worker_id): b"hash",
-        keys.task_counts(worker_name(worker_id).partition("@")[2]): b"hash",
+        keys.task_counts(host_of(worker_name(worker_id))): b"hash",
         keys.workers: b"zset",
         keys.drain: b"set",
     }

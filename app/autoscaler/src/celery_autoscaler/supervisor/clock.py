@@ -2,9 +2,9 @@
 
 from collections import deque
 
-# Seconds of difference that are told: those with an ETA are late by them.
+# Seconds of difference that are reported: those with an ETA are late by them.
 TOLERATED_SECONDS = 2.0
-# Looks of which the quickest counts: its answer tells most about the moment.
+# Looks of which the quickest counts: its answer is closest to the moment.
 LOOKS = 10
 
 

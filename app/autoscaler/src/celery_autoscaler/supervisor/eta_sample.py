@@ -12,41 +12,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from celery_autoscaler.protocol.readers import UnreadableError, read_mapping, shown
+from celery_autoscaler.protocol.reading import UnreadableError, read_mapping, shown
+from celery_autoscaler.protocol.script import script
 
 # Messages of a list that are looked at: all of a short one, of others those taken next.
 PEEK = 100
 # Bytes of a large message that are fetched: of its beginning and of its end.
-HEAD, TAIL = 4 * 1024, 16 * 1024
+HEAD_BYTES, TAIL_BYTES = 4 * 1024, 16 * 1024
 # Bytes of messages after which a look ends, over all lists. Redis copies each message to cut it.
-BUDGET = 8 * 1024 * 1024
+BUDGET_BYTES = 8 * 1024 * 1024
 NO_ETA = (b'"eta": null', b'"eta":null')
 # A task's name in the headers: what it takes is only compared with other names.
 TASK_NAME = re.compile(rb'"task": ?"([^"\\]{1,512})"')
 # Names of which a message of a task has one near one of its ends.
 PARTS = (b'"headers":', b'"properties":', b'"content-type":')
 
-# KEYS: lists.  ARGV: messages of each, bytes of a message's beginning, of its end, and of all together.
-# Returns for each list its sample, the next to be taken first: a message, or the two ends of a large one.
-SAMPLE = """
-local left = tonumber(ARGV[4])
-local head, tail = tonumber(ARGV[2]), tonumber(ARGV[3])
-local samples = {}
-for i, key in ipairs(KEYS) do
-    local sample = {}
-    for n = 1, tonumber(ARGV[1]) do
-        local message = left > 0 and redis.pcall('LINDEX', key, -n)
-        if type(message) ~= 'string' then break end
-        left = left - #message
-        if #message > head + tail then
-            message = {string.sub(message, 1, head), string.sub(message, -tail)}
-        end
-        sample[n] = message
-    end
-    samples[i] = sample
-end
-return samples
-"""
+SAMPLE = script("protocol", "sample_lists")
 
 
 @dataclass(frozen=True)

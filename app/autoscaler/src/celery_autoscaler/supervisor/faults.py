@@ -21,9 +21,9 @@ SERVER_STATES = (
 # Faults that are remembered.
 REMEMBERED = 100
 # Ticks after which a part that was not tried again is there no more.
-LASTING = 60
+LASTING_TICKS = 60
 # Characters of an error that are shown.
-LONGEST = 500
+LONGEST_CHARACTERS = 500
 
 
 class Faults:
@@ -68,7 +68,7 @@ class Faults:
     def forget(self) -> None:
         """Forget the faults of parts that there are no more; to be called once a tick."""
         self._ticks += 1
-        self._met = {part: tick for part, tick in self._met.items() if self._ticks - tick < LASTING}
+        self._met = {part: tick for part, tick in self._met.items() if self._ticks - tick < LASTING_TICKS}
         self._now = {part: what for part, what in self._now.items() if part in self._met}
 
     def status(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Faults:
 def described(error: BaseException) -> str:
     """Return an exception in one line that shows no secret; everybody who reads the status sees it."""
     lines = str(error).splitlines() or [""]
-    return mask(f"{type(error).__name__}: {lines[0]}"[:LONGEST])
+    return mask(f"{type(error).__name__}: {lines[0]}"[:LONGEST_CHARACTERS])
 
 
 def concerns_the_server(error: BaseException) -> bool:

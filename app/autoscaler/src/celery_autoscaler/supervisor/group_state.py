@@ -1,14 +1,17 @@
 """What a supervisor remembers of a worker group, and what it sees of it at each look."""
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_autoscaler.protocol.heartbeat import HORIZONS, WorkerSeen
+from celery_autoscaler.protocol.heartbeat import HORIZONS
+from celery_autoscaler.protocol.status import QueueStatus
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.local import START_TIMEOUT
-from celery_autoscaler.supervisor.observation import ListSeen, Seen
+from celery_autoscaler.supervisor.local import START_TIMEOUT_SECONDS
+from celery_autoscaler.supervisor.observation import FleetSeen, ListSeen
 from celery_autoscaler.supervisor.policy import law as policy
 from celery_autoscaler.supervisor.policy.crashes import Backoff
 from celery_autoscaler.supervisor.policy.estimates import Age, Meter, StartUp, WorkerCounters, merged
@@ -16,12 +19,12 @@ from celery_autoscaler.supervisor.policy.limits import HostLimits, HostSeen
 from celery_autoscaler.supervisor.policy.run_times import RunTimes
 from celery_autoscaler.supervisor.policy.throughput import Throughput
 
-# Seconds beyond a start within which a task that comes due wants a slot.
-SOON = 2.0
-# Times as long as others that a start must take to hang.
-HANGING = 2.0
-# Seconds without a worker, at least, after which a group is not served.
-LEAST_UNSERVED = 30.0
+# A task that comes due within this time after a start wants a slot.
+SOON_SECONDS = 2.0
+# A start hangs that takes this many times as long as others.
+HANGING_FACTOR = 2.0
+# A group counts as not served after this time without a worker, at the earliest.
+LEAST_UNSERVED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class GroupState:
     starting_since: dict[str, float] = field(default_factory=dict)
     """Since when each of its starting workers was seen to start, on whichever host."""
     ages: dict[str, Age] = field(default_factory=dict)
-    seen: policy.Seen = field(default_factory=lambda: policy.Seen(now=0.0))
+    seen: policy.GroupSeen = field(default_factory=lambda: policy.GroupSeen(now=0.0))
     decision: policy.Decision = field(default_factory=lambda: policy.Decision(0, "nothing was seen yet"))
     draining: int = 0
     held_back: str = ""
@@ -72,7 +75,8 @@ class GroupState:
     """Tasks whose ETA has come and that have not begun, in the hands of workers."""
     overdue_age: float = 0.0
     """Seconds for which the first of these has waited."""
-    queues: dict[str, dict[str, float]] = field(default_factory=dict)
+    queues: dict[str, QueueStatus] = field(default_factory=dict)
+    """Read by the page's thread: never changed, only replaced."""
     steps: list[StepSeen] = field(default_factory=list)
     """The lists of its queues that hold messages, or held any before."""
     replacement: str = ""
@@ -96,25 +100,38 @@ class GroupState:
 
     def is_not_served(self, now: float) -> bool:
         """Whether no worker has consumed for longer than a start takes."""
-        allowed = START_TIMEOUT if self.seen.starting else max(LEAST_UNSERVED, 3 * self.startup.seconds)
+        allowed = (
+            START_TIMEOUT_SECONDS
+            if self.seen.starting
+            else max(LEAST_UNSERVED_SECONDS, 3 * self.startup.seconds)
+        )
         return self.unserved(now) > allowed
 
     def waiting_in(self, queues: Collection[str] | None) -> int:
         """Return how many messages wait in some of its queues, or in all of them."""
-        return sum(
-            int(found["messages"] - found["future"])
-            for queue, found in self.queues.items()
-            if queues is None or queue in queues
-        )
+        return sum(found.waiting for queue, found in self.queues.items() if queues is None or queue in queues)
+
+    def service_times(self, fleet: FleetSeen) -> dict[str, float]:
+        """Return the mean seconds of work of its tasks by name, and of all under no name."""
+        work: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
+        for worker in fleet.workers:
+            if worker.group == self.group.name:
+                for name, done in worker.tasks.items():
+                    work[name].append(done)
+        times = {
+            name: sum(seconds for _, seconds in done) / max(1, sum(begun for begun, _ in done))
+            for name, done in work.items()
+        }
+        return times | self.run_times.by_name() | {"": self.seen.service_time or 0.0}
 
     def start_failed(self, now: float, how: str) -> None:
-        """Take in that a worker of this host ended soon after its start, or never consumed."""
+        """Note that a worker of this host ended soon after its start, or never consumed."""
         self.backoff.failed(now)
         self.failed_starts += 1
         self.last_failure = how
 
 
-def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = False) -> policy.Seen:
+def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool = False) -> policy.GroupSeen:
     """Bring what is known of a group up to date; return what its law needs.
 
     Args:
@@ -147,16 +164,8 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
     for worker in workers:
         for name, count in worker.taken.items():
             taken[name] = taken.get(name, 0) + count
-    state.queues = {
-        queue: {
-            "messages": 0,
-            "future": 0,
-            "age": 0.0,
-            "taken": 0,
-            "dead_letters": seen.dead_letters[queue],
-        }
-        for queue in group.queues
-    }
+    messages, future, departed = (dict.fromkeys(group.queues, 0) for _ in range(3))
+    longest_wait = dict.fromkeys(group.queues, 0.0)
     steps = []
     parts: list[tuple[float, int]] = []
     for item in lists:
@@ -167,21 +176,26 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
             steps.append(StepSeen(item.queue, item.name, item.length, item.future, waits, known.departed))
         if item.length > item.future:
             parts += without_future(known.parts(now), item)
-        queue = state.queues[item.queue]
-        queue["age"] = max(queue["age"], waits)
-        queue["messages"] += item.length
-        queue["future"] += item.future
-        queue["taken"] += taken.get(item.name, 0)
+        longest_wait[item.queue] = max(longest_wait[item.queue], waits)
+        messages[item.queue] += item.length
+        future[item.queue] += item.future
+        departed[item.queue] += taken.get(item.name, 0)
+    state.queues = {
+        queue: QueueStatus(
+            messages[queue], future[queue], longest_wait[queue], departed[queue], seen.dead_letters[queue]
+        )
+        for queue in group.queues
+    }
     # Read by the page's thread: never changed, only replaced.
     state.steps = steps
     due = [w.oldest_due for w in workers if w.oldest_due is not None]
     state.overdue = sum(w.overdue for w in workers)
     state.overdue_age = max(0.0, seen.time - min(due)) if due else 0.0
-    waiting = {queue: int(found["messages"] - found["future"]) for queue, found in state.queues.items()}
+    waiting = {queue: found.waiting for queue, found in state.queues.items()}
     longest = max(waiting, key=lambda queue: waiting[queue])
     etas = [eta for eta in [*(i.next_eta for i in lists), *(w.next_eta for w in workers)] if eta is not None]
     backlog = sum(waiting.values())
-    age = max(state.overdue_age, *(found["age"] for found in state.queues.values()))
+    age = max(state.overdue_age, *longest_wait.values())
     busy = sum(w.active for w in workers)
     state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
     useful = state.throughput.update(
@@ -195,10 +209,10 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
     starting_since = {name: state.starting_since.get(name, now) for name in starting}
     state.starting_since = starting_since
     startup = state.startup.seconds
-    return policy.Seen(
+    return policy.GroupSeen(
         now=now,
         backlog=backlog,
-        future=int(sum(found["future"] for found in state.queues.values())),
+        future=sum(future.values()),
         held=sum(w.reserved for w in workers),
         busy_workers=sum(w.active > 0 for w in here),
         busy=busy,
@@ -208,7 +222,7 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
             for _, since in w.running
         ),
         next_eta=min(etas) - seen.time if etas else None,
-        due=due_soon(seen.time, startup + SOON, lists, workers),
+        due=due_soon(seen.time, startup + SOON_SECONDS, lists, workers),
         age=age,
         parts=merged(parts),
         longest=waiting[longest],
@@ -231,7 +245,7 @@ def see_group(now: float, state: GroupState, seen: Seen, *, starved: bool = Fals
 
 def start_left(elapsed: float, startup: float) -> float:
     """Return the seconds until a worker probably consumes that has been starting for some seconds."""
-    if elapsed > HANGING * startup + SOON:
+    if elapsed > HANGING_FACTOR * startup + SOON_SECONDS:
         # It hangs: whether and when it comes is not known.
         return startup
     return round(max(0.0, startup - elapsed), 2)

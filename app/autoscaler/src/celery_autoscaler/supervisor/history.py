@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.readers import UnreadableError, read_number, read_text
-from celery_autoscaler.supervisor.observation import Seen
+from celery_autoscaler.protocol.reading import UnreadableError, read_number, read_text
+from celery_autoscaler.protocol.status import GroupStatus
+from celery_autoscaler.supervisor.observation import FleetSeen
 
 # Seconds between two records.
-EVERY = 10
+EVERY_SECONDS = 10
 # Seconds for which they are kept, and their number.
-KEPT = 24 * 3600
-RECORDS = KEPT // EVERY
+KEPT_SECONDS = 24 * 3600
+RECORDS = KEPT_SECONDS // EVERY_SECONDS
 # What a record says of a group, in this order.
 FIGURES = ("ready", "starting", "draining", "max_workers", "waiting", "age")
 # Those of which the worst since the last record counts.
@@ -33,20 +34,20 @@ class Recorder:
     _peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     """The most that waited, and the longest, in each group since the last record."""
 
-    def record(self, host: str, seen: Seen, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    def record(self, host: str, seen: FleetSeen, groups: Mapping[str, GroupStatus]) -> dict[str, str]:
         """Return the record that is due: groups by name; nothing if it is not due, or another host's part."""
         for name, group in groups.items():
             peaks = self._peaks.setdefault(name, dict.fromkeys(PEAKS, 0.0))
             for figure in PEAKS:
-                peaks[figure] = max(peaks[figure], group[figure])
-        slot = int(seen.time // EVERY)
+                peaks[figure] = max(peaks[figure], getattr(group, figure))
+        slot = int(seen.time // EVERY_SECONDS)
         if slot == self._slot:
             return {}
         self._slot = slot
         all_peaks, self._peaks = self._peaks, {}
         if min((peer.host for peer in seen.peers), default="") != host:
             return {}
-        return {name: as_text({**group, **all_peaks[name]}) for name, group in groups.items()}
+        return {name: as_text(vars(group) | all_peaks[name]) for name, group in groups.items()}
 
 
 def as_text(group: Mapping[str, Any]) -> str:
@@ -66,12 +67,16 @@ def read(broker: Broker, seconds: float, points: int = RECORDS) -> dict[str, dic
         For each group the times, ``at``, in seconds of the epoch, and as long a list for each figure.
     """
     now, _ = broker.client.time()
-    width = max(EVERY, seconds / points)
+    width = max(EVERY_SECONDS, seconds / points)
     found: dict[str, dict[str, list[float]]] = {}
     for at, groups in _entries(broker, now - seconds):
         for name, figures in groups:
             columns = found.setdefault(name, {figure: [] for figure in ("at", *FIGURES)})
-            if columns["at"] and int(columns["at"][-1] // width) == int(at // width) and width > EVERY:
+            if (
+                columns["at"]
+                and int(columns["at"][-1] // width) == int(at // width)
+                and width > EVERY_SECONDS
+            ):
                 for figure, value in zip(FIGURES, figures, strict=True):
                     columns[figure][-1] = max(columns[figure][-1], value)
                 continue

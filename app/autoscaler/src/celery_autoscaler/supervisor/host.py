@@ -20,7 +20,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 # A v1 cgroup without a limit says some number near 2^63.
 UNLIMITED = 2**60
 # Seconds over which the use of the CPUs is averaged: a start alone must not look like a shortage.
-SMOOTH = 3.0
+SMOOTH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class Host:
         if path != self._cpu_path or not self._at:
             self._cpu = percent
         else:
-            self._cpu += min(1.0, elapsed / SMOOTH) * (percent - self._cpu)
+            self._cpu += min(1.0, elapsed / SMOOTH_SECONDS) * (percent - self._cpu)
         self._cpu_path, self._at = path, now
         return self._cpu
 
 
 def pressure(resource: str, cgroup: Cgroup | None) -> float:
-    """Return the per cent of the last 10 s in which something waited for a resource; 0 if not told."""
+    """Return the per cent of the last 10 s in which something waited for a resource; 0 if unknown."""
     content = ""
     if cgroup is not None and cgroup.version == 2:
         content = cgroup.read(f"{resource}.pressure")

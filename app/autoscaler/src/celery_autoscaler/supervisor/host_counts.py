@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from celery_autoscaler.protocol.tallies import Kind, Tallies, Tally
 
 # Seconds that the hour of failures is divided into, and how many of them are kept.
-MINUTE = 60
+MINUTE_SECONDS = 60
 MINUTES = 60
 
 
@@ -20,13 +20,13 @@ class HostCounts:
         self._ended: dict[int, Counter[str]] = {}
 
     def update(self, now: float, told: dict[str, Tallies]) -> None:
-        """Take in what the workers of this host have told, by their id, at a time in seconds of the epoch.
+        """Take in what the workers of this host reported, by their id, at a time in seconds of the epoch.
 
         What is there at the first look was counted by a former supervisor.
         """
         if self._known is not None:
-            minute = self._failures.setdefault(int(now // MINUTE), Counter())
-            ended = self._ended.setdefault(int(now // MINUTE), Counter())
+            minute = self._failures.setdefault(int(now // MINUTE_SECONDS), Counter())
+            ended = self._ended.setdefault(int(now // MINUTE_SECONDS), Counter())
             for worker_id, tallies in told.items():
                 former = self._known.get(worker_id, Tallies())
                 for kind, tally in tallies.items():
@@ -34,7 +34,7 @@ class HostCounts:
                     self.tallies.of(kind).add(tally, before)
                     minute[kind[0]] += tally.outcomes["failed"] - before.outcomes["failed"]
                     ended[kind[0]] += tally.outcomes.total() - before.outcomes.total()
-            for old in [key for key in self._failures if key <= now // MINUTE - MINUTES]:
+            for old in [key for key in self._failures if key <= now // MINUTE_SECONDS - MINUTES]:
                 del self._failures[old], self._ended[old]
         self._known = (self._known or {}) | told
 

@@ -4,23 +4,30 @@ import logging
 import os
 
 from celery_autoscaler.protocol import recovery
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
+from celery_autoscaler.protocol.identity import group_of
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
 from celery_autoscaler.protocol.orphans import Searcher
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.launchers import SHOWN_WORDS, State, StopSignal
-from celery_autoscaler.supervisor.local import RETRY, SHORT_LIFE, START_TIMEOUT, LocalWorker
+from celery_autoscaler.supervisor.local import (
+    RETRY_SECONDS,
+    SHORT_LIFE_SECONDS,
+    START_TIMEOUT_SECONDS,
+    LocalWorker,
+)
 from celery_autoscaler.supervisor.masking import exception_type, mask
-from celery_autoscaler.supervisor.observation import Seen
+from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.tick import Tick
 
 logger = logging.getLogger(__name__)
 
 # Messages of dead workers that one tick gives back.
-RESCUE = 10_000
-# Seconds without a lease after which a worker that consumed is given up; a lease lasts 5 s.
-SILENCE = 15.0
-# Seconds after which a worker that is to drain must be seen to be marked so.
-UNMARKED = 3.0
+MESSAGES_PER_TICK = 10_000
+# Time without a lease after which a worker that consumed is given up; a lease lasts 5 s.
+SILENCE_SECONDS = 15.0
+# A worker that is to drain must be seen to be marked so within this time.
+UNMARKED_SECONDS = 3.0
 
 
 class HostWorkers:
@@ -30,17 +37,10 @@ class HostWorkers:
         self.context = context
         self._searcher = Searcher()
 
-    def see(self, now: float, states: dict[str, State], seen: Seen, sees_since: float) -> None:
-        """Bring what is known of this host's workers up to date.
-
-        Args:
-            now: Of a steady clock, in seconds.
-            states: What the launcher knows.
-            seen: What the broker shows.
-            sees_since: Since when the supervisor sees the broker without a gap.
-        """
-        context = self.context
-        alive = {w.instance: w for w in seen.workers if w.alive and w.host == context.host}
+    def see(self, tick: Tick) -> None:
+        """Bring what is known of this host's workers up to date."""
+        context, now, states = self.context, tick.now, tick.states
+        alive = {w.instance: w for w in tick.fleet.workers if w.alive and w.host == context.host}
         for name in states.keys() - context.local.keys():
             if states[name] is not State.FAILED:
                 self._adopt(now, name)
@@ -48,16 +48,16 @@ class HostWorkers:
             state = states.get(name)
             with context.faults.contained(f"worker {name}"):
                 if state is State.RUNNING or state is State.STOPPING:
-                    self._see_worker(now, worker, alive.get(name), state, seen)
-                    self._give_up(now, worker, sees_since)
+                    self._see_worker(tick, worker, alive.get(name), state)
+                    self._give_up(tick, worker)
                 else:
-                    self._see_end(now, worker, seen, failed=state is State.FAILED)
+                    self._see_end(tick, worker, failed=state is State.FAILED)
         for name, state in states.items():
             if state is State.FAILED and name not in context.local:
-                self._bury(name)
+                self._forget_failed(name)
 
     def _adopt(self, now: float, name: str) -> None:
-        group = name.rpartition("-")[0]
+        group = group_of(name)
         timeout = self.context.groups[group].group.drain_timeout if group in self.context.groups else 600.0
         self.context.local[name] = self.new(now, name, group, timeout)
         self.context.local[name].adopted = True
@@ -65,41 +65,42 @@ class HostWorkers:
 
     def new(self, now: float, name: str, group: str, drain_timeout: float) -> LocalWorker:
         """Return a worker that was started or first seen now; ``drain_timeout`` is in seconds."""
-        soft_shutdown = float(self.context.app.conf.worker_soft_shutdown_timeout or SOFT_SHUTDOWN)
+        soft_shutdown = self.context.app.soft_shutdown or SOFT_SHUTDOWN
         return LocalWorker(name, group, now, drain_timeout=drain_timeout, soft_shutdown=soft_shutdown)
 
     def _see_worker(
-        self, now: float, worker: LocalWorker, heartbeat: WorkerSeen | None, state: State, seen: Seen
+        self, tick: Tick, worker: LocalWorker, heartbeat: WorkerSeen | None, state: State
     ) -> None:
+        now = tick.now
         group = self.context.groups.get(worker.group)
         started_in = worker.look(now, heartbeat)
-        replaced = heartbeat is not None and heartbeat.id in seen.replaced
+        replaced = heartbeat is not None and heartbeat.id in tick.fleet.replaced
         worker.outdated = replaced or (group is not None and not worker.is_of(group.group))
         if started_in is not None:
             self._unclaim(worker)
             if not worker.adopted and group is not None:
                 group.startup.add(started_in)
                 logger.info("%s ready %.1f s after its start", worker.name, started_in)
-        if worker.ready_at is not None and not worker.lasted and now - worker.ready_at > SHORT_LIFE:
+        if worker.ready_at is not None and not worker.lasted and now - worker.ready_at > SHORT_LIFE_SECONDS:
             worker.lasted = True
             if group is not None:
                 group.backoff.lasted()
-        marked = f"{worker.name}@{self.context.host}" in seen.draining
+        marked = f"{worker.name}@{self.context.host}" in tick.fleet.draining
         if worker.stop_since is not None:
-            if not (marked or worker.pushed) and now - worker.stop_since > UNMARKED:
+            if not (marked or worker.signals) and now - worker.stop_since > UNMARKED_SECONDS:
                 self._mark_again(worker)
             return
         if state is State.STOPPING:
-            worker.stop(now, "stopped by somebody else", worker.drain_timeout)
-            worker.pushed[StopSignal.TERM] = now
+            worker.stop(now, "stopped outside the supervisor", worker.drain_timeout)
+            worker.signals[StopSignal.TERM] = now
         elif marked:
-            worker.stop(now, "an operator wants it drained", worker.drain_timeout)
+            worker.stop(now, "drained by an operator", worker.drain_timeout)
             worker.by_operator = True
         elif group is None:
-            self.stop(now, worker, "its group is gone")
+            self.stop(now, worker, "its group was removed")
 
     def _mark_again(self, worker: LocalWorker) -> None:
-        """Take in that the mark of a worker that drains is gone: it takes messages again."""
+        """Note that the mark of a worker that drains is gone: it takes messages again."""
         if worker.by_operator:
             worker.undo_stop()
         else:
@@ -107,21 +108,26 @@ class HostWorkers:
                 self.context.broker.keys.drain, f"{worker.name}@{self.context.host}"
             )
 
-    def _give_up(self, now: float, worker: LocalWorker, sees_since: float) -> None:
+    def _give_up(self, tick: Tick, worker: LocalWorker) -> None:
         """Stop a worker that never consumed, or whose lease has run out: others do its part."""
+        now = tick.now
         group = self.context.groups.get(worker.group)
         if worker.stop_since is not None or group is None:
             return
-        if worker.ready_at is None and now - worker.since > START_TIMEOUT:
-            why = f"it does not consume {START_TIMEOUT:g} s after its start"
+        if worker.ready_at is None and now - worker.since > START_TIMEOUT_SECONDS:
+            why = f"it did not consume within {START_TIMEOUT_SECONDS:g} s of its start"
             group.start_failed(now, f"{worker.name}: {why}")
             self.stop(now, worker, why)
-        elif worker.silent_since is not None and now - max(worker.silent_since, sees_since) > SILENCE:
+        elif (
+            worker.silent_since is not None
+            and now - max(worker.silent_since, tick.sees_since) > SILENCE_SECONDS
+        ):
             # Alive it would end by itself when it hears that it is fenced.
-            self.stop(now, worker, "it has had no lease for long, its messages were given to others")
+            self.stop(now, worker, "it has had no lease for too long; other workers got its messages")
 
-    def _see_end(self, now: float, worker: LocalWorker, seen: Seen, *, failed: bool) -> None:
-        """Take in that a worker has ended."""
+    def _see_end(self, tick: Tick, worker: LocalWorker, *, failed: bool) -> None:
+        """Note that a worker has ended."""
+        now = tick.now
         del self.context.local[worker.name]
         asked = worker.stop_since is not None
         if failed and not asked:
@@ -131,25 +137,25 @@ class HostWorkers:
             logger.info("%s stopped in %.1f s", worker.name, seconds)
             self.context.counts.stopped[worker.group] = self.context.counts.stopped.get(worker.group, 0) + 1
         if failed:
-            self._bury(worker.name)
+            self._forget_failed(worker.name)
         self._unclaim(worker)
-        self._recover_ended(worker, seen)
+        self._recover_ended(worker, tick.fleet)
 
     def _see_death(self, now: float, worker: LocalWorker) -> None:
-        """Take in that a worker ended without having been asked to."""
+        """Note that a worker ended without having been asked to."""
         launcher, counts = self.context.launcher, self.context.counts
         words = launcher.last_words(worker.name)
         last = [mask(line) for line in words[-SHOWN_WORDS:]]
         logger.error("%s died%s", worker.name, f"; last output: {' / '.join(last)}" if last else "")
         counts.died[worker.group] = counts.died.get(worker.group, 0) + 1
         group = self.context.groups.get(worker.group)
-        if group is not None and (worker.ready_at is None or now - worker.ready_at < SHORT_LIFE):
+        if group is not None and (worker.ready_at is None or now - worker.ready_at < SHORT_LIFE_SECONDS):
             # Everybody who reads the status reads this: nothing that the worker has printed but a type.
             kind = exception_type(words)
             death = f"{worker.name} died{f' of {kind}' if kind else ''}"
             group.start_failed(now, f"{death}; see {launcher.where_to_look(worker.name)}")
 
-    def _bury(self, name: str) -> None:
+    def _forget_failed(self, name: str) -> None:
         """Forget a worker that has failed."""
         with self.context.faults.contained(f"clearing {name}"):
             self.context.launcher.forget_failed(name)
@@ -189,12 +195,12 @@ class HostWorkers:
         for worker in self.context.local.values():
             if worker.outlasts_drain(now):
                 self.let_return(worker)
-            how = worker.next_push(now)
+            how = worker.next_signal(now)
             if how is not None:
-                # One that cannot be stopped, such as for want of a right, keeps no other from its end.
-                worker.retry_at = now + RETRY
+                # One that cannot be stopped, such as for lack of a permission, keeps no other from its end.
+                worker.retry_at = now + RETRY_SECONDS
                 with self.context.faults.contained(f"stopping {worker.name}"):
-                    worker.push(now, how, self.context.launcher.push)
+                    worker.send_signal(now, how, self.context.launcher.send_signal)
                     worker.retry_at = 0.0
 
     def recycle(self, now: float) -> None:
@@ -206,38 +212,31 @@ class HostWorkers:
             waiting = group.waiting_in(worker.seen.queues)
             if worker.is_stalled(now, waiting):
                 logger.error(
-                    "%s stalled: it holds nothing and takes none of %d messages", worker.name, waiting
+                    "%s stalled: it holds no task and fetches none of %d messages", worker.name, waiting
                 )
                 self.stop(now, worker, "it is stalled")
 
     # --- Recovery --------------------------------------------------------------------------------------
 
-    def _recover_ended(self, worker: LocalWorker, seen: Seen) -> None:
+    def _recover_ended(self, worker: LocalWorker, seen: FleetSeen) -> None:
         """Give back at once what a worker of this host held, whose processes are seen to be gone."""
         name = f"{worker.name}@{self.context.host}"
         for found in seen.workers:
             if found.name == name and found.pid and not process_exists(found.pid):
                 self._give_back(found.id, certain=True)
 
-    def recover(self, seen: Seen) -> None:
+    def recover(self, seen: FleetSeen) -> None:
         """Give back what workers held whose lease has run out, wherever they were."""
         for worker_id in seen.expired:
             self._give_back(worker_id, certain=False)
         broker = self.context.broker
-        with self.context.faults.contained("search for records of nobody"):
+        with self.context.faults.contained("search for records without an owner"):
             self._searcher.search(broker.client, broker.keys)
         self.context.counts.orphans = self._searcher.found
 
     def _give_back(self, worker_id: str, *, certain: bool) -> None:
         with self.context.faults.contained(f"rescue of {worker_id}"):
-            moved = recovery.recover(
-                self.context.broker.client,
-                self.context.broker.keys,
-                worker_id,
-                separator=self.context.broker.separator,
-                limit=RESCUE,
-                certain=certain,
-            )
+            moved = recovery.recover(self.context.broker, worker_id, limit=MESSAGES_PER_TICK, certain=certain)
             self.context.counts.recovered += moved or 0
 
 

@@ -5,27 +5,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_autoscaler.protocol.heartbeat import WorkerSeen
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.launchers import StopSignal
 from celery_autoscaler.supervisor.policy.shares import Candidate
 
 logger = logging.getLogger(__name__)
 
-# Seconds for the signals of a stop: from SIGTERM to SIGQUIT when the time to drain is over, from SIGTERM to
-# SIGQUIT for one that has nothing left to do and hangs, and from the end of the soft shutdown to SIGKILL.
-TERM_TO_QUIT = 1.0
-HANGING = 20.0
-GIVING_BACK = 10.0
-# Seconds for which a worker that holds nothing may take nothing while messages wait for it.
+# Times between the signals of a stop: from SIGTERM to SIGQUIT once the drain timeout is over, from SIGTERM to
+# SIGQUIT for a worker that has nothing left to do and hangs, from the end of the soft shutdown to SIGKILL.
+TERM_TO_QUIT_SECONDS = 1.0
+HANGING_SECONDS = 20.0
+GIVING_BACK_SECONDS = 10.0
+# A worker that holds nothing may take nothing for this time while messages wait for it.
 STALLED_SECONDS = 15.0
-# Seconds that a start may take.
-START_TIMEOUT = 120.0
-# Seconds after which a signal that was refused is tried again.
-RETRY = 10.0
+# Time that a start may take.
+START_TIMEOUT_SECONDS = 120.0
+# A signal that was refused is tried again after this time.
+RETRY_SECONDS = 10.0
 # A worker that ends sooner after its start has failed to start.
-SHORT_LIFE = 30.0
+SHORT_LIFE_SECONDS = 30.0
 
 
 @dataclass
@@ -48,15 +48,16 @@ class LocalWorker:
     stop_since: float | None = None
     stop_why: str = ""
     may_return: bool = False
-    """Whether it is stopped for want of work only."""
+    """Whether it is stopped only for lack of work."""
     spare: bool = False
     """Whether it was idle, and stopped for no other reason; nothing that it runs is worth interrupting."""
     by_operator: bool = False
-    """Whether an operator wants it drained, and may take that back."""
+    """Whether drained by an operator, and may take that back."""
     drain_timeout: float = 600.0
     soft_shutdown: float = SOFT_SHUTDOWN
     """Seconds that running tasks have after SIGQUIT."""
-    pushed: dict[StopSignal, float] = field(default_factory=dict)
+    signals: dict[StopSignal, float] = field(default_factory=dict)
+    """When each signal of a stop was sent."""
     launched: Group | None = None
     """The settings of its group when it was started; nothing if it was there before this supervisor."""
     last_active: int = 0
@@ -71,7 +72,7 @@ class LocalWorker:
     @property
     def state(self) -> str:
         """What it does: starting, ready, draining or stopping."""
-        if self.pushed:
+        if self.signals:
             return "stopping"
         if self.stop_since is not None:
             return "draining"
@@ -128,7 +129,7 @@ class LocalWorker:
         """Begin to stop it: from now on it takes nothing new."""
         self.stop_since, self.stop_why, self.drain_timeout = now, why, drain_timeout
         self.may_return = may_return
-        # A change of the load is told for the group.
+        # A change of the load is reported for the group.
         logger.info("%s drains%s", self.name, "" if may_return else f": {why}")
 
     def undo_stop(self) -> None:
@@ -137,32 +138,32 @@ class LocalWorker:
         self.stop_since, self.stop_why, self.by_operator, self.spare = None, "", False, False
 
     def outlasts_drain(self, now: float) -> bool:
-        """Whether it was to be stopped for want of work only, and runs a task beyond the time to drain."""
+        """Whether it was to be stopped only for lack of work, and runs a task beyond the time to drain."""
         late = self.stop_since is not None and now - self.stop_since >= self.drain_timeout
-        return self.spare and late and not self.pushed and self.seen is not None and self.seen.active > 0
+        return self.spare and late and not self.signals and self.seen is not None and self.seen.active > 0
 
-    def next_push(self, now: float) -> StopSignal | None:
+    def next_signal(self, now: float) -> StopSignal | None:
         """Return the signal that is due in a stop, if one is."""
         if self.stop_since is None or now < self.retry_at:
             return None
         drained = self.seen is None or self.seen.state in {"drained", "fenced"}
         late = now - self.stop_since >= self.drain_timeout
-        if StopSignal.TERM not in self.pushed:
+        if StopSignal.TERM not in self.signals:
             return StopSignal.TERM if drained or late or self.ready_at is None else None
-        since_term = now - self.pushed[StopSignal.TERM]
-        if StopSignal.QUIT not in self.pushed:
+        since_term = now - self.signals[StopSignal.TERM]
+        if StopSignal.QUIT not in self.signals:
             runs = self.seen.active if self.seen else self.last_active
-            hangs = since_term >= HANGING and not runs
-            return StopSignal.QUIT if hangs or (late and since_term >= TERM_TO_QUIT) else None
-        given_back = now - self.pushed[StopSignal.QUIT] >= self.soft_shutdown + GIVING_BACK
-        if given_back and now - self.pushed.get(StopSignal.KILL, 0.0) >= 1.0:
+            hangs = since_term >= HANGING_SECONDS and not runs
+            return StopSignal.QUIT if hangs or (late and since_term >= TERM_TO_QUIT_SECONDS) else None
+        given_back = now - self.signals[StopSignal.QUIT] >= self.soft_shutdown + GIVING_BACK_SECONDS
+        if given_back and now - self.signals.get(StopSignal.KILL, 0.0) >= 1.0:
             return StopSignal.KILL
         return None
 
-    def push(self, now: float, how: StopSignal, send: Callable[[str, StopSignal], None]) -> None:
+    def send_signal(self, now: float, how: StopSignal, send: Callable[[str, StopSignal], None]) -> None:
         """Send a signal and say so."""
         send(self.name, how)
-        self.pushed[how] = now
+        self.signals[how] = now
         held = f"running {self.seen.active}, reserved {self.seen.reserved}" if self.seen else "no lease"
         logger.info("%s after %.1f s: %s; %s", self.name, now - (self.stop_since or now), held, how.value)
 

@@ -11,19 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from celery import Celery
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from celery_autoscaler.protocol.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.heartbeat import read_worker_id
-from celery_autoscaler.protocol.readers import Refusal, UnreadableError, shown
-from celery_autoscaler.protocol.tallies import Tallies
-from celery_autoscaler.protocol.wrong_types import replies_of, set_aside
-from celery_autoscaler.settings import Settings
-from celery_autoscaler.supervisor.clock import TOLERATED_SECONDS
-from celery_autoscaler.supervisor.context import LEASE, Context, Counts
-from celery_autoscaler.supervisor.faults import described
+from celery_autoscaler.protocol.description import Description
+from celery_autoscaler.protocol.status import SupervisorStatus
+from celery_autoscaler.settings import Settings, SettingsError
+from celery_autoscaler.supervisor.context import SUPERVISOR_LEASE_SECONDS, Context, Counts
+from celery_autoscaler.supervisor.count_reader import CountReader
 from celery_autoscaler.supervisor.group_state import GroupState, see_group
 from celery_autoscaler.supervisor.host import Host
 from celery_autoscaler.supervisor.host_counts import HostCounts
@@ -32,58 +27,49 @@ from celery_autoscaler.supervisor.launchers import Launcher, LaunchError, State,
 from celery_autoscaler.supervisor.launchers.process import ProcessLauncher
 from celery_autoscaler.supervisor.launchers.systemd import SystemdLauncher
 from celery_autoscaler.supervisor.local import LocalWorker
-from celery_autoscaler.supervisor.observation import Observer, Seen
-from celery_autoscaler.supervisor.policy import law, limits
-from celery_autoscaler.supervisor.policy.bounds import in_force
+from celery_autoscaler.supervisor.lookout import Lookout
+from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.policy.limits import HostSeen
 from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.run_time_store import RunTimeStore
 from celery_autoscaler.supervisor.scaling import Scaling
-from celery_autoscaler.supervisor.settings_check import check_settings, errors
+from celery_autoscaler.supervisor.tick import Tick
 
 logger = logging.getLogger(__name__)
 
-# Ticks before the first act.
-FIRST_LOOKS = 2
-# Seconds between two looks at the counts of tasks.
-COUNT_EVERY = 5.0
-# Seconds between two looks while workers are stopped at the end.
-CLOSING = 0.2
+# Time between two looks at the counts of tasks.
+COUNT_SECONDS = 5.0
+# Time between two looks while workers are stopped at the end.
+CLOSING_SECONDS = 0.2
 
 
 class Supervisor:
     """Keeps the workers of this host in step with the load of the fleet."""
 
-    def __init__(self, app: Celery, app_name: str, settings: Settings) -> None:
-        """Make the supervisor of an app that stands behind ``-A`` under a name."""
-        self.context = Context(app, settings, make_launcher(app_name, settings))
+    def __init__(self, app: Description, settings: Settings) -> None:
+        """Make the supervisor of an app."""
+        self.context = Context(app, settings, make_launcher(app, settings))
         self.workers = HostWorkers(self.context)
         self.publisher = Publisher(self.context)
         self.scaling = Scaling(self.context, self.workers, self.publisher)
         self.last_tick = time.monotonic()
         self.on_tick: Callable[[], None] = _nothing
+        self._lookout = Lookout(self.context)
+        self._counts = CountReader(self.context)
         self._run_times = RunTimeStore(self.context)
         self._host = Host()
-        self._observer: Observer | None = None
-        self._counted = -COUNT_EVERY
-        self._gone: set[str] = set()
-        self._blind_since: float | None = None
-        self._said = ""
-        self._clock_is_off = False
-        self._uncounted: list[Refusal] = []
-        self._sees_since = self.last_tick
-        # Supervisors that start together see each other before any of them acts.
-        self._acts_from = self.last_tick + FIRST_LOOKS * settings.tick
+        self._counted = -COUNT_SECONDS
         self._stopping = threading.Event()
-        self._reload: Settings | None = None
+        self._reload: tuple[Description, Settings] | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.RLock()
-        self._set_groups(settings)
+        self.context.use(settings)
 
     # --- What others read ------------------------------------------------------------------------------
 
     @property
-    def app(self) -> Celery:
-        """The user's app."""
+    def app(self) -> Description:
+        """The app as its environment describes it."""
         return self.context.app
 
     @property
@@ -127,17 +113,17 @@ class Supervisor:
         return self.context.groups
 
     @property
-    def seen(self) -> Seen | None:
+    def seen(self) -> FleetSeen | None:
         """What the last look at the broker showed."""
         return self.context.seen
 
     @property
-    def host_seen(self) -> limits.HostSeen:
+    def host_seen(self) -> HostSeen:
         """What the last look at the host showed."""
         return self.context.host_seen
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> SupervisorStatus:
         """What is seen and done, for people and other programs."""
         return self.context.status
 
@@ -165,7 +151,7 @@ class Supervisor:
         due = time.monotonic()
         while not self._stopping.is_set():
             if self._reload is not None:
-                self._apply(self._reload)
+                self._apply(*self._reload)
             self.tick()
             with suppress(OSError):
                 self.on_tick()
@@ -177,9 +163,17 @@ class Supervisor:
         """Ask :meth:`run` to end; may be called by a signal handler."""
         self._stopping.set()
 
-    def reload(self, settings: Settings) -> None:
-        """Use other settings from the next tick on; estimates and running workers are kept."""
-        self._reload = settings
+    def reload(self, app: Description, settings: Settings) -> None:
+        """Use another description of the app and other settings from the next tick on.
+
+        Estimates and running workers are kept.
+
+        Raises:
+            SettingsError: The app has another broker.
+        """
+        if not app.same_broker(self.app):
+            raise SettingsError("the app has another broker now: restart the supervisor")
+        self._reload = (app, settings)
 
     def tick(self) -> None:
         """Look, decide and act once. Whatever that meets, the next tick comes."""
@@ -188,12 +182,12 @@ class Supervisor:
             with self._lock:
                 self._tick(begin)
         except OutOfMemoryError as error:
-            # It can still be seen what waits, and workers can still be told to end by a signal.
-            self._say_once(f"Redis is full, holds: {error}")
+            # It can still be seen what waits, and a signal can still end workers.
+            self._lookout.log_once(f"Redis is full, holds: {error}")
         except (RedisError, LaunchError, OSError) as error:
-            self._hold(begin, str(error))
+            self._lookout.hold(begin, str(error))
         except Exception as error:  # noqa: BLE001  a mistake of ours: no reason to leave the workers alone
-            self._fail(begin, error)
+            self._lookout.fail(begin, error)
         self.last_tick = time.monotonic()
         self.context.tick_seconds = self.last_tick - begin
 
@@ -201,152 +195,48 @@ class Supervisor:
         context, contained = self.context, self.context.faults.contained
         with contained("the host's CPU and memory"):
             context.host_seen = self._host.look()
-        states = self.launcher.workers()
-        seen = self._look()
-        self.workers.see(now, states, seen, self._sees_since)
-        if now - self._sees_since >= LEASE:
-            self.workers.recover(seen)
+        tick = self._look(now, self.launcher.workers())
+        self.workers.see(tick)
+        if now - tick.sees_since >= SUPERVISOR_LEASE_SECONDS:
+            self.workers.recover(tick.fleet)
         self.workers.send_due_signals(now)
-        decided = [state for state in self.groups.values() if self._decide(now, state, seen)]
-        if now >= self._acts_from:
-            self.scaling.act(now, decided, seen)
-            with contained("relieving the host"):
-                self.scaling.relieve(now, seen)
+        decided = [state for state in self.groups.values() if self._decide(tick, state)]
+        if now >= self._lookout.acts_from:
+            self.scaling.act(tick, decided)
+            with contained("relief of the host"):
+                self.scaling.relieve(tick)
             with contained("stalled workers"):
                 self.workers.recycle(now)
-        if now - self._counted >= COUNT_EVERY:
+        if now - self._counted >= COUNT_SECONDS:
             self._counted = now
             with contained("counts of tasks"):
-                self._count_tasks(seen)
+                self._counts.update(tick.fleet)
             with contained("run times"):
-                self._run_times.update(seen)
+                self._run_times.update(tick.fleet)
         context.faults.forget()
-        self.publisher.publish(seen)
+        self.publisher.publish(tick.fleet)
 
-    def _decide(self, now: float, state: GroupState, seen: Seen) -> bool:
+    def _look(self, now: float, states: dict[str, State]) -> Tick:
+        """Look at the broker; return what is known then."""
+        fleet = self._lookout.look(self.last_tick, self._counts.refused)
+        return Tick(now, fleet, self.host_seen, states, self._lookout.sees_since)
+
+    def _decide(self, tick: Tick, state: GroupState) -> bool:
         """Decide for a group; return whether that could be done."""
-        name = state.group.name
-        with self.context.faults.contained(f"group {name}, decision"):
-            context = self.context
-            state.seen = see_group(now, state, seen, starved=context.brakes.is_starved(context.host_seen))
-            state.decision = state.law.decide(state.group, state.seen, self.context.override(name))
-            state.serve(self.context.bounds(state.group)[0])
+        name, context = state.group.name, self.context
+        with context.faults.contained(f"group {name}, decision"):
+            starved = context.host_limits.is_starved(tick.host)
+            state.seen = see_group(tick.now, state, tick.fleet, starved=starved)
+            state.decision = state.law.decide(state.group, state.seen, context.override(name))
+            state.serve(context.bounds(state.group)[0])
             return True
         return False
 
-    # --- Looking ---------------------------------------------------------------------------------------
-
-    def _look(self) -> Seen:
-        if self._observer is None:
-            self._observer = Observer(self.broker, [state.group for state in self.groups.values()])
-        seen = self.context.seen = self._observer.look()
-        now = time.monotonic()
-        self._take_in(seen)
-        if self._blind_since is not None:
-            logger.warning("Redis answers again after %.0f s", now - self._blind_since)
-            self._blind_since = None
-            # Workers that could not renew their lease get the time to do so.
-            self._sees_since, self._acts_from = now, now + LEASE
-        elif now - self.last_tick > LEASE / 2:
-            # Was frozen itself: what looks dead may only be waking up as well.
-            self._sees_since = now
-        return seen
-
-    def _take_in(self, seen: Seen) -> None:
-        """Take in what a look shows beside the load."""
-        context, groups = self.context, [state.group for state in self.groups.values()]
-        context.overrides, refused = in_force(seen.overrides, groups)
-        context.unreadable.update([*seen.refusals, *refused, *self._uncounted])
-        for key in seen.set_aside:
-            context.unreadable.keep(key)
-        living = [worker for worker in seen.workers if worker.alive]
-        context.clients_per_worker.update(
-            seen.clients.connected,
-            len(living),
-            settled=len(living) == len(seen.workers) == sum(worker.state == "running" for worker in living)
-            and not any(seen.claims.values()),
-        )
-        is_off = abs(seen.clock_offset) > TOLERATED_SECONDS
-        if is_off and not self._clock_is_off:
-            logger.warning(
-                "The clock of %s is %.1f s %s that of Redis: tasks with an ETA start at the wrong time",
-                self.host,
-                abs(seen.clock_offset),
-                "behind" if seen.clock_offset > 0 else "ahead of",
-            )
-        self._clock_is_off = is_off
-
-    def _say_once(self, text: str) -> None:
-        """Log what is the same for many ticks when it begins."""
-        if text != self._said:
-            logger.warning("%s", text)
-        self._said = text
-
-    def _hold(self, now: float, why: str) -> None:
-        """Start and stop nothing while the broker or the launcher does not answer, and say so."""
-        if self._blind_since is None:
-            self._blind_since = now
-            logger.warning("Blind, starts and stops nothing: %s", why)
-        self.context.status = self.context.status | {
-            "state": "blind",
-            "why": why,
-            "tick": self.publisher.tick_status(),
-        }
-
-    def _fail(self, now: float, error: Exception) -> None:
-        """Hold because of a mistake of this program, and say where it is."""
-        what = f"internal error, {described(error)}"
-        if self._said != what:
-            logger.error("%s", what, exc_info=error)
-        self._said = what
-        self._hold(now, what)
-
-    def _count_tasks(self, seen: Seen) -> None:
-        """Take in what the workers of this host have counted, and forget those that are gone."""
-        key = self.broker.keys.task_counts(self.host)
-        found: dict[str, Tallies] = {}
-        with self.broker.client.pipeline(transaction=False) as pipe:
-            read_bounded(pipe, key)
-            [reply] = replies_of(pipe)
-        if isinstance(reply, Exception):
-            self.context.unreadable.keep(set_aside(self.broker.client, self.broker.keys, key))
-            reply = ()
-        told, self._uncounted = bounded_hash("task counts", key, reply)
-        for member, text in told.items():
-            try:
-                found[read_worker_id(member)] = Tallies.load(text)
-            except UnreadableError as error:
-                self._uncounted.append(Refusal("task counts", shown(member), str(error)))
-        self.task_counts.update(seen.time, found)
-        self.context.pace.update(seen.time, self.task_counts.runtimes())
-        gone = found.keys() - {worker.id for worker in seen.workers}
-        # Gone at two looks: a worker tells its last counts before it goes; one that is fenced tells none.
-        if silent := gone & self._gone:
-            self.broker.client.hdel(key, *silent)
-        self.task_counts.forget(self._gone - found.keys())
-        self._gone = gone
-
-    # --- Settings --------------------------------------------------------------------------------------
-
-    def _set_groups(self, settings: Settings) -> None:
-        self.context.settings = settings
-        with self.context.faults.contained("check of the settings"):
-            self.context.problems = errors(check_settings(self.app, settings))
-        self.context.brakes.cpu_threshold = settings.cpu_threshold
-        self.context.brakes.memory_threshold = settings.memory_threshold
-        kept = self.groups
-        self.context.groups = {}
-        for name, group in settings.groups.items():
-            state = kept.get(name) or GroupState(group, law.GroupPolicy(), quiet_since=time.monotonic())
-            state.group = group
-            state.law.stabilisation = settings.stabilisation
-            state.law.queue_threshold = settings.queue_threshold
-            self.groups[name] = state
-
-    def _apply(self, settings: Settings) -> None:
+    def _apply(self, app: Description, settings: Settings) -> None:
         self._reload = None
-        self._set_groups(settings)
-        self._observer = None
+        self.context.app = app
+        self.context.use(settings)
+        self._lookout.forget_groups()
         for worker in self.local.values():
             if worker.group in self.groups:
                 worker.drain_timeout = self.groups[worker.group].group.drain_timeout
@@ -362,7 +252,7 @@ class Supervisor:
             LaunchError: It cannot be started.
         """
         with self._lock:
-            return self.scaling.start(time.monotonic(), self.groups[group]) or None
+            return self.scaling.starter.start(time.monotonic(), self.groups[group]) or None
 
     def stop_worker(self, name: str) -> None:
         """Begin to stop a worker of this host, ``<group>-<n>``: it finishes what it holds.
@@ -378,12 +268,12 @@ class Supervisor:
         with self._lock:
             now = time.monotonic()
             for worker in self.local.values():
-                if not worker.pushed:
+                if not worker.signals:
                     worker.stop(now, "all are stopped", worker.drain_timeout)
                     with self.context.faults.contained(f"stopping {worker.name}"):
-                        worker.push(now, StopSignal.TERM, self.launcher.push)
+                        worker.send_signal(now, StopSignal.TERM, self.launcher.send_signal)
         while self.local:
-            time.sleep(CLOSING)
+            time.sleep(CLOSING_SECONDS)
             with self._lock:
                 self._see_ends()
                 self.workers.send_due_signals(time.monotonic())
@@ -394,10 +284,10 @@ class Supervisor:
         """See which workers have ended, also while the broker does not answer."""
         states = self.launcher.workers()
         try:
-            self.workers.see(time.monotonic(), states, self._look(), self._sees_since)
+            self.workers.see(self._look(time.monotonic(), states))
         except Exception as error:
             if not isinstance(error, RedisError):
-                logger.exception("The end of workers cannot be seen in the broker")
+                logger.exception("Cannot read from the broker which workers have ended")
             living = {name for name, state in states.items() if state is not State.FAILED}
             self.context.local = {name: worker for name, worker in self.local.items() if name in living}
 
@@ -413,7 +303,7 @@ class Supervisor:
             "cpu": self.host_seen.cpu,
             "memory": self.host_seen.memory,
             "queues": {
-                queue: int(found["messages"])
+                queue: found.messages
                 for state in self.groups.values()
                 for queue, found in state.queues.items()
             },
@@ -425,7 +315,7 @@ class Supervisor:
             self.stop_all_workers()
         with suppress(RedisError):
             keys = self.broker.keys
-            # Without a supervisor nobody would end them, nor tell them that they are needed again.
+            # Without a supervisor they would neither end nor learn that they are needed again.
             for worker in self.local.values():
                 if worker.state == "draining" and worker.may_return:
                     self.broker.client.srem(keys.drain, f"{worker.name}@{self.host}")
@@ -435,11 +325,11 @@ class Supervisor:
         logger.info("Supervisor stopped%s", "; its workers continue" if self.launcher.outlived else "")
 
 
-def make_launcher(app_name: str, settings: Settings) -> Launcher:
+def make_launcher(app: Description, settings: Settings) -> Launcher:
     """Return the launcher that the settings ask for."""
     if settings.launcher == "systemd":
         return SystemdLauncher()
-    return ProcessLauncher(app_name, settings.host)
+    return ProcessLauncher(app, settings.host)
 
 
 def _nothing() -> None:

@@ -5,10 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-# Names of environment variables whose values are secret, as the role's check of an app has them.
-SECRET = re.compile("PASS|SECRET|TOKEN|KEY|URL|BACKEND|DSN|CREDENTIAL")
-# Shorter values would be found everywhere.
-SHORTEST = 4
+from celery_autoscaler.protocol.description import masked
+
 # A password within a URL, and what follows a word that announces one.
 IN_URL = re.compile(r"(?<=://)[^\s/@:]*:[^\s@]+(?=@)")
 ANNOUNCED = re.compile(
@@ -25,12 +23,7 @@ def mask(words: str, environment: Mapping[str, str] = os.environ) -> str:
 
     It cannot know every secret: what leaves the host is less, see :func:`exception_type`.
     """
-    secrets = [(name, value) for name, value in environment.items() if SECRET.search(name.upper())]
-    # The longest first: one may be a part of another.
-    for name, value in sorted(secrets, key=lambda item: -len(item[1])):
-        if len(value) >= SHORTEST:
-            words = words.replace(value, f"({name})")
-    return ANNOUNCED.sub(r"\1***", IN_URL.sub("***", words))
+    return ANNOUNCED.sub(r"\1***", IN_URL.sub("***", masked(words, environment)))
 
 
 def exception_type(lines: Sequence[str]) -> str:

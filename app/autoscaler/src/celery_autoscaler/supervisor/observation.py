@@ -1,4 +1,4 @@
-"""What a supervisor sees in the broker, in one round trip: lists, workers, other supervisors, wishes.
+"""What a supervisor sees in the broker, in one round trip: lists, workers, supervisors, what operators set.
 
 What cannot be read is left out and named; it keeps nothing else from being seen.
 """
@@ -13,30 +13,40 @@ from redis.exceptions import ResponseError
 from celery_autoscaler.protocol import heartbeat
 from celery_autoscaler.protocol.bounded_hash import bounded_hash, read_bounded
 from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.heartbeat import WorkerSeen, read_worker, read_worker_id, read_worker_name
-from celery_autoscaler.protocol.keys import as_name, worker_name
-from celery_autoscaler.protocol.overrides import ALL, Override, read_override
+from celery_autoscaler.protocol.identity import KIND as WORKER
+from celery_autoscaler.protocol.identity import (
+    group_of,
+    host_of,
+    read_worker_id,
+    read_worker_name,
+    worker_name,
+)
+from celery_autoscaler.protocol.keys import as_name
+from celery_autoscaler.protocol.lease import Lease
+from celery_autoscaler.protocol.overrides import ALL, Override
 from celery_autoscaler.protocol.overrides import KIND as OVERRIDE
 from celery_autoscaler.protocol.peers import KIND as SUPERVISOR
-from celery_autoscaler.protocol.peers import PeerSeen, read_peer
-from celery_autoscaler.protocol.readers import Refusal, UnreadableError, read_text, shown
+from celery_autoscaler.protocol.peers import PeerSeen
+from celery_autoscaler.protocol.reading import Refusal, UnreadableError, read_text, shown
+from celery_autoscaler.protocol.script import script
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.protocol.wrong_types import replies_of, set_aside
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.clock import ClockOffset
-from celery_autoscaler.supervisor.eta_sample import BUDGET, HEAD, PEEK, SAMPLE, TAIL, EtaSample, read_sample
+from celery_autoscaler.supervisor.eta_sample import (
+    BUDGET_BYTES,
+    HEAD_BYTES,
+    PEEK,
+    SAMPLE,
+    TAIL_BYTES,
+    EtaSample,
+    read_sample,
+)
 from celery_autoscaler.supervisor.server_room import ClientsSeen, read_clients, short_of
 
-# KEYS: lists.  Returns their lengths: one reply to read instead of one for each list; -1 for what is no list.
-LENGTHS = """
-local lengths = {}
-for i, key in ipairs(KEYS) do
-    local length = redis.pcall('LLEN', key)
-    lengths[i] = type(length) == 'number' and length or -1
-end
-return lengths
-"""
-# Seconds from now beyond which no lease and no claim can end.
-LONGEST_LEASE = 86_400.0
+LENGTHS = script("protocol", "list_lengths")
+# What cannot be read is called so.
+CLAIM = "claim"
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class ListSeen:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FleetSeen:
     """What one look at the broker shows."""
 
     time: float
@@ -95,6 +105,19 @@ class Seen:
     void_claims: Sequence[tuple[str, bytes]] = ()
     """Group and member of claims that cannot be those of a worker."""
 
+    def workers_by_host(self, group: str) -> dict[str, int]:
+        """Return how many workers of a group consume or start, by host; none of hosts that shall run none."""
+        names = set(self.claims.get(group, ()))
+        for worker in self.workers:
+            if worker.alive and worker.group == group and worker.state in {"running", ""}:
+                names.add(worker.name)
+        counts: dict[str, int] = {}
+        for name in names - self.draining:
+            host = host_of(name)
+            if host not in self.leaving:
+                counts[host] = counts.get(host, 0) + 1
+        return counts
+
 
 @dataclass
 class _Look:
@@ -106,10 +129,10 @@ class _Look:
     """Keys of the fleet that hold another type."""
     void_claims: list[tuple[str, bytes]] = field(default_factory=list)
     nameless: list[str] = field(default_factory=list)
-    """Ids that are no worker's, whose lease has run out: messages may be recorded under them all the same."""
+    """Ids that are no worker's, whose lease has run out: messages may still be recorded under them."""
 
     def refuse(self, kind: str, name: Any, why: object) -> None:
-        """Take in that something could not be read."""
+        """Note that something could not be read."""
         self.refusals.append(Refusal(kind, name if isinstance(name, str) else shown(name), str(why)))
 
     def reply(self, key: str, reply: Any, default: Any) -> Any:
@@ -134,26 +157,15 @@ class _Look:
                 self.refuse(kind, member, error)
 
     def leases(
-        self, kind: str, members: Iterable[tuple[bytes, float]], read: Callable[[bytes], str]
-    ) -> Iterable[tuple[str, bool]]:
-        """Yield names that can be read, and whether their lease lives."""
+        self, kind: str, members: Iterable[tuple[bytes, float]], read: Callable[[Any], str] = read_text
+    ) -> Iterable[Lease]:
+        """Yield the leases that can be read."""
         for member, score in members:
-            try:
-                name, end = read(member), self.end_of(score)
-            except UnreadableError as error:
-                self.refuse(kind, member, error)
-                continue
-            yield name, end > self.now
-
-    def end_of(self, score: float) -> float:
-        """Return the end of a lease or a claim, in seconds of the epoch.
-
-        Raises:
-            UnreadableError: None lasts that long.
-        """
-        if score / 1000 > self.now + LONGEST_LEASE:
-            raise UnreadableError(f"no lease ends at {score:g}")
-        return score / 1000
+            lease = Lease.load(kind, member, score, self.now, read)
+            if isinstance(lease, Refusal):
+                self.refusals.append(lease)
+            else:
+                yield lease
 
 
 class Observer:
@@ -174,7 +186,7 @@ class Observer:
         self._looks = 0
         self._clock = ClockOffset()
 
-    def look(self) -> Seen:
+    def look(self) -> FleetSeen:
         """Look once.
 
         Raises:
@@ -223,17 +235,17 @@ class Observer:
         heartbeats = {worker_id: next(replies) for worker_id in self._workers}
         offers = {host: next(replies) for host in self._hosts}
         memory, clients = next(replies), next(replies)
-        ids = dict(look.leases(heartbeat.KIND, leases, read_worker_id))
+        ids = {lease.name: lease.lives(look.now) for lease in look.leases(WORKER, leases, read_worker_id)}
         known = {name.encode() for name in ids}
         look.nameless = [
             as_name(member) for member, end in leases if member not in known and end / 1000 < look.now
         ]
-        hosts = [host for host, alive in look.leases(SUPERVISOR, peers, read_text) if alive]
+        hosts = [lease.name for lease in look.leases(SUPERVISOR, peers) if lease.lives(look.now)]
         self._look_at_new(heartbeats, ids, offers, hosts)
         self._workers, self._hosts = list(ids), hosts
         self._read = {name: read for name, read in self._read.items() if name in ids}
         offered = self._peers(look, hosts, offers)
-        return Seen(
+        return FleetSeen(
             time=look.now,
             lists=self._lists_seen(look, lengths[: len(self._keys)]),
             dead_letters=self._dead_letters(look, lengths[len(self._keys) :]),
@@ -276,14 +288,15 @@ class Observer:
 
     def _worker(self, look: _Look, worker_id: str, alive: bool, found: Any) -> WorkerSeen:
         if isinstance(found, ResponseError):
-            look.refuse(heartbeat.KIND, worker_id, found)
-            name, _, host = worker_name(worker_id).partition("@")
-            group = name.rpartition("-")[0] or name
-            return WorkerSeen(worker_id, alive, host=host, group=group, state=heartbeat.UNKNOWN)
-        # An idle worker tells the same again and again.
+            look.refuse(WORKER, worker_id, found)
+            name = worker_name(worker_id)
+            return WorkerSeen(
+                id=worker_id, alive=alive, host=host_of(name), group=group_of(name), state=heartbeat.UNKNOWN
+            )
+        # An idle worker reports the same again and again.
         before = self._read.get(worker_id)
         if before is None or before[0] != found or before[1].alive != alive:
-            before = self._read[worker_id] = (found, *read_worker(worker_id, alive, found))
+            before = self._read[worker_id] = (found, *WorkerSeen.see(worker_id, alive, found))
         _, seen, refused = before
         look.refusals += refused
         return seen
@@ -295,7 +308,7 @@ class Observer:
             if isinstance(offer, ResponseError):
                 look.wrong.append(self.broker.keys.supervisor(host))
                 continue
-            found = read_peer(host, offer)
+            found = PeerSeen.load(host, offer)
             if isinstance(found, Refusal):
                 look.refusals.append(found)
             elif found is not None:
@@ -308,7 +321,7 @@ class Observer:
         groups = {ALL, *self._groups, *(group for peer in peers for group in peer.limits)}
         overrides = {}
         for group in look.texts(OVERRIDE, found):
-            read = read_override(group, found[group.encode()])
+            read = Override.load(group, found[group.encode()])
             if isinstance(read, Refusal):
                 look.refusals.append(read)
             elif group not in groups:
@@ -322,14 +335,12 @@ class Observer:
         """Return the names of the workers that are starting."""
         names = []
         for member, score in members:
-            try:
-                name, end = read_worker_name(member), look.end_of(score)
-            except UnreadableError as error:
-                look.refuse("claim", f"{group}: {shown(member)}", error)
+            claim = Lease.load(CLAIM, member, score, look.now, read_worker_name)
+            if isinstance(claim, Refusal):
+                look.refuse(CLAIM, f"{group}: {claim.name}", claim.why)
                 look.void_claims.append((group, member))
-                continue
-            if end > look.now:
-                names.append(name)
+            elif claim.lives(look.now):
+                names.append(claim.name)
         return names
 
     def _dead_letters(self, look: _Look, lengths: Sequence[int]) -> dict[str, int]:
@@ -371,7 +382,9 @@ class Observer:
         if not changed:
             return
         changed.sort(key=lambda key: self._peeked_at.get(key, 0))
-        samples = self.broker.client.eval(SAMPLE, len(changed), *changed, PEEK, HEAD, TAIL, BUDGET)
+        samples = self.broker.client.eval(
+            SAMPLE, len(changed), *changed, PEEK, HEAD_BYTES, TAIL_BYTES, BUDGET_BYTES
+        )
         for key, messages in zip(changed, samples, strict=True):
             # None where the budget was used up: its turn comes at the next look.
             if messages:

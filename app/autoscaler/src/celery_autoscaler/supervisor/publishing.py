@@ -1,27 +1,37 @@
-"""What a supervisor tells: its heartbeat and status, its decisions, the history of the page."""
+"""What a supervisor publishes: its heartbeat and status, its decisions, the history of the page."""
 
-import json
 import logging
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from redis.exceptions import ResponseError
 
+from celery_autoscaler.protocol.decision import DecisionRecord
+from celery_autoscaler.protocol.identity import host_of, instance_of
+from celery_autoscaler.protocol.lease import Lease
+from celery_autoscaler.protocol.peers import PeerSeen
+from celery_autoscaler.protocol.status import (
+    START_SLOTS,
+    VERSION,
+    ClientsStatus,
+    GroupStatus,
+    RunningTask,
+    SupervisorStatus,
+    WorkerStatus,
+)
 from celery_autoscaler.protocol.wrong_types import is_wrong_type, replies_of, set_aside
 from celery_autoscaler.supervisor import fleet_status
-from celery_autoscaler.supervisor.context import LEASE, Context
+from celery_autoscaler.supervisor.context import SUPERVISOR_LEASE_SECONDS, Context
 from celery_autoscaler.supervisor.group_state import GroupState
 from celery_autoscaler.supervisor.history import RECORDS, Recorder
 from celery_autoscaler.supervisor.local import LocalWorker
-from celery_autoscaler.supervisor.observation import Seen
+from celery_autoscaler.supervisor.observation import FleetSeen
 
 logger = logging.getLogger(__name__)
 
-# Seconds that the claim of a starting worker stands unless it is renewed.
-CLAIM_LEASE = 15.0
-# What limits a group whose workers are started one after the other.
-START_SLOTS = "start slots"
+# The claim of a starting worker ends after this time unless it is renewed.
+CLAIM_LEASE_SECONDS = 15.0
 
 
 class Publisher:
@@ -31,7 +41,7 @@ class Publisher:
         self.context = context
         self.recorder = Recorder()
 
-    def record(self, state: GroupState, here: int, seen: Seen) -> None:
+    def record(self, state: GroupState, here: int, seen: FleetSeen) -> None:
         """Write a decision down when it is another one than before, or when it moved something here.
 
         What moves nothing here is written down by the first host; that an emergency began, each one says.
@@ -69,7 +79,7 @@ class Publisher:
         self.write(state, here, decision.reason, kind, seen, held_back=held)
 
     def write(
-        self, state: GroupState, here: int, reason: str, limit: str, seen: Seen, *, held_back: str = ""
+        self, state: GroupState, here: int, reason: str, limit: str, seen: FleetSeen, *, held_back: str = ""
     ) -> None:
         """Write down what this host did for a group, and why.
 
@@ -81,42 +91,40 @@ class Publisher:
             seen: What the broker showed.
             held_back: What kept this host from doing all, in words.
         """
-        entry = {
-            "at": f"{seen.time:.3f}",
-            "host": self.context.host,
-            "group": state.group.name,
-            "have": state.seen.ready + state.seen.starting,
-            "want": state.decision.want,
-            "here": here,
-            "reason": reason,
-            "limit": limit,
-            "emergency": int(state.decision.emergency),
-            "held_back": held_back,
-            "seen": json.dumps(asdict(replace(state.seen, now=seen.time))),
-        }
+        record = DecisionRecord(
+            at=seen.time,
+            group=state.group.name,
+            host=self.context.host,
+            have=state.seen.ready + state.seen.starting,
+            want=state.decision.want,
+            here=here,
+            reason=reason,
+            limit=limit,
+            held_back=held_back,
+            emergency=state.decision.emergency,
+            seen=vars(replace(state.seen, now=seen.time)),
+        )
         try:
-            fleet_status.write(self.context.broker, entry)
+            fleet_status.write(self.context.broker, record)
         except ResponseError as error:
             if not is_wrong_type(error):
                 raise
             self._set_aside(self.context.broker.keys.decisions)
 
-    def publish(self, seen: Seen) -> None:
+    def publish(self, seen: FleetSeen) -> None:
         """Renew this supervisor's heartbeat."""
         keys = self.context.broker.keys
         self.context.status = self._status(seen)
         key = keys.supervisor(self.context.host)
-        fields = {
-            "weight": self.context.status["capacity"],
-            "limits": json.dumps({name: state.limit for name, state in self.context.groups.items()}),
-            "status": json.dumps(self.context.status),
-        }
+        limits = {name: state.limit for name, state in self.context.groups.items()}
+        offer = PeerSeen(self.context.host, self.context.status.capacity or 1.0, limits)
+        fields = offer.dump() | {"status": self.context.status.dump()}
         with self.context.broker.client.pipeline(transaction=False) as pipe:
             pipe.hset(key, mapping=fields)
-            pipe.pexpire(key, int(LEASE * 1000))
-            pipe.zadd(keys.supervisors, {self.context.host: int((seen.time + LEASE) * 1000)})
+            pipe.pexpire(key, int(SUPERVISOR_LEASE_SECONDS * 1000))
+            pipe.zadd(keys.supervisors, Lease(self.context.host, seen.time + SUPERVISOR_LEASE_SECONDS).dump())
             self._renew_claims(pipe, seen)
-            if record := self.recorder.record(self.context.host, seen, self.context.status["groups"]):
+            if record := self.recorder.record(self.context.host, seen, self.context.status.groups):
                 pipe.xadd(keys.history, record, maxlen=RECORDS, approximate=True)
             written = [arguments[1] for arguments, _ in pipe.command_stack]
             replies = replies_of(pipe)
@@ -129,13 +137,13 @@ class Publisher:
         context = self.context
         context.unreadable.keep(set_aside(context.broker.client, context.broker.keys, key))
 
-    def _renew_claims(self, pipe: Any, seen: Seen) -> None:
+    def _renew_claims(self, pipe: Any, seen: FleetSeen) -> None:
         """Hold the claims of workers that still start; drop those that a former supervisor left."""
         keys = self.context.broker.keys
-        end = int((seen.time + CLAIM_LEASE) * 1000)
+        end = int((seen.time + CLAIM_LEASE_SECONDS) * 1000)
         for group, names in seen.claims.items():
             for name in names:
-                worker, _, host = name.partition("@")
+                worker, host = instance_of(name), host_of(name)
                 if host != self.context.host:
                     continue
                 if worker in self.context.local and self.context.local[worker].ready_at is None:
@@ -146,106 +154,95 @@ class Publisher:
             # It would keep a worker from its start forever.
             pipe.zrem(keys.claims(group), member)
 
-    def _status(self, seen: Seen) -> dict[str, Any]:
+    def _status(self, seen: FleetSeen) -> SupervisorStatus:
         """Return what is seen and done, for people and other programs."""
-        host = self.context.host_seen
-        paused = all(state.decision.limit == "paused" for state in self.context.groups.values())
-        return {
-            "host": self.context.host,
-            "at": seen.time,
-            "state": "leaving"
-            if self.context.host in seen.leaving
-            else "paused"
-            if paused
-            else "supervising",
-            "why": seen.leaving.get(self.context.host, ""),
-            "pid": os.getpid(),
-            "tick": self.tick_status(),
-            "peers": [peer.host for peer in seen.peers],
-            "redis": seen.short,
-            "capacity": self.context.settings.capacity or host.cpus,
-            "cpus": host.cpus,
-            "cpu": round(host.cpu, 1),
-            "memory": round(host.memory, 1),
-            "memory_limit": host.memory_limit,
-            "clock_offset": round(seen.clock_offset, 3),
-            "clients": {
-                "connected": seen.clients.connected,
-                "most": seen.clients.most,
-                "per_worker": round(self.context.clients_per_worker.value, 1),
-            },
-            "groups": {name: self._group_status(state) for name, state in self.context.groups.items()},
-            "workers": [self._worker_status(worker, seen) for worker in self.context.local.values()],
-            # What could not be read: for each kind how many since the start, and what is there now.
-            "unreadable": self.context.unreadable.status(),
-            # Settings by which tasks can be lost, doubled or left waiting.
-            "problems": self.context.problems,
-            # Parts of the last tick that failed, and how.
-            "faults": self.context.faults.status(),
-            # Tasks by name: how many have failed in the last hour on this host.
-            "failures": self.context.task_counts.failures(),
-            # Of those tasks: how many executions have ended.
-            "ended": self.context.task_counts.ended(),
-        }
+        context, host = self.context, self.context.host_seen
+        paused = all(state.decision.limit == "paused" for state in context.groups.values())
+        leaving = context.host in seen.leaving
+        return SupervisorStatus(
+            host=context.host,
+            version=VERSION,
+            at=seen.time,
+            state="leaving" if leaving else "paused" if paused else "supervising",
+            why=seen.leaving.get(context.host, ""),
+            pid=os.getpid(),
+            tick=context.tick_status(),
+            peers=[peer.host for peer in seen.peers],
+            redis=seen.short,
+            capacity=context.settings.capacity or host.cpus,
+            cpus=host.cpus,
+            cpu=round(host.cpu, 1),
+            memory=round(host.memory, 1),
+            memory_limit=host.memory_limit,
+            clock_offset=round(seen.clock_offset, 3),
+            clients=ClientsStatus(
+                seen.clients.connected, seen.clients.most, round(context.clients_per_worker.value, 1)
+            ),
+            groups={name: self._group_status(state) for name, state in context.groups.items()},
+            workers=[self._worker_status(worker, seen) for worker in context.local.values()],
+            unreadable=context.unreadable.status(),
+            problems=context.problems,
+            faults=context.faults.status(),
+            failures=context.task_counts.failures(),
+            ended=context.task_counts.ended(),
+        )
 
-    def tick_status(self) -> dict[str, float]:
-        """Return how often this supervisor looks, and how long the last tick took, in seconds."""
-        return {"every": self.context.settings.tick, "took": round(self.context.tick_seconds, 4)}
-
-    def _group_status(self, state: GroupState) -> dict[str, Any]:
+    def _group_status(self, state: GroupState) -> GroupStatus:
         group, seen = state.group, state.seen
         low, high = self.context.bounds(group)
-        return {
-            "target_wait": group.target_wait,
-            "min_workers": low,
-            "max_workers": high,
-            "concurrency": group.concurrency,
-            "want": state.decision.want,
-            "reason": state.decision.reason,
+        return GroupStatus(
+            target_wait=group.target_wait,
+            min_workers=low,
+            max_workers=high,
+            concurrency=group.concurrency,
+            want=state.decision.want,
+            reason=state.decision.reason,
             # What really keeps it from having more, or fewer.
-            "limit": state.limited_by or state.decision.limit,
-            "emergency": state.decision.emergency,
-            "held_back": state.held_back,
-            # Seconds for which no worker has served it although its minimum asks for one, and whether that
-            # is longer than a start takes.
-            "unserved": round(state.unserved(seen.now), 1),
-            "not_served": state.is_not_served(seen.now),
-            "failed_starts": state.failed_starts,
-            "last_failure": state.last_failure,
-            "ready": seen.ready,
-            "starting": seen.starting,
-            "draining": state.draining,
-            "busy": seen.busy,
-            "held": seen.held,
-            "waiting": seen.backlog,
-            "future": seen.future,
-            "age": round(seen.age, 2),
-            "overdue": state.overdue,
-            "overdue_age": round(state.overdue_age, 2),
-            "arrivals": round(seen.arrival_slow, 2),
-            "service_time": seen.service_time and round(seen.service_time, 4),
-            "startup": round(seen.startup, 2),
-            "queues": state.queues,
-        }
+            limit=state.limited_by or state.decision.limit,
+            emergency=state.decision.emergency,
+            held_back=state.held_back,
+            unserved=round(state.unserved(seen.now), 1),
+            not_served=state.is_not_served(seen.now),
+            failed_starts=state.failed_starts,
+            last_failure=state.last_failure,
+            ready=seen.ready,
+            starting=seen.starting,
+            draining=state.draining,
+            busy=seen.busy,
+            held=seen.held,
+            waiting=seen.backlog,
+            future=seen.future,
+            age=round(seen.age, 2),
+            overdue=state.overdue,
+            overdue_age=round(state.overdue_age, 2),
+            arrivals=round(seen.arrival_slow, 2),
+            service_time=seen.service_time and round(seen.service_time, 4),
+            startup=round(seen.startup, 2),
+            queues=state.queues,
+        )
 
-    def _worker_status(self, worker: LocalWorker, seen: Seen) -> dict[str, Any]:
+    def _worker_status(self, worker: LocalWorker, seen: FleetSeen) -> WorkerStatus:
+        name = f"{worker.name}@{self.context.host}"
+        # What the load says is said of the group.
+        why = "" if worker.may_return else worker.stop_why
         heartbeat = worker.seen
-        return {
-            "name": f"{worker.name}@{self.context.host}",
-            "group": worker.group,
-            "state": worker.state,
-            # What the load says is said of the group.
-            "why": "" if worker.may_return else worker.stop_why,
-            "pid": heartbeat.pid if heartbeat else 0,
-            "active": heartbeat.active if heartbeat else 0,
-            "reserved": heartbeat.reserved if heartbeat else 0,
-            "processed": heartbeat.processed if heartbeat else 0,
-            "failed": heartbeat.failed if heartbeat else 0,
-            "outdated": worker.outdated,
-            "memory": heartbeat.memory if heartbeat else 0,
-            "release": heartbeat.release if heartbeat else "",
-            "running": [
-                {"task": task, "seconds": round(seen.time - begun, 1) if begun else 0.0}
-                for task, begun in (heartbeat.running if heartbeat else ())
+        if heartbeat is None:
+            return WorkerStatus(name, worker.group, worker.state, why, outdated=worker.outdated)
+        return WorkerStatus(
+            name=name,
+            group=worker.group,
+            state=worker.state,
+            why=why,
+            pid=heartbeat.pid,
+            active=heartbeat.active,
+            reserved=heartbeat.reserved,
+            processed=heartbeat.processed,
+            failed=heartbeat.failed,
+            outdated=worker.outdated,
+            memory=heartbeat.memory,
+            release=heartbeat.release,
+            running=[
+                RunningTask(task, round(seen.time - begun, 1) if begun else 0.0)
+                for task, begun in heartbeat.running
             ],
-        }
+        )

@@ -5,11 +5,11 @@ from celery_autoscaler.protocol.keys import as_bytes, as_name
 from celery_autoscaler.protocol.wrong_types import replies_of, set_aside
 from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.group_state import GroupState
-from celery_autoscaler.supervisor.observation import Seen
-from celery_autoscaler.supervisor.policy.run_times import NAMES, REMEMBERED
+from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.policy.run_times import NAMES, REMEMBERED_SECONDS
 
 # Seconds between two writings.
-EVERY = 30.0
+EVERY_SECONDS = 30.0
 # Records of a group beyond which the key holds what is not the fleet's.
 MOST_RECORDS = 5 * NAMES
 
@@ -22,7 +22,7 @@ class RunTimeStore:
         self._read: set[str] = set()
         self._written = 0.0
 
-    def update(self, seen: Seen) -> None:
+    def update(self, seen: FleetSeen) -> None:
         """Read and write what is due; of several supervisors the first one writes.
 
         Raises:
@@ -32,7 +32,7 @@ class RunTimeStore:
             if name not in self._read:
                 self._load(state, seen.time)
                 self._read.add(name)
-        if seen.time - self._written < EVERY:
+        if seen.time - self._written < EVERY_SECONDS:
             return
         since, self._written = self._written, seen.time
         if seen.peers and min(peer.host for peer in seen.peers) == self.context.host:
@@ -64,6 +64,6 @@ class RunTimeStore:
         client, key = self.context.broker.client, self.context.broker.keys.run_times(state.group.name)
         fields = {as_bytes(name): text for name, text in records.items()}
         with client.pipeline(transaction=False) as pipe:
-            written, _ = replies_of(pipe.hset(key, mapping=fields).expire(key, int(REMEMBERED)))
+            written, _ = replies_of(pipe.hset(key, mapping=fields).expire(key, int(REMEMBERED_SECONDS)))
         if isinstance(written, Exception):
             self.context.unreadable.keep(set_aside(client, self.context.broker.keys, key))

@@ -1,13 +1,12 @@
 """Look for settings that cost tasks or time: those of the app, of the supervisor and of the Redis server."""
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from celery import Celery
 
 from celery_autoscaler.protocol.broker import Broker
+from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.orphans import orphans
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.settings import Group, Settings
@@ -39,7 +38,7 @@ class Finding:
         return {"level": self.level, "text": self.text}
 
 
-def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
+def check(app: Description, settings: Settings, broker: Broker) -> list[Finding]:
     """Return what is found, errors first.
 
     Raises:
@@ -55,7 +54,7 @@ def check(app: Celery, settings: Settings, broker: Broker) -> list[Finding]:
     return errors_first(found)
 
 
-def check_settings(app: Celery, settings: Settings | None) -> list[Finding]:
+def check_settings(app: Description, settings: Settings | None) -> list[Finding]:
     """Return what is found without a server, errors first; without a supervisor in the app alone."""
     found = [*check_app(app)]
     if settings is not None:
@@ -75,24 +74,23 @@ def errors(found: list[Finding]) -> list[str]:
     return [finding.text for finding in found if finding.is_error]
 
 
-def check_app(app: Celery) -> Iterator[Finding]:
+def check_app(app: Description) -> Iterator[Finding]:
     """Look at the settings of the app."""
-    conf = app.conf
-    if not conf.task_acks_late:
+    if not app.acks_late:
         yield Finding(True, "task_acks_late is off: a worker that is killed loses the tasks it runs")
-    elif not conf.task_reject_on_worker_lost:
+    elif not app.reject_on_worker_lost:
         yield Finding(
             True,
-            "task_reject_on_worker_lost is off: a task whose process is killed for want of memory is lost",
+            "task_reject_on_worker_lost is off: a task is lost if its process is killed when memory is short",
         )
-    if conf.worker_prefetch_multiplier != 1:
+    if app.prefetch_multiplier != 1:
         yield Finding(
             False,
-            f"worker_prefetch_multiplier={conf.worker_prefetch_multiplier}: tasks wait behind long ones in a "
+            f"worker_prefetch_multiplier={app.prefetch_multiplier:g}: tasks wait behind long ones in a "
             "worker while others are idle; 1 is right unless tasks take a few milliseconds",
         )
-    if "visibility_timeout" in conf.broker_transport_options:
-        seconds = conf.broker_transport_options["visibility_timeout"]
+    if "visibility_timeout" in app.transport_options:
+        seconds = app.transport_options["visibility_timeout"]
         yield Finding(
             False,
             f"visibility_timeout={seconds}: the workers of this fleet need none; in plain workers beside "
@@ -104,16 +102,20 @@ def check_app(app: Celery) -> Iterator[Finding]:
         )
 
 
-def check_queues(app: Celery, settings: Settings) -> Iterator[Finding]:
+def check_queues(app: Description, settings: Settings) -> Iterator[Finding]:
     """Compare the queues of the app with those of the groups."""
     served = {queue for group in settings.groups.values() for queue in group.queues}
-    for queue in sorted(set(app.amqp.queues) - served):
+    for queue in sorted(set(app.queues) - served):
         yield Finding(True, f"queue {queue} of the app belongs to no group: its tasks wait forever")
-    for queue in sorted(served - set(app.amqp.queues)):
-        yield Finding(False, f"queue {queue} is none of the app's (task_queues): is the name right?")
+    for queue in sorted(set(app.routed) - set(app.queues) - served):
+        yield Finding(False, f"queue {queue} of the app's task_routes belongs to no group: who serves it?")
+    for queue in sorted(served - set(app.queues) - set(app.routed)):
+        yield Finding(
+            False, f"queue {queue} is in neither task_queues nor task_routes of the app: is the name right?"
+        )
 
 
-def check_group(app: Celery, group: Group) -> Iterator[Finding]:
+def check_group(app: Description, group: Group) -> Iterator[Finding]:
     """Look at the settings of a group."""
     if autoscale := group.options.get("autoscale"):
         most, _, least = str(autoscale).partition(",")
@@ -124,13 +126,26 @@ def check_group(app: Celery, group: Group) -> Iterator[Finding]:
                 False,
                 f"{group.name}: autoscale={autoscale}: the supervisor counts on {group.concurrency} slots",
             )
-    limit = app.conf.task_time_limit
+    limit = app.time_limit
     if limit and limit > group.drain_timeout:
         yield Finding(
             False,
-            f"{group.name}: drain_timeout={group.drain_timeout:g} is shorter than task_time_limit={limit}: "
+            f"{group.name}: drain_timeout={group.drain_timeout:g} is shorter than task_time_limit={limit:g}: "
             "a stop gives running tasks back",
         )
+
+
+def wrong_address(address: str) -> str:
+    """Return why an address is none of this host; nothing if it is one, whatever has its port now."""
+    if not address or address.startswith("unix:"):
+        return ""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return f"{host} is no address of this host ({error.strerror})"
+    return ""
 
 
 def check_experience(group: Group, broker: Broker) -> Iterator[Finding]:
@@ -138,11 +153,11 @@ def check_experience(group: Group, broker: Broker) -> Iterator[Finding]:
     seen = fleet_status(broker).groups.get(group.name)
     if seen is None:
         return
-    takes, startup = seen["service_time"], seen["startup"]
+    takes, startup = seen.service_time, seen.startup
     if takes and takes > group.drain_timeout:
         yield Finding(
             False,
-            f"{group.name}: its tasks take {takes:.0f} s in the mean, longer than drain_timeout="
+            f"{group.name}: its tasks take {takes:.0f} s on average, longer than drain_timeout="
             f"{group.drain_timeout:g}: a stop gives them back",
         )
     if group.min_workers == 0 and startup > group.target_wait:
@@ -156,23 +171,17 @@ def check_experience(group: Group, broker: Broker) -> Iterator[Finding]:
 def check_supervisors(broker: Broker) -> Iterator[Finding]:
     """Look at what the living supervisors say of their hosts and of what they read."""
     for host, status in sorted(fleet_status(broker).supervisors.items()):
-        offset = status.get("clock_offset")
-        if isinstance(offset, int | float) and abs(offset) > TOLERATED_SECONDS:
+        offset = status.clock_offset
+        if abs(offset) > TOLERATED_SECONDS:
             where = "behind" if offset > 0 else "ahead of"
             yield Finding(
                 False,
                 f"{host}: its clock is {abs(offset):.0f} s {where} that of Redis: tasks with an ETA start at "
                 "the wrong time there",
             )
-        for name in unreadable(status.get("unreadable")):
-            yield Finding(False, f"{host}: unreadable, ignored: {name}")
-
-
-def unreadable(status: Any) -> Iterator[str]:
-    """Yield what a supervisor says that it could not read; nothing of a status of another form."""
-    for kind, found in status.items() if isinstance(status, dict) else ():
-        for name in found.get("names", ()) if isinstance(found, dict) else ():
-            yield f"{kind} {name}"
+        for kind, found in status.unreadable.items():
+            for name in found.names:
+                yield Finding(False, f"{host}: unreadable, ignored: {kind} {name}")
 
 
 def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
@@ -186,16 +195,11 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
     for worker_id, messages in orphans(broker.client, broker.keys):
         yield Finding(
             True,
-            f"{messages} messages are recorded for {as_text(worker_id)}, which is no worker: they are given "
-            "back within minutes, or at once by `celery-autoscaler recover`",
+            f"{messages} messages are recorded for {as_text(worker_id)}, which is not a worker: they are "
+            "given back within minutes, or at once by `celery-autoscaler recover`",
         )
     most = int(info.get("maxclients", 0))
-    measured = []
-    for status in fleet_status(broker).supervisors.values():
-        clients = status.get("clients")
-        each = clients.get("per_worker") if isinstance(clients, dict) else None
-        if isinstance(each, int | float):
-            measured.append(each)
+    measured = [status.clients.per_worker for status in fleet_status(broker).supervisors.values()]
     needed = round(max(measured, default=0) or CONNECTIONS) * sum(
         group.max_workers for group in settings.groups.values()
     )

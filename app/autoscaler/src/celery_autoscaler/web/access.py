@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.settings import Settings, SettingsError
 
-# Where wishes are sent.
+# Where requests for actions are sent.
 ACTION = "/actions/"
 # A header that no other site can make a browser send.
 OURS = "HTTP_X_CELERY_FLEET"
@@ -78,8 +78,8 @@ def access(settings: Settings) -> Access:
     read = read_token("read_token_file", settings.read_token_file)
     if act and act == read:
         raise SettingsError(
-            f"read_token_file={settings.read_token_file!r} is wrong: allowed is another token than that of "
-            "token_file, as it must not suffice to act"
+            f"read_token_file={settings.read_token_file!r} is wrong: allowed is a token other than "
+            "that of token_file, because it must only permit reading"
         )
     is_unix = settings.http.startswith("unix:")
     return Access(act, read, local_only=not (act or read or is_unix))

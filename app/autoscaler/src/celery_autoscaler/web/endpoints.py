@@ -3,6 +3,7 @@
 import ipaddress
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import make_wsgi_app
@@ -12,11 +13,11 @@ from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.web import metrics
 from celery_autoscaler.web.access import ACTION, Access, access
 from celery_autoscaler.web.feed import Feed, Subscription
-from celery_autoscaler.web.health import LATE, Health
+from celery_autoscaler.web.health import LATE_SECONDS, Health
 from celery_autoscaler.web.page import HEADERS, PATHS, Page, content_type
 from celery_autoscaler.web.server import Server, listen
 
-__all__ = ["LATE", "Application", "is_loopback", "serve"]
+__all__ = ["LATE_SECONDS", "Application", "is_loopback", "serve"]
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -85,10 +86,10 @@ class Application:
     def _status(self) -> dict[str, Any]:
         """Return what the supervisor says; of one whose tick hangs, that it is what was true then."""
         late = self.health.late()
-        if late <= LATE:
-            return self.supervisor.status
+        if late <= LATE_SECONDS:
+            return self.supervisor.status.as_dict()
         why = f"the tick is late by {late:.0f} s: this is what was seen before"
-        return self.supervisor.status | {"state": "stale", "why": why}
+        return replace(self.supervisor.status, state="stale", why=why).as_dict()
 
     def _health(self, start_response: StartResponse) -> Iterable[bytes]:
         if problem := self.health.problem():

@@ -9,38 +9,36 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from redis.exceptions import RedisError
 
 from celery_autoscaler.operations import dead_letters
 from celery_autoscaler.protocol.broker import Broker, connect
-from celery_autoscaler.protocol.lenient import is_number
-from celery_autoscaler.protocol.status_fields import checked_status
+from celery_autoscaler.protocol.decision import DecisionRecord
+from celery_autoscaler.protocol.status import SupervisorStatus
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.supervisor import fleet_status, history
-from celery_autoscaler.supervisor.fleet_status import FleetStatus, Record
+from celery_autoscaler.supervisor.fleet_status import FleetStatus
 from celery_autoscaler.supervisor.loop import Supervisor
-from celery_autoscaler.supervisor.verdict import failures as failures_of
-from celery_autoscaler.supervisor.verdict import limit_words
+from celery_autoscaler.supervisor.verdict import failures, lateness, limit_words
 
 logger = logging.getLogger(__name__)
 
 # Pages that can be open at a time.
 READERS = 20
-# Seconds between two pictures, at least.
-EVERY = 1.0
-# Seconds by which a tick is late before what it saw is told to be old.
-STALE = 5.0
+# Seconds between two snapshots, at least.
+EVERY_SECONDS = 1.0
+# Seconds by which a tick is late before what it saw counts as old.
+STALE_SECONDS = 5.0
 # Seconds over which the rates of a queue are taken.
-RATES = 10.0
-# Decisions that each picture shows.
+RATES_SECONDS = 10.0
+# Decisions that each snapshot shows.
 DECISIONS = 30
 # Decisions that the time axis of the charts shows, and those among which they are looked for.
 MARKS, AMONG = 300, 3000
 # Dead letters of a queue that are shown, and characters of their arguments.
-LETTERS, ARGUMENTS = 20, 200
+DEAD_LETTERS, ARGUMENTS = 20, 200
 # Points of a chart.
 POINTS = 360
 
@@ -50,7 +48,7 @@ class TooManyReadersError(Exception):
 
 
 class Feed:
-    """Makes the pictures, and tells the pages of each."""
+    """Makes the snapshots, and sends each to the pages."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
@@ -76,7 +74,7 @@ class Feed:
         return self._broker
 
     def subscribe(self) -> "Subscription":
-        """Return the pictures from now on, as JSON.
+        """Return the snapshots from now on, as JSON.
 
         Raises:
             TooManyReadersError: All places are taken.
@@ -98,19 +96,19 @@ class Feed:
             self._readers -= 1
 
     def wait(self, number: int) -> tuple[int, str]:
-        """Return the next picture after one, and its number; the same number and no text if none comes."""
+        """Return the next snapshot after one, and its number; the same number and no text if none comes."""
         with self._changed:
             self._changed.wait_for(lambda: self._number > number, timeout=2 * self._every)
             return self._number, self._text if self._number > number else ""
 
     def silent(self) -> float:
-        """Return for how many seconds no picture was made although pages are open."""
+        """Return for how many seconds no snapshot was made although pages are open."""
         with self._changed:
             return time.monotonic() - self._made_at - self._every if self._readers else 0.0
 
     @property
     def _every(self) -> float:
-        return max(EVERY, self.supervisor.settings.tick)
+        return max(EVERY_SECONDS, self.supervisor.settings.tick)
 
     def _run(self) -> None:
         while True:
@@ -127,9 +125,9 @@ class Feed:
             time.sleep(self._every)
 
     def _next(self) -> str:
-        """Return a picture as JSON, whatever stands in Redis: no open page shows an old one as new."""
+        """Return a snapshot as JSON, whatever stands in Redis: no open page shows an old one as new."""
         try:
-            text = json.dumps(self.picture())
+            text = json.dumps(self.snapshot())
         except Exception as error:
             words = as_text(f"{type(error).__name__}: {error}", 300)
             if words != self._said:
@@ -140,35 +138,36 @@ class Feed:
         self._said = ""
         return text
 
-    # --- The picture -----------------------------------------------------------------------------------
+    # --- The snapshot -----------------------------------------------------------------------------------
 
     def _blank(self) -> dict[str, Any]:
-        """Return a picture of which nothing is known but when the supervisor last saw anything."""
+        """Return a snapshot of which nothing is known but when the supervisor last saw anything."""
         return {
             "host": self.supervisor.host,
             "at": time.time(),
-            "as_of": number_or_none(self.supervisor.status.get("at")),
+            "as_of": self.supervisor.status.at or None,
             "verdict": "blind",
             "also": [],
         }
 
-    def picture(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Return what the fleet is and does; while that cannot be seen, why, and what was seen last."""
         supervisor = self.supervisor
         own = supervisor.status
         late = time.monotonic() - supervisor.last_tick - supervisor.settings.tick
-        if own.get("state") == "blind":
-            why = f"Redis does not answer; {supervisor.host} starts and stops nothing: {own.get('why', '')}"
+        if own.state == "blind":
+            why = f"Redis does not answer; {supervisor.host} starts and stops nothing: {own.why}"
             return self._blank() | {"why": why} | self._seen_last()
-        if late > STALE:
+        if late > STALE_SECONDS:
             why = f"the supervisor of {supervisor.host} hangs: it has not looked for {late:.0f} s"
             return self._blank() | {"why": why} | self._seen_last()
         try:
             status = fleet_status.fleet_status(self.broker)
-            decisions = [shown(record) for record in fleet_status.records(self.broker, DECISIONS)]
+            decisions = [shown(record) for record in fleet_status.decisions(self.broker, DECISIONS)]
         except RedisError as error:
             why = f"Redis does not answer; {supervisor.host} starts and stops nothing: {error}"
             return self._blank() | {"why": why} | self._seen_last()
+        supervisor.context.unreadable.count(status.unreadable)
         word, why = status.verdict
         found = {"verdict": word, "why": why, "also": [vars(each) for each in status.findings[1:]]}
         return self._blank() | self._contents(status) | found | {"decisions": decisions}
@@ -176,35 +175,35 @@ class Feed:
     def _seen_last(self) -> dict[str, Any]:
         """Return what this supervisor saw last, for a page that is opened during an outage."""
         own = self.supervisor.status
-        if "groups" not in own:
+        if not own.at:
             return {}
-        status, _ = checked_status(self.supervisor.host, own)
-        found = self._contents(FleetStatus({self.supervisor.host: status}))
+        found = self._contents(FleetStatus({self.supervisor.host: own}))
         # That one does not know it: a page that was open before does.
         del found["last_change"]
         return found
 
     def _contents(self, status: FleetStatus) -> dict[str, Any]:
         """Return what the page shows below its verdict."""
-        change = status.last_change
+        change, failed = status.last_change, failures(status.supervisors)
         return {
             "paused": self._paused(),
             "dead_letters": self._dead_letters(),
             "last_change": shown(change) if change else None,
             "groups": {
-                name: {**group, "limited": limit_words(group)} for name, group in status.groups.items()
+                name: group.as_dict() | {"limited": limit_words(group), "late": lateness(group) > 1}
+                for name, group in status.groups.items()
             },
             "queues": self._queues(time.monotonic()),
             "hosts": [host(each) for _, each in sorted(status.supervisors.items())],
-            "workers": status.workers,
-            "failures": {each.task: each.failed for each in failures_of(status.supervisors)},
-            "ended": {each.task: each.ended for each in failures_of(status.supervisors)},
+            "workers": [worker.as_dict() for worker in status.workers],
+            "failures": {each.task: each.failed for each in failed},
+            "ended": {each.task: each.ended for each in failed},
         }
 
     def _paused(self) -> list[str]:
         """Return the groups for which a pause is set, ``*`` for all of them."""
         seen = self.supervisor.seen
-        return sorted(group for group, wish in seen.overrides.items() if wish.paused) if seen else []
+        return sorted(group for group, override in seen.overrides.items() if override.paused) if seen else []
 
     def _dead_letters(self) -> dict[str, int]:
         """Return how many dead letters there are, of each queue that has any."""
@@ -215,7 +214,7 @@ class Feed:
         """Return the priority steps of each queue, with the messages that come and go each second."""
         steps = [(name, step) for name, state in self.supervisor.groups.items() for step in state.steps]
         self._steps.append((now, {step.name: (step.departed, step.length) for _, step in steps}))
-        while len(self._steps) > 1 and self._steps[1][0] <= now - RATES:
+        while len(self._steps) > 1 and self._steps[1][0] <= now - RATES_SECONDS:
             self._steps.popleft()
         since, before = self._steps[0]
         seconds = now - since
@@ -252,13 +251,13 @@ class Feed:
         since = time.time() - seconds
         records = [
             shown(record)
-            for record in fleet_status.records(self.broker, AMONG)
+            for record in fleet_status.decisions(self.broker, AMONG)
             if record.at >= since and (record.here or record.by or record.emergency)
         ]
         groups = history.read(self.broker, seconds, POINTS)
         return {"groups": groups, "decisions": records[:MARKS]}
 
-    def letters(self, queue: str) -> list[dict[str, Any]]:
+    def dead_letters(self, queue: str) -> list[dict[str, Any]]:
         """Return the newest dead letters of a queue.
 
         Raises:
@@ -273,12 +272,12 @@ class Feed:
                 "worker": letter.worker,
                 "reason": letter.reason,
             }
-            for letter in dead_letters.newest(self.broker, queue, LETTERS)
+            for letter in dead_letters.newest(self.broker, queue, DEAD_LETTERS)
         ]
 
 
 class Subscription:
-    """The pictures for one page; its place is given back when it is closed."""
+    """The snapshots for one page; its place is given back when it is closed."""
 
     def __init__(self, feed: Feed, number: int) -> None:
         self._feed = feed
@@ -286,12 +285,12 @@ class Subscription:
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each picture from now on as a server-sent event; never one that was made before."""
-        yield b": pictures follow\n\n"
+        """Yield each snapshot from now on as a server-sent event; never one that was made before."""
+        yield b": snapshots follow\n\n"
         while True:
             self._number, text = self._feed.wait(self._number)
             # A comment finds out whether the page is still there; it renews nothing.
-            yield f"data: {text}\n\n".encode() if text else b": no picture\n\n"
+            yield f"data: {text}\n\n".encode() if text else b": no snapshot\n\n"
 
     def close(self) -> None:
         """Leave."""
@@ -300,31 +299,25 @@ class Subscription:
             self._feed.leave()
 
 
-def shown(record: Record) -> dict[str, Any]:
+def shown(record: DecisionRecord) -> dict[str, Any]:
     """Return a decision for the page."""
-    found = asdict(record)
-    del found["seen"]
-    return found
+    return {name: value for name, value in vars(record).items() if name not in ("seen", "version")}
 
 
-def failures(status: FleetStatus) -> dict[str, int]:
-    """Return how many of each task have failed on all hosts in the last hour."""
-    return {each.task: each.failed for each in failures_of(status.supervisors)}
-
-
-def number_or_none(value: Any) -> float | None:
-    """Return a number as it is; nothing for anything else."""
-    return float(value) if is_number(value) else None
-
-
-def host(status: Any) -> dict[str, Any]:
+def host(status: SupervisorStatus) -> dict[str, Any]:
     """Return what the page shows of a host."""
-    names = ("host", "state", "why", "cpus", "cpu", "memory", "memory_limit", "redis", "tick")
-    found = {name: status[name] for name in names}
-    held = {group["held_back"] for group in status["groups"].values() if group["held_back"]}
-    return found | {
-        "capacity": status["capacity"],
-        "workers": len(status["workers"]),
-        "releases": sorted({worker["release"] for worker in status["workers"] if worker.get("release")}),
-        "held_back": sorted(held),
+    return {
+        "host": status.host,
+        "state": status.state,
+        "why": status.why,
+        "cpus": status.cpus,
+        "cpu": status.cpu,
+        "memory": status.memory,
+        "memory_limit": status.memory_limit,
+        "redis": status.redis,
+        "tick": status.tick.as_dict(),
+        "capacity": status.capacity,
+        "workers": len(status.workers),
+        "releases": sorted({worker.release for worker in status.workers if worker.release}),
+        "held_back": sorted({group.held_back for group in status.groups.values() if group.held_back}),
     }

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -13,15 +12,16 @@ from prometheus_client.core import (
     Metric,
 )
 
+from celery_autoscaler.protocol.status import SupervisorStatus
 from celery_autoscaler.protocol.tallies import BUCKETS, Histogram
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.supervisor.loop import Supervisor
 
 PREFIX = "celery_autoscaler_"
 # Seconds by which a tick is late before what it saw is no figure of now.
-LATE = 10.0
+LATE_SECONDS = 10.0
 # Characters of a label's value.
-MOST_LABEL = 200
+MOST_LABEL_CHARACTERS = 200
 # Metric, its help, the field of a group's status.
 GROUP_GAUGES = (
     ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
@@ -76,30 +76,31 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         supervisor, status = self.supervisor, self.supervisor.status
-        late = time.monotonic() - supervisor.last_tick - supervisor.settings.tick > LATE
-        blind = late or status.get("state") == "blind"
+        late = time.monotonic() - supervisor.last_tick - supervisor.settings.tick > LATE_SECONDS
+        blind = late or status.state == "blind"
         # What was seen before is no figure of now: none is better than a wrong one.
-        groups: dict[str, dict[str, Any]] = {} if blind else status.get("groups", {})
+        groups = {} if blind else status.groups
         for name, text, field in GROUP_GAUGES:
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group"])
             for group, found in groups.items():
-                if found[field] is not None:
-                    gauge.add_metric([group], found[field])
+                if (value := getattr(found, field)) is not None:
+                    gauge.add_metric([group], value)
             yield gauge
         workers = GaugeMetricFamily(PREFIX + "workers", "Workers of the fleet.", labels=["group", "state"])
         for group, found in groups.items():
             for state in WORKER_STATES:
-                workers.add_metric([group, state], found[state])
+                workers.add_metric([group, state], getattr(found, state))
         yield workers
         for name, text, field in QUEUE_GAUGES:
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=["group", "queue"])
             for group, found in groups.items():
-                for queue, figures in found["queues"].items():
-                    gauge.add_metric([group, label(queue)], figures[field])
+                for queue, figures in found.queues.items():
+                    gauge.add_metric([group, label(queue)], getattr(figures, field))
             yield gauge
         yield from self._counters()
         yield from self._tasks()
-        yield from self._host({} if late else status)
+        if status.at and not late:
+            yield from self._host(status)
         yield from self._reading(status)
         yield GaugeMetricFamily(
             PREFIX + "blind",
@@ -161,7 +162,7 @@ class Collector:
                 family.add_metric(shown, cumulative(histogram), histogram.total)
         yield from (total, runtime, wait)
 
-    def _reading(self, status: dict[str, Any]) -> Iterator[Metric]:
+    def _reading(self, status: SupervisorStatus) -> Iterator[Metric]:
         """Yield what could not be read or done, and how far the clock is off."""
         unreadable = CounterMetricFamily(
             PREFIX + "unreadable",
@@ -179,10 +180,10 @@ class Collector:
         yield GaugeMetricFamily(
             PREFIX + "clock_offset_seconds",
             "Seconds by which Redis' clock is ahead of this host: ETA tasks start off by as much.",
-            value=status.get("clock_offset", 0.0),
+            value=status.clock_offset,
         )
 
-    def _host(self, status: dict[str, Any]) -> Iterator[Metric]:
+    def _host(self, status: SupervisorStatus) -> Iterator[Metric]:
         for name, text, field in (
             ("host_cpu_ratio", "CPU use of the host, or of the cgroup that limits it, from 0 to 1.", "cpu"),
             (
@@ -191,13 +192,12 @@ class Collector:
                 "memory",
             ),
         ):
-            if field in status:
-                yield GaugeMetricFamily(PREFIX + name, text, value=status[field] / 100)
+            yield GaugeMetricFamily(PREFIX + name, text, value=getattr(status, field) / 100)
 
 
 def label(value: str) -> str:
     """Return a name from outside as the value of a label."""
-    return as_text(value, MOST_LABEL)
+    return as_text(value, MOST_LABEL_CHARACTERS)
 
 
 def cumulative(histogram: Histogram) -> list[tuple[str, float]]:

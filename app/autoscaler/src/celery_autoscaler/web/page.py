@@ -1,6 +1,6 @@
 """The page of a supervisor: its files, its events, and what an operator can do with it.
 
-Its files are no secret; what comes from Redis needs a token where there is one, and so do wishes: see
+Its files are no secret; what comes from Redis needs a token where there is one, and so do actions: see
 :mod:`celery_autoscaler.web.access`.
 """
 
@@ -34,17 +34,17 @@ HEADERS = [
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-cache"),
 ]
-# Bytes of a wish.
-LONGEST = 4096
-# Seconds that the charts can look back.
-RANGES = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
+# The largest request for an action.
+MOST_REQUEST_BYTES = 4096
+# How far the charts can look back.
+RANGE_SECONDS = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
 # The name that a person may give in the log.
 NAME = re.compile(r"[\w .@-]{1,40}")
 
 # What the page asks for.
-PATHS = ("/events", "/history", "/letters")
+PATHS = ("/events", "/history", "/dead-letters")
 
-Wish = Mapping[str, Any]
+ActionRequest = Mapping[str, Any]
 KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
 
 
@@ -56,53 +56,55 @@ class WrongError(Exception):
         self.status = status
 
 
-def pause(feed: Feed, by: str, wish: Wish) -> str:
+def pause(feed: Feed, by: str, request: ActionRequest) -> str:
     """Pause a group, or all."""
-    return actions.pause(feed.broker, by, optional(wish, "group", str), feed.supervisor.app)
+    return actions.pause(feed.broker, by, optional(request, "group", str), feed.supervisor.app)
 
 
-def resume(feed: Feed, by: str, wish: Wish) -> str:
+def resume(feed: Feed, by: str, request: ActionRequest) -> str:
     """Take a pause back."""
-    return actions.resume(feed.broker, by, optional(wish, "group", str), feed.supervisor.app)
+    return actions.resume(feed.broker, by, optional(request, "group", str), feed.supervisor.app)
 
 
-def scale(feed: Feed, by: str, wish: Wish) -> str:
+def scale(feed: Feed, by: str, request: ActionRequest) -> str:
     """Change the bounds of a group; without any, back to its settings."""
-    low, high = optional(wish, "min_workers", int), optional(wish, "max_workers", int)
+    low, high = optional(request, "min_workers", int), optional(request, "max_workers", int)
     if low is not None and high is not None and low > high:
         raise WrongError(f"min_workers {low} is more than max_workers {high}")
     try:
-        actions.refuse_bounds(required(wish, "group"), low, high, {})
+        actions.refuse_bounds(required(request, "group"), low, high, {})
     except actions.Refused as error:
         raise WrongError(error.message) from error
     reset = low is None and high is None
     return actions.scale(
-        feed.broker, by, required(wish, "group"), low, high, reset=reset, app=feed.supervisor.app
+        feed.broker, by, required(request, "group"), low, high, reset=reset, app=feed.supervisor.app
     )
 
 
-def drain(feed: Feed, by: str, wish: Wish) -> str:
+def drain(feed: Feed, by: str, request: ActionRequest) -> str:
     """Drain a worker, or take that back."""
-    return actions.drain(feed.broker, by, required(wish, "worker"), undo=optional(wish, "undo", bool) is True)
+    return actions.drain(
+        feed.broker, by, required(request, "worker"), undo=optional(request, "undo", bool) is True
+    )
 
 
-def replay(feed: Feed, by: str, wish: Wish) -> str:
+def replay(feed: Feed, by: str, request: ActionRequest) -> str:
     """Send the dead letters of a queue again."""
-    return actions.replay(feed.broker, by, queue_with_letters(feed, wish), feed.supervisor.app)
+    return actions.replay(feed.broker, by, queue_with_dead_letters(feed, request), feed.supervisor.app)
 
 
-def purge(feed: Feed, by: str, wish: Wish) -> str:
+def purge(feed: Feed, by: str, request: ActionRequest) -> str:
     """Delete the dead letters of a queue."""
-    return actions.purge(feed.broker, by, queue_with_letters(feed, wish), feed.supervisor.app)
+    return actions.purge(feed.broker, by, queue_with_dead_letters(feed, request), feed.supervisor.app)
 
 
-# What a wish may name, besides who has it: one that is misspelt must not stand for all.
+# What a request may name, besides who sends it. A misspelt name must not mean all groups.
 PARTS: Mapping[str, frozenset[str]] = {
     "pause": frozenset({"group"}), "resume": frozenset({"group"}), "drain": frozenset({"worker", "undo"}),
     "scale": frozenset({"group", "min_workers", "max_workers"}), "replay": frozenset({"queue"}),
     "purge": frozenset({"queue"}),
 }  # fmt: skip
-ACTIONS: Mapping[str, Callable[[Feed, str, Wish], str]] = {
+ACTIONS: Mapping[str, Callable[[Feed, str, ActionRequest], str]] = {
     "pause": pause, "resume": resume, "scale": scale, "drain": drain, "replay": replay, "purge": purge,
 }  # fmt: skip
 
@@ -119,7 +121,7 @@ class Page:
         return next((file for file in FILES.iterdir() if file.name == name), None)
 
     def respond(self, environ: Mapping[str, Any], path: str) -> tuple[str, Any]:
-        """Grant a wish or tell something.
+        """Do what is requested, or answer what is asked.
 
         Returns:
             The HTTP status, and the events or what is to be sent as JSON.
@@ -136,18 +138,18 @@ class Page:
     def _respond(self, environ: Mapping[str, Any], path: str) -> Any:
         name = path.removeprefix(ACTION)
         if environ["REQUEST_METHOD"] != ("POST" if name in ACTIONS else "GET"):
-            why = "wishes are sent by POST, all else is asked for by GET"
+            why = "actions are sent by POST, everything else by GET"
             raise WrongError(why, "405 Method Not Allowed")
         if name in ACTIONS:
             return {"done": self._do(environ, name)}
         return self._tell(environ, path)
 
     def _do(self, environ: Mapping[str, Any], name: str) -> str:
-        wish = read_wish(environ)
-        if wrong := sorted(wish.keys() - PARTS[name] - {"by"}):
+        request = read_request(environ)
+        if wrong := sorted(request.keys() - PARTS[name] - {"by"}):
             raise WrongError(f"{as_text(wrong[0], 50)} is none of {', '.join(sorted(PARTS[name]))}")
-        by = who(environ, wish)
-        words = ACTIONS[name](self.feed, by, wish)
+        by = who(environ, request)
+        words = ACTIONS[name](self.feed, by, request)
         logger.info("On the page, by %s: %s", by, words)
         return words
 
@@ -158,12 +160,12 @@ class Page:
                 return self.feed.subscribe()
             except TooManyReadersError as error:
                 raise WrongError("too many pages are open", "503 Service Unavailable") from error
-        if path == "/letters":
-            return self.feed.letters(query.get("queue", ""))
+        if path == "/dead-letters":
+            return self.feed.dead_letters(query.get("queue", ""))
         if path == "/history":
-            seconds = RANGES.get(query.get("range", "1h"))
+            seconds = RANGE_SECONDS.get(query.get("range", "1h"))
             if seconds is None:
-                raise WrongError(f"allowed is one of {', '.join(RANGES)}")
+                raise WrongError(f"allowed is one of {', '.join(RANGE_SECONDS)}")
             return self.feed.history(seconds)
         raise WrongError(f"allowed is one of {', '.join(ACTIONS)}")
 
@@ -173,32 +175,32 @@ def content_type(file: Path) -> str:
     return f"{TYPES.get(file.suffix, 'text/plain')}; charset=utf-8"
 
 
-def read_wish(environ: Mapping[str, Any]) -> dict[str, Any]:
+def read_request(environ: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON object that a request brings.
 
     Raises:
         WrongError: It brings none.
     """
     length = environ.get("CONTENT_LENGTH") or "0"
-    if not length.isdecimal() or int(length) > LONGEST:
-        raise WrongError(f"allowed are {LONGEST} bytes")
+    if not length.isdecimal() or int(length) > MOST_REQUEST_BYTES:
+        raise WrongError(f"at most {MOST_REQUEST_BYTES} bytes are allowed")
     try:
-        wish = json.loads(environ["wsgi.input"].read(int(length)))
+        request = json.loads(environ["wsgi.input"].read(int(length)))
     except (ValueError, RecursionError):
-        wish = None
-    if not isinstance(wish, dict):
+        request = None
+    if not isinstance(request, dict):
         raise WrongError("allowed is a JSON object")
-    return wish
+    return request
 
 
-def who(environ: Mapping[str, Any], wish: Wish) -> str:
-    """Return who has a wish: the address, after the name that the person gave.
+def who(environ: Mapping[str, Any], request: ActionRequest) -> str:
+    """Return who sends a request: the address, after the name that the person gave.
 
     Raises:
         WrongError: This is no name.
     """
     address = environ.get("REMOTE_ADDR") or "local"
-    name = optional(wish, "by", str)
+    name = optional(request, "by", str)
     if not name:
         return str(address)
     if not NAME.fullmatch(name):
@@ -206,14 +208,14 @@ def who(environ: Mapping[str, Any], wish: Wish) -> str:
     return f"{name} ({address})"
 
 
-def optional(wish: Wish, name: str, kind: type) -> Any:
-    """Return a part of a wish; nothing if it is not there. One that is there has a value.
+def optional(request: ActionRequest, name: str, kind: type) -> Any:
+    """Return a part of a request; nothing if it is not there. One that is there has a value.
 
     Raises:
         WrongError: It is of another type.
     """
-    value = wish.get(name)
-    if name in wish and (type(value) is not kind or (kind is str and not is_unicode(value))):
+    value = request.get(name)
+    if name in request and (type(value) is not kind or (kind is str and not is_unicode(value))):
         raise WrongError(f"{name} must be {KINDS[kind]}")
     return value
 
@@ -223,25 +225,25 @@ def is_unicode(value: Any) -> bool:
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def required(wish: Wish, name: str) -> str:
-    """Return a text that a wish must have.
+def required(request: ActionRequest, name: str) -> str:
+    """Return a text that a request must have.
 
     Raises:
         WrongError: It has not.
     """
-    value = optional(wish, name, str)
+    value = optional(request, name, str)
     if not value:
         raise WrongError(f"{name} is missing")
     return str(value)
 
 
-def queue_with_letters(feed: Feed, wish: Wish) -> str:
-    """Return the queue that a wish names.
+def queue_with_dead_letters(feed: Feed, request: ActionRequest) -> str:
+    """Return the queue that a request names.
 
     Raises:
         WrongError: It has no dead letters.
     """
-    queue = required(wish, "queue")
+    queue = required(request, "queue")
     actions.group_of_queue(feed.broker, queue, feed.supervisor.app)
     if not feed.broker.client.exists(feed.broker.keys.dead_letter(queue)):
         raise WrongError(f"queue {queue!r} has no dead letters")

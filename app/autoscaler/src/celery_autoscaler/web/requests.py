@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 # Bytes of a request's line, of its whole head, and of its body.
-LINE, HEAD, BODY = 8 * 1024, 16 * 1024, 64 * 1024
+LINE_BYTES, HEAD_BYTES, BODY_BYTES = 8 * 1024, 16 * 1024, 64 * 1024
 # Headers of a request.
 HEADERS = 100
 
@@ -79,18 +79,18 @@ def read_head(text: bytes) -> Head:
         RequestError: It is none, or too long.
     """
     line, *lines = text.split(b"\r\n")
-    if len(line) > LINE:
-        raise RequestError("414 URI Too Long", f"allowed are {LINE} bytes of a request's line")
+    if len(line) > LINE_BYTES:
+        raise RequestError("414 URI Too Long", f"a request line may have at most {LINE_BYTES} bytes")
     if not REQUEST.fullmatch(line):
-        raise RequestError("400 Bad Request", "this is no request of HTTP/1")
+        raise RequestError("400 Bad Request", "this is not an HTTP/1 request")
     method, target, version = line.split(b" ")
     if len(lines) > HEADERS:
-        raise RequestError("431 Request Header Fields Too Large", f"allowed are {HEADERS} headers")
+        raise RequestError("431 Request Header Fields Too Large", f"at most {HEADERS} headers are allowed")
     headers: dict[str, str] = {}
     for each in lines:
         name, value = read_header(each)
         if name in headers and name in ONCE:
-            raise RequestError("400 Bad Request", f"{name} is there twice")
+            raise RequestError("400 Bad Request", f"{name} is repeated")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     if "host" not in headers and version == b"HTTP/1.1":
         raise RequestError("400 Bad Request", "host is missing")
@@ -106,7 +106,7 @@ def read_header(line: bytes) -> tuple[str, str]:
     """
     name, colon, value = line.partition(b":")
     if not colon or not NAME.fullmatch(name) or not VALUE.fullmatch(value):
-        raise RequestError("400 Bad Request", "a header is none")
+        raise RequestError("400 Bad Request", "a header is malformed")
     # Underscores: to an application, `A_B` and `A-B` are the same.
     if b"_" in name:
         raise RequestError("400 Bad Request", "allowed are names of headers without '_'")
@@ -124,7 +124,7 @@ def read_path(path: bytes) -> str:
     except UnicodeDecodeError as error:
         raise RequestError("400 Bad Request", "the path is not UTF-8") from error
     if not found.startswith("/") or re.search(r"[\x00-\x1f\x7f]", found):
-        raise RequestError("400 Bad Request", "the path is none")
+        raise RequestError("400 Bad Request", "the path is malformed")
     return found
 
 
@@ -138,8 +138,8 @@ def body_length(headers: dict[str, str]) -> int:
         raise RequestError("411 Length Required", "a body needs a Content-Length")
     length = headers.get("content-length", "0")
     if not re.fullmatch("[0-9]+", length):
-        raise RequestError("400 Bad Request", "Content-Length is no number")
+        raise RequestError("400 Bad Request", "Content-Length is not a number")
     digits = length.lstrip("0") or "0"
-    if len(digits) > len(str(BODY)) or int(digits) > BODY:
-        raise RequestError("413 Content Too Large", f"allowed are {BODY} bytes")
+    if len(digits) > len(str(BODY_BYTES)) or int(digits) > BODY_BYTES:
+        raise RequestError("413 Content Too Large", f"at most {BODY_BYTES} bytes are allowed")
     return int(digits)

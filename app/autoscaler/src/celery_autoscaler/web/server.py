@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_autoscaler.protocol.text import as_text
-from celery_autoscaler.web.requests import HEAD, Head, RequestError, read_head
+from celery_autoscaler.web.requests import HEAD_BYTES, Head, RequestError, read_head
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ MOST_WAITING = 256
 # Requests that are answered at a time, open pages among them.
 MOST_ANSWERED = 64
 # Seconds between two looks for clients whose time is over.
-SWEEP = 0.25
+SWEEP_SECONDS = 0.25
 BACKLOG = 128
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -84,12 +84,12 @@ class Server:
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         swept = time.monotonic()
         while not self._stopping.is_set():
-            for key, _ in self._selector.select(SWEEP if self._clients else None):
+            for key, _ in self._selector.select(SWEEP_SECONDS if self._clients else None):
                 if key.data is not None:
                     self._read(key.data)
                 elif key.fileobj is self._listener:
                     self._accept()
-            if time.monotonic() - swept >= SWEEP:
+            if time.monotonic() - swept >= SWEEP_SECONDS:
                 swept = time.monotonic()
                 self._sweep(swept)
         for client in list(self._clients.values()):
@@ -174,8 +174,10 @@ class Server:
         """
         if client.head is None:
             head, end, body = bytes(client.received).partition(b"\r\n\r\n")
-            if len(head) > HEAD:
-                raise RequestError("431 Request Header Fields Too Large", f"allowed are {HEAD} bytes")
+            if len(head) > HEAD_BYTES:
+                raise RequestError(
+                    "431 Request Header Fields Too Large", f"at most {HEAD_BYTES} bytes are allowed"
+                )
             if not end:
                 return
             client.head = read_head(head)

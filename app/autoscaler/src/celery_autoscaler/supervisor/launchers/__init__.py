@@ -7,7 +7,7 @@ from celery_autoscaler.settings import Group
 
 
 class State(Enum):
-    """What a launcher knows of a worker; whether it consumes only its heartbeat tells."""
+    """What a launcher knows of a worker; only the heartbeat shows whether it consumes."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -39,7 +39,7 @@ class Launcher(Protocol):
     def workers(self) -> dict[str, State]:
         """Return the workers that there are, by name; one that has ended when asked to is gone."""
 
-    def push(self, worker: str, how: StopSignal) -> None:
+    def send_signal(self, worker: str, how: StopSignal) -> None:
         """Make a worker end."""
 
     def forget_failed(self, worker: str) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from celery_autoscaler.logs import json_line, of_worker, wants_json
+from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.orphan_guard import DRAIN_VARIABLE, SUPERVISOR_VARIABLE
 from celery_autoscaler.protocol.text import as_text, in_json
 from celery_autoscaler.settings import Group
@@ -26,9 +27,9 @@ from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, Stat
 
 SIGNALS = {StopSignal.TERM: signal.SIGTERM, StopSignal.QUIT: signal.SIGQUIT, StopSignal.KILL: signal.SIGKILL}
 # Seconds between two looks at what workers printed.
-PASS_ON = 0.2
+PASS_ON_SECONDS = 0.2
 # Bytes of passed on output after which a file is emptied.
-KEEP = 2**20
+KEEP_BYTES = 2**20
 
 
 @dataclass
@@ -48,8 +49,8 @@ class ProcessLauncher:
     outlived = False
     gives_settings = True
 
-    def __init__(self, app: str, host: str) -> None:
-        """Launch workers of the app that stands behind ``-A``, named after a host."""
+    def __init__(self, app: Description, host: str) -> None:
+        """Launch workers of an app in its own environment, named after a host."""
         self.app = app
         self.host = host
         self._children: dict[str, Child] = {}
@@ -66,7 +67,7 @@ class ProcessLauncher:
             f"--{name.replace('_', '-')}={value}" for name, value in group.options.items() if value != ""
         ]
         command = [
-            *(sys.executable, "-m", "celery_autoscaler.launch", "-A", self.app, "worker"),
+            *(self.app.python, "-m", "celery_autoscaler.launch", "-A", self.app.name, "worker"),
             *("--hostname", f"{worker}@{self.host}", "--queues", ",".join(group.queues)),
             *("--pool", group.pool, "--concurrency", str(group.concurrency)),
             *("--without-mingle", "--without-gossip", "--loglevel", "INFO", *options),
@@ -106,7 +107,7 @@ class ProcessLauncher:
                 states[name] = State.FAILED
         return states
 
-    def push(self, worker: str, how: StopSignal) -> None:
+    def send_signal(self, worker: str, how: StopSignal) -> None:
         """Send a signal: to the main process, or to kill to all."""
         child = self._children[worker]
         child.asked = True
@@ -152,7 +153,7 @@ class ProcessLauncher:
             os.killpg(child.process.pid, number)
 
     def _read(self) -> None:
-        while not self._closed.wait(PASS_ON):
+        while not self._closed.wait(PASS_ON_SECONDS):
             with self._lock:
                 for name, child in self._children.items():
                     # Such as no file left to open: the others', and the next time, may do.
@@ -174,7 +175,7 @@ class ProcessLauncher:
         child.last = [*child.last, *(line for line in lines if line.strip())][-LAST_WORDS:]
         sys.stdout.write("".join(f"{shown(name, self.host, line)}\n" for line in lines))
         sys.stdout.flush()
-        if child.passed > KEEP and child.passed == child.log.stat().st_size:
+        if child.passed > KEEP_BYTES and child.passed == child.log.stat().st_size:
             # Opened to append, the worker goes on at the new end.
             os.truncate(child.log, 0)
             child.passed = 0

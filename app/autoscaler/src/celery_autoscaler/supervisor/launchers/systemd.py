@@ -1,5 +1,7 @@
 """Workers as systemd services, ``celery-worker@<group>-<n>.service``, over D-Bus.
 
+Those of a project with a name are ``celery-<project>-worker@<group>-<n>.service``.
+
 The supervisor needs no privilege but a polkit rule for these units. The workers are systemd's: they go on
 when the supervisor ends, and the next one finds them.
 """
@@ -10,6 +12,7 @@ from typing import Any
 from jeepney import DBusAddress, HeaderFields, MessageType, new_method_call
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
+from celery_autoscaler.protocol.project import unit_prefix
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, State, StopSignal
 
@@ -18,18 +21,18 @@ MANAGER = DBusAddress(
     bus_name="org.freedesktop.systemd1",
     interface="org.freedesktop.systemd1.Manager",
 )
-PREFIX, SUFFIX = "celery-worker@", ".service"
+SUFFIX = ".service"
 # Seconds for an answer of systemd's.
-ANSWER = 5.0
+ANSWER_SECONDS = 5.0
 
 
 def unit_of(worker: str) -> str:
-    """Return the unit of a worker."""
-    return f"{PREFIX}{worker}{SUFFIX}"
+    """Return the unit of a worker of this project."""
+    return f"{unit_prefix()}-worker@{worker}{SUFFIX}"
 
 
 class SystemdLauncher:
-    """Starts and stops units that somebody else has defined."""
+    """Starts and stops units that others have defined."""
 
     outlived = True
     gives_settings = False
@@ -45,17 +48,18 @@ class SystemdLauncher:
         """Return the units that are not at rest."""
         [units] = self._call("ListUnitsByPatterns", "asas", [], [unit_of("*")])
         states = {}
-        for name, _, _, active, sub, *_ in units:
-            worker = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+        for name, _, _, active, sub, _, _, _, job, _ in units:
+            worker = name.partition("@")[2].removesuffix(SUFFIX)
             if active == "failed" or sub == "auto-restart":
                 states[worker] = State.FAILED
             elif active == "deactivating":
                 states[worker] = State.STOPPING
-            elif active != "inactive":
+            # Its start may wait for that of another unit.
+            elif active != "inactive" or job == "start":
                 states[worker] = State.RUNNING
         return states
 
-    def push(self, worker: str, how: StopSignal) -> None:
+    def send_signal(self, worker: str, how: StopSignal) -> None:
         """Stop the unit, whose own stop lets running tasks finish; signal it if that lasts too long."""
         unit = unit_of(worker)
         if how is StopSignal.TERM:
@@ -77,7 +81,9 @@ class SystemdLauncher:
         """Return the last lines that a unit has in the journal."""
         command = ["journalctl", "--unit", unit_of(worker), "--lines", str(2 * LAST_WORDS), "--output", "cat"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return []
         words = [line for line in done.stdout.splitlines() if line.strip() and unit_of(worker) not in line]
@@ -103,7 +109,7 @@ class SystemdLauncher:
             if self._connection is None:
                 self._connection = open_dbus_connection(bus="SYSTEM")
             message = new_method_call(MANAGER, method, signature, arguments)
-            reply = self._connection.send_and_get_reply(message, timeout=ANSWER)
+            reply = self._connection.send_and_get_reply(message, timeout=ANSWER_SECONDS)
         except (OSError, ValueError, KeyError) as error:
             self.close()
             raise LaunchError(f"systemd does not answer {method}: {error or type(error).__name__}") from error

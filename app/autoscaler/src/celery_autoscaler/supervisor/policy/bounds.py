@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from celery_autoscaler.protocol.overrides import ALL, KIND, Override
-from celery_autoscaler.protocol.readers import Refusal
+from celery_autoscaler.protocol.reading import Refusal
 from celery_autoscaler.settings import Group
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Time constants of the arrival rate, in seconds: a quick one to follow a burst, a slow one to keep from it.
-FAST = 3.0
-SLOW = 30.0
+FAST_SECONDS = 3.0
+SLOW_SECONDS = 30.0
 # Seconds after which an observation of the service time has lost most of its weight.
-MEMORY = 120.0
+MEMORY_SECONDS = 120.0
 # Seconds of work that looks may have missed.
-UNMET = 1.0
+UNMET_SECONDS = 1.0
 # Tasks for which all that was done before the first look counts.
 HISTORY = 10
 # How many times as long as before tasks take where a host is slowing.
@@ -26,7 +26,7 @@ STARTS = 10
 # Parts of a list whose ages are told apart, and of all lists of a group.
 PARTS, GROUP_PARTS = 4, 8
 # Seconds that a start is taken to last before one was measured.
-FIRST_START = 3.0
+FIRST_START_SECONDS = 3.0
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Age:
             self._arrivals.append((now, self._departed))
         last = self._arrivals[-1][1]
         if arrived < last:
-            # Somebody else took messages.
+            # Another consumer took messages.
             self._departed += last - arrived
             arrived = last
         if length == 0:
@@ -159,8 +159,8 @@ class Work:
 class Meter:
     """Arrival rate and service time of a group."""
 
-    fast: Average = field(default_factory=lambda: Average(FAST))
-    slow: Average = field(default_factory=lambda: Average(SLOW))
+    fast: Average = field(default_factory=lambda: Average(FAST_SECONDS))
+    slow: Average = field(default_factory=lambda: Average(SLOW_SECONDS))
     work: Work = field(default_factory=Work)
     _at: float | None = None
     _waiting: int = 0
@@ -192,8 +192,8 @@ class Meter:
             rate = (arrived - returned) / seconds
             self.fast.update(rate, seconds)
             self.slow.update(rate, seconds)
-            self.work.update(math.exp(-seconds / MEMORY), begun, busy)
-            self._owed = (self._owed - returned) * math.exp(-seconds / SLOW)
+            self.work.update(math.exp(-seconds / MEMORY_SECONDS), begun, busy)
+            self._owed = (self._owed - returned) * math.exp(-seconds / SLOW_SECONDS)
         elif self._at is None and begun:
             # What the workers did before this process came tells how long tasks take, not when they arrived.
             weight = min(1.0, HISTORY / begun)
@@ -207,7 +207,7 @@ class Meter:
             return None
         # Workers look once a second at what runs: tasks that no look meets are short, the more there are.
         tasks, seconds = self.work.tasks, self.work.seconds
-        return seconds / tasks if seconds > 0 else UNMET / (tasks + 1)
+        return seconds / tasks if seconds > 0 else UNMET_SECONDS / (tasks + 1)
 
 
 class SlowdownDetector:
@@ -228,8 +228,8 @@ class SlowdownDetector:
         for kind, (tasks, took) in done.items():
             tasks_before, took_before = self._known.get(kind, (0, 0.0))
             grown = tasks - tasks_before, took - took_before
-            self._recent[kind].update(math.exp(-seconds / SLOW), *grown)
-            self._long[kind].update(math.exp(-seconds / MEMORY), *grown)
+            self._recent[kind].update(math.exp(-seconds / SLOW_SECONDS), *grown)
+            self._long[kind].update(math.exp(-seconds / MEMORY_SECONDS), *grown)
         self._at, self._known = now, dict(done)
 
     @property
@@ -266,6 +266,6 @@ class StartUp:
     def seconds(self) -> float:
         """What nine of ten starts stay below."""
         if not self._seconds:
-            return FIRST_START
+            return FIRST_START_SECONDS
         ordered = sorted(self._seconds)
         return ordered[math.ceil(0.9 * len(ordered)) - 1]

@@ -15,6 +15,7 @@ Harchol-Balter, Raghunathan, Kozuch, "AutoScale", 2012) for the stabilisation.
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.settings import Group
@@ -27,19 +28,19 @@ HYSTERESIS = 0.15
 # Part of the workers that may be given up in one tick.
 STEP = 0.25
 # Seconds that a task is taken to last before one was seen.
-FIRST_TASK = 1.0
+FIRST_TASK_SECONDS = 1.0
 # Messages a second below which nothing arrives.
 NOTHING = 0.01
 # Busy slots that slow averages still show and that keep no worker.
 FORGOTTEN = 0.02
-# Part of the target wait that is aimed at: the rest is for what nobody foresees.
+# Part of the target wait that is aimed at: the rest is for the unforeseen.
 AIM = 0.65
 # Part of a sudden rise of the arrivals that is expected to go on; the rest of it waits already.
 RISE = 0.5
 # Part of the target wait in which what is late already shall be caught up with.
 LATE = 0.25
 # Seconds that two looks are taken to lie apart: at first, and at most.
-FIRST_TICK, LONGEST_TICK = 1.0, 60.0
+FIRST_TICK_SECONDS, LONGEST_TICK_SECONDS = 1.0, 60.0
 # Idle spans that are remembered, and what an expected task is waited for beyond the longest of them.
 IDLE_SPANS = 10
 IDLE_SPARE = 1.5
@@ -48,7 +49,7 @@ IDLE_STARTS = 20.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class GroupSeen:
     """What a supervisor sees of a group, over the whole fleet. Times in seconds."""
 
     now: float
@@ -88,7 +89,7 @@ class Seen:
     arrival_slow: float = 0.0
     """Messages a second, over half a minute."""
     service_time: float | None = None
-    """Of a task in the mean, if one was seen."""
+    """Mean run time of a task, if one was seen."""
     startup: float = 3.0
     """From a worker's start until it consumes."""
     useful_slots: int | None = None
@@ -125,12 +126,16 @@ class GroupPolicy:
     _idle: deque[float] = field(default_factory=lambda: deque(maxlen=IDLE_SPANS))
     """Spans in which there was nothing to do and after which there was."""
 
-    def decide(self, group: Group, seen: Seen, override: Override | None = None) -> Decision:
+    def decide(self, group: Group, seen: GroupSeen, override: Override | None = None) -> Decision:
         """Return the decision of one tick; ticks come in the order of time."""
         override = override or Override()
         low, high = bounds(group, override)
         have = seen.ready + seen.starting
-        tick = min(max(seen.now - self._last_look, 0.0), LONGEST_TICK) if self._wanted else FIRST_TICK
+        tick = (
+            min(max(seen.now - self._last_look, 0.0), LONGEST_TICK_SECONDS)
+            if self._wanted
+            else FIRST_TICK_SECONDS
+        )
         self._last_look = seen.now
         load = Load.of(group, seen, tick, high)
         emergency = seen.longest > 2 * self.queue_threshold and load.clears_in > group.target_wait - seen.age
@@ -154,7 +159,7 @@ class GroupPolicy:
         if override.paused:
             by = f" by {override.by}" if override.by else ""
             return Decision(have, f"paused{by}: nothing is started or stopped", "paused")
-        want, why, limit = self._unbounded(group, seen, load, window, emergency)
+        want, why, limit = self._unbounded(group, seen, load, Lately(window, kept_for), emergency)
         if seen.useful_slots is not None:
             # What runs for long is left alone: it would be given back at the end of the time to drain.
             useful = max(
@@ -164,18 +169,18 @@ class GroupPolicy:
                 tried = max(workers_for(seen.tried_slots, group.concurrency), useful + 1)
                 want, limit = useful, "throughput"
                 why = f"{why}. More workers finish no more tasks ({tried} → {useful})"
-        wished, want = want, max(low, min(high, want))
+        unbounded, want = want, max(low, min(high, want))
         if want > have and load.waiting:
             last = load.waiting * load.service / (want * group.concurrency)
             clear = "worker clears" if want == 1 else "workers clear"
             why = f"{why}; {want} {clear} the queue in about {last:.1f} s"
-        if want < wished:
+        if want < unbounded:
             why, limit = f"{why}. Limited by max_workers = {high}", "max_workers"
-        elif want > wished:
+        elif want > unbounded:
             why, limit = f"{why}. Limited by min_workers = {low}", "min_workers"
         return Decision(want, why, limit, emergency)
 
-    def _window(self, group: Group, seen: Seen, tick: float) -> float:
+    def _window(self, group: Group, seen: GroupSeen, tick: float) -> float:
         """Return the seconds for which fewer workers must have been enough.
 
         Where a start takes longer than the target wait, tasks after an idle span are late unless a worker is
@@ -187,7 +192,7 @@ class GroupPolicy:
         expected = IDLE_SPARE * max((span for span in self._idle if span <= worth), default=0.0)
         return max(self.stabilisation, min(worth, expected))
 
-    def _useful(self, group: Group, seen: Seen, load: "Load", kept_for: float) -> int:
+    def _useful(self, group: Group, seen: GroupSeen, load: "Load", kept_for: float) -> int:
         """Return the workers that have something to do now or soon: none beyond is kept for long."""
         if seen.now - self._last_work > self.stabilisation:
             # The averages of the arrivals are slower than that; the last worker does not wait for them.
@@ -207,7 +212,7 @@ class GroupPolicy:
         return self._wanted[0][1]
 
     def _unbounded(
-        self, group: Group, seen: Seen, load: "Load", window: int, emergency: bool
+        self, group: Group, seen: GroupSeen, load: "Load", lately: "Lately", emergency: bool
     ) -> tuple[int, str, str]:
         """Return the workers wanted before the bounds, why, and what kept them from being fewer."""
         have = seen.ready + seen.starting
@@ -231,29 +236,39 @@ class GroupPolicy:
             return max(grow, 1), due, ""
         # A task that outlasts the drain of its worker would have to begin again.
         running = max(workers_for(seen.busy, group.concurrency), seen.busy_workers)
-        return self._fewer(have, window, running, why, seen.now)
+        return self._fewer(have, lately, running, why, seen.now)
 
-    def _one_more(self, have: int, seen: Seen) -> int:
+    def _one_more(self, have: int, seen: GroupSeen) -> int:
         """Return one worker more, but not before the last one consumes."""
         if seen.starting or seen.now - self._last_step < seen.startup:
             return have
         self._last_step = seen.now
         return have + 1
 
-    def _fewer(self, have: int, window: int, running: int, why: str, now: float) -> tuple[int, str, str]:
+    def _fewer(self, have: int, lately: "Lately", running: int, why: str, now: float) -> tuple[int, str, str]:
         """Return as many workers as were needed lately."""
+        window = lately.workers
         if window >= have:
             if self._wanted[-1][1] < have:
-                lately = f"{window} worker{'s were' if window > 1 else ' was'} needed"
-                return have, f"{why}. {lately} within the last {self.stabilisation:g} s", "stabilisation"
+                needed = f"{window} worker{'s were' if window > 1 else ' was'} needed"
+                return have, f"{why}. {needed} within the last {lately.seconds:.0f} s", "stabilisation"
             return have, why, ""
         if now < self._urgent_until:
             return have, f"{why}. It was urgent within the last {self.stabilisation:g} s", "stabilisation"
         if running >= have:
             return have, why, ""
         enough = f"{window} worker{' has' if window == 1 else 's have'} been enough for"
+        if window == 0:
+            enough = "No worker has been needed for"
         less = max(window, running, have - math.ceil(STEP * have))
-        return less, f"{enough} {self.stabilisation:g} s. {why}", ""
+        return less, f"{enough} {lately.seconds:.0f} s. {why}", ""
+
+
+class Lately(NamedTuple):
+    """What was needed in the seconds for which fewer workers must have been enough."""
+
+    workers: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -276,7 +291,7 @@ class Load:
     """Slots below which nothing is given up."""
 
     @classmethod
-    def of(cls, group: Group, seen: Seen, tick: float, high: int) -> "Load":
+    def of(cls, group: Group, seen: GroupSeen, tick: float, high: int) -> "Load":
         """Return the demand that follows from what is seen.
 
         Args:
@@ -285,7 +300,7 @@ class Load:
             tick: Seconds between two looks.
             high: Workers that it has at most.
         """
-        service = seen.service_time or FIRST_TASK
+        service = seen.service_time or FIRST_TASK_SECONDS
         waiting = seen.backlog + seen.held
         steady = seen.arrival_slow * service
         offered = max(seen.arrival_fast * service, steady)
@@ -312,7 +327,7 @@ class Load:
             keep=max(keep, clear),
         )
 
-    def explain(self, group: Group, seen: Seen) -> str:
+    def explain(self, group: Group, seen: GroupSeen) -> str:
         """Say in words what the demand is."""
         rate = max(seen.arrival_fast, seen.arrival_slow)
         slots = (seen.ready + seen.starting) * group.concurrency
@@ -358,16 +373,16 @@ class Supply:
     """Workers that the group has at most."""
 
     @classmethod
-    def of(cls, group: Group, seen: Seen, others: float, most: int) -> "Supply":
+    def of(cls, group: Group, seen: GroupSeen, others: float, most: int) -> "Supply":
         """Return what follows from what is seen."""
         known = sorted(max(0.0, left) for left in seen.start_left)[: seen.starting]
         rest = [seen.startup] * (seen.starting - len(known))
         delays = (*[0.0] * seen.ready, *known, *rest)
         at_once = max(1, seen.starts_at_once or most)
-        service = seen.service_time or FIRST_TASK
+        service = seen.service_time or FIRST_TASK_SECONDS
         return cls(group.concurrency, service, delays, seen.ready, seen.startup, at_once, others, most)
 
-    def to_clear(self, group: Group, seen: Seen, tick: float) -> int:
+    def to_clear(self, group: Group, seen: GroupSeen, tick: float) -> int:
         """Return the slots that begin each waiting task before it has waited for too long."""
         shortest = max(self.service, LATE * group.target_wait)
         counted = sum(count for _, count in seen.parts)
@@ -400,7 +415,7 @@ class Supply:
         return self.startup * math.ceil((worker + 1 - self.ready) / self.at_once)
 
 
-def longest_wait(group: Group, seen: Seen, service: float, tick: float) -> float:
+def longest_wait(group: Group, seen: GroupSeen, service: float, tick: float) -> float:
     """Return for how long a task may wait for one that runs to end before another slot is started for it."""
     in_time = group.target_wait - seen.startup - 2 * tick
     # A start comes too late in any case: worth it only if those that run take longer than usual.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,21 @@ class HostSeen:
     cpu_pressure: float = 0.0
     """Per cent of the last 10 s in which something waited for a CPU (PSI)."""
 
+    def with_idle_cpus(self) -> "HostSeen":
+        """Return the same, as if the CPUs had time."""
+        return replace(self, cpu=0.0, cpu_pressure=0.0)
+
 
 # Pressure stall information above which nothing is started, in per cent.
-MEMORY_PRESSURE = 10.0
-CPU_PRESSURE = 60.0
+MEMORY_PRESSURE_PERCENT = 10.0
+CPU_PRESSURE_PERCENT = 60.0
 # Workers that may be starting at a time for each CPU.
-STARTS_A_CPU = 2
+STARTS_PER_CPU = 2
 # Seconds after which a start that needs a CPU would show in its use, and the use below which it needs none.
-START_SHOWS = 5.0
-CPU_ROOM = 70.0
+START_SHOWS_SECONDS = 5.0
+CPU_ROOM_PERCENT = 70.0
 # Seconds between two workers given up because the host is short of something, and before any is started.
-SETTLE = 10.0
+SETTLE_SECONDS = 10.0
 
 
 @dataclass
@@ -53,29 +57,29 @@ class HostLimits:
             starting: Workers of the host that are starting.
         """
         if host.memory > self.memory_threshold:
-            return f"memory is used to {host.memory:.0f} %, over {self.memory_threshold:g} %"
+            return f"memory usage is {host.memory:.0f} %, above {self.memory_threshold:g} %"
         room = host.memory_limit * (self.memory_threshold - host.memory) / 100
         if host.memory_limit and worker_memory * (starting + 1) > room:
             return (
                 f"a worker takes {worker_memory / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are left below "
                 f"{self.memory_threshold:g} % of memory"
             )
-        if host.memory_pressure > MEMORY_PRESSURE:
+        if host.memory_pressure > MEMORY_PRESSURE_PERCENT:
             return f"memory is under pressure: something waited for it {host.memory_pressure:.0f} % of 10 s"
         if host.cpu > self.cpu_threshold:
-            return f"CPU is used to {host.cpu:.0f} %, over {self.cpu_threshold:g} %"
-        if host.cpu_pressure > CPU_PRESSURE and slowing:
+            return f"CPU usage is {host.cpu:.0f} %, above {self.cpu_threshold:g} %"
+        if host.cpu_pressure > CPU_PRESSURE_PERCENT and slowing:
             return f"CPU is under pressure ({host.cpu_pressure:.0f} %) and tasks take longer than before"
         return ""
 
     def is_starved(self, host: HostSeen) -> bool:
         """Return whether tasks take longer because a host is short of CPU, whichever process uses it."""
-        return host.cpu > self.cpu_threshold or host.cpu_pressure > CPU_PRESSURE
+        return host.cpu > self.cpu_threshold or host.cpu_pressure > CPU_PRESSURE_PERCENT
 
     @staticmethod
     def starts_at_once(host: HostSeen) -> int:
-        """Return how many workers may be starting at a time, lest all of them start slowly."""
-        return max(2, math.ceil(STARTS_A_CPU * host.cpus))
+        """Return how many workers may be starting at a time, so that none starts slowly."""
+        return max(2, math.ceil(STARTS_PER_CPU * host.cpus))
 
     def for_a_stop(self, now: float, host: HostSeen, *, slowing: bool) -> str:
         """Return why one worker should be given up now; nothing if none should."""
@@ -88,7 +92,7 @@ class HostLimits:
             return ""
         if self._short_since is None:
             self._short_since = now
-        if now - self._short_since < SETTLE or now - self._last < SETTLE:
+        if now - self._short_since < SETTLE_SECONDS or now - self._last < SETTLE_SECONDS:
             return ""
         self._last = now
         return why
@@ -105,9 +109,9 @@ def starting_load(now: float, begun: Sequence[float], host: HostSeen) -> int:
         begun: When each of the host's starting workers was started.
         host: What is seen of the host.
     """
-    if host.cpu > CPU_ROOM or host.cpu_pressure > CPU_PRESSURE:
+    if host.cpu > CPU_ROOM_PERCENT or host.cpu_pressure > CPU_PRESSURE_PERCENT:
         return len(begun)
-    return sum(now - since < START_SHOWS for since in begun)
+    return sum(now - since < START_SHOWS_SECONDS for since in begun)
 
 
 @dataclass(frozen=True)

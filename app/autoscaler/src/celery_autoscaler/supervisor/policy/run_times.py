@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from celery_autoscaler.protocol.ended import Counted, Ended
 
 # Seconds after which a run time has lost most of its weight to others of the same name.
-MEMORY = 120.0
+MEMORY_SECONDS = 120.0
 # Tasks of a name that never lose their weight until others of that name come.
-LASTING = 10.0
+LASTING_TASKS = 10.0
 # Names that are remembered; the rarest go first.
 NAMES = 200
 # Seconds for which a name is remembered: a week.
-REMEMBERED = 7 * 86_400.0
+REMEMBERED_SECONDS = 7 * 86_400.0
 
 
 @dataclass
@@ -39,8 +39,8 @@ class RunTime:
 
     def update(self, now: float, tasks: float, seconds: float) -> None:
         """Take in tasks that have ended since the last update."""
-        fade = math.exp(-max(0.0, now - self.at) / MEMORY)
-        kept = max(fade, min(1.0, LASTING / self.tasks)) if self.tasks > 0 else 0.0
+        fade = math.exp(-max(0.0, now - self.at) / MEMORY_SECONDS)
+        kept = max(fade, min(1.0, LASTING_TASKS / self.tasks)) if self.tasks > 0 else 0.0
         self.tasks, self.seconds = self.tasks * kept + tasks, self.seconds * kept + seconds
         self.lately = self.lately * fade + tasks
         self.at = now
@@ -75,7 +75,7 @@ class RunTimes:
             run_time.update(now, new.tasks, new.seconds)
             if self._counted is None:
                 # What workers did before the first look tells how long tasks take, not what comes lately.
-                run_time.lately = min(run_time.lately, LASTING)
+                run_time.lately = min(run_time.lately, LASTING_TASKS)
                 continue
             self.totals[name] = self.totals.get(name, Ended()).plus(new)
         self._counted = {worker: dict(counted) for worker, counted in workers.items()}
@@ -90,7 +90,7 @@ class RunTimes:
         """
         weights = {
             name: max(0.0, waiting.get(name, 0.0))
-            + known.lately * math.exp(-max(0.0, now - known.at) / MEMORY)
+            + known.lately * math.exp(-max(0.0, now - known.at) / MEMORY_SECONDS)
             for name, known in self._known.items()
         }
         total = sum(weights.values())
@@ -125,7 +125,7 @@ class RunTimes:
         useless = []
         for name, text in remembered.items():
             record = parse(text)
-            if record is None or not now - REMEMBERED <= record.at <= now + MEMORY:
+            if record is None or not now - REMEMBERED_SECONDS <= record.at <= now + MEMORY_SECONDS:
                 useless.append(name)
             elif name not in self._known:
                 self._known[name] = record
@@ -141,7 +141,9 @@ class RunTimes:
             ordered = sorted(self._known, key=lambda name: self._known[name].at, reverse=True)
             self._known = {name: self._known[name] for name in ordered[:NAMES]}
             self.totals = {name: total for name, total in self.totals.items() if name in self._known}
-        self._known = {name: known for name, known in self._known.items() if known.at > now - REMEMBERED}
+        self._known = {
+            name: known for name, known in self._known.items() if known.at > now - REMEMBERED_SECONDS
+        }
 
 
 def parse(text: str | bytes) -> RunTime | None:

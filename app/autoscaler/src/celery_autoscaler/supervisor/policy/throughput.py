@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from celery_autoscaler.protocol.ended import Counted, Ended
 
 # A window of measuring ends after these seconds and tasks, or after the latter seconds in any case.
-SHORTEST, TASKS = 4.0, 80
-LONGEST, FEW = 30.0, 8
+SHORTEST_SECONDS, TASKS = 4.0, 80
+LONGEST_SECONDS, FEW = 30.0, 8
 # Busy slots within a window stay within this part of their number.
 STEADY = 0.2
 # Slots in relation to the next smaller number that is told apart.
@@ -35,13 +35,13 @@ USELESS = 0.25
 # the target.
 WORSE, PRESSED = 0.1, 0.3
 # Seconds for which what a level did needs not be tried again.
-RECENT = 300.0
+RECENT_SECONDS = 300.0
 # Seconds that a level's figures are remembered.
-REMEMBERED = 3600.0
+REMEMBERED_SECONDS = 3600.0
 # Seconds that a trial may take, and after which a limit that is not in the way is forgotten.
-TRIAL, UNASKED = 90.0, 900.0
+TRIAL_SECONDS, UNASKED_SECONDS = 90.0, 900.0
 # Seconds until more slots are tried again: at first, and at most.
-FIRST_PAUSE, LAST_PAUSE = 15.0, 900.0
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 15.0, 900.0
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Throughput:
         self._upwards = True
         """Whether more were tried last."""
         self._doubted = False
-        """Whether fewer were tried before, to no avail."""
-        self._pause = FIRST_PAUSE
+        """Whether fewer were tried before without effect."""
+        self._pause = FIRST_PAUSE_SECONDS
         self._until = -math.inf
         """Until when nothing is tried."""
         self._asked = -math.inf
@@ -188,9 +188,9 @@ class Throughput:
         limit = self.useful.slots
         if limit is not None and waiting and busy >= limit * (1 - STEADY):
             self._asked = now
-        if limit is not None and now - self._asked > UNASKED:
+        if limit is not None and now - self._asked > UNASKED_SECONDS:
             self._set_free()
-        elif self._trial is not None and now - self._trial.begin > TRIAL:
+        elif self._trial is not None and now - self._trial.begin > TRIAL_SECONDS:
             self._give_up(now)
         elif level is None or not waiting:
             return self.useful
@@ -223,7 +223,7 @@ class Throughput:
             if tasks and seconds >= sum(ended.seconds for ended in done.values()) / tasks:
                 self._window = Window(now, now, busy, dict(totals), settled=True)
             return None
-        if (seconds < SHORTEST or tasks < TASKS) and (seconds < LONGEST or tasks < FEW):
+        if (seconds < SHORTEST_SECONDS or tasks < TASKS) and (seconds < LONGEST_SECONDS or tasks < FEW):
             return None
         self._window = Window(now, now, busy, dict(totals), settled=True)
         mean = window.slot_seconds / seconds
@@ -231,7 +231,9 @@ class Throughput:
             return None
         level = self._levels.setdefault(level_number(mean), Level(mean, now))
         level.add(now, mean, seconds, done)
-        self._levels = {key: known for key, known in self._levels.items() if now - known.at <= REMEMBERED}
+        self._levels = {
+            key: known for key, known in self._levels.items() if now - known.at <= REMEMBERED_SECONDS
+        }
         return replace(level)
 
     # --- Trying ----------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ class Throughput:
         """Let a number of slots be of use, until it is known what they do."""
         slots = max(1, slots)
         known = self._levels.get(level_number(slots))
-        is_known = known is not None and now - known.at < RECENT and known.busy != before.busy
+        is_known = known is not None and now - known.at < RECENT_SECONDS and known.busy != before.busy
         brought = gain(known, before) if known is not None and is_known else None
         if before.busy * (1 - STEADY / 2) <= slots <= before.busy or (brought is not None and brought < 1):
             # That was measured just now, and did less.
@@ -273,7 +275,7 @@ class Throughput:
         ratio = level.busy / trial.before.busy
         if ratio > 1:
             if brought >= 1 + USELESS * (ratio - 1):
-                self._pause = FIRST_PAUSE
+                self._pause = FIRST_PAUSE_SECONDS
                 self._try(now, max(trial.slots + 1, round(trial.slots * LEVEL)), level)
             else:
                 self._slow_down()
@@ -303,7 +305,7 @@ class Throughput:
 
     def _slow_down(self) -> None:
         """Try less often."""
-        self._pause = min(2 * self._pause, LAST_PAUSE)
+        self._pause = min(2 * self._pause, LAST_PAUSE_SECONDS)
 
     def _set_free(self) -> None:
         self._trial, self.useful = None, Useful()

@@ -10,7 +10,7 @@ const MARK = 16;
 const COLUMNS = ["at", "ready", "starting", "draining", "max_workers", "waiting", "age"];
 // Seconds between two points that stay.
 const EVERY = 10;
-// Seconds without a record after which the line is broken: nobody saw anything.
+// Seconds without a record after which the line is broken: nothing was seen.
 const GAP = 45;
 
 /** @param {string} name */
@@ -178,7 +178,7 @@ export class Charts {
   }
 
   /**
-   * Return the data of both plots: workers are stacked, and lines are broken where nobody saw anything.
+   * Return the data of both plots: workers are stacked, and lines are broken where nothing was seen.
    * @returns {uPlot.AlignedData[]}
    */
   data() {

@@ -65,12 +65,12 @@ async function answer(response) {
 export const ask = async (path) => answer(await send(path));
 
 /**
- * Tell the supervisor what is wanted; return what is so now, in words.
+ * Ask the supervisor for an action; return what was done, in words.
  * @param {string} action
- * @param {Wish} what
+ * @param {ActionRequest} what
  * @returns {Promise<string>}
  */
-export async function wish(action, what) {
+export async function act(action, what) {
   const by = find("name").value.trim();
   const body = JSON.stringify(by ? { ...what, by } : what);
   const options = { method: "POST", body, headers: { "Content-Type": "application/json" } };
@@ -78,7 +78,7 @@ export async function wish(action, what) {
 }
 
 /**
- * Call a function with each picture until the connection ends.
+ * Call a function with each snapshot until the connection ends.
  * @param {AbortSignal} signal
  * @param {(sent: Sent) => void} show
  */

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 from support.processes.launched_workers import LaunchedWorkerFactory
-from support.processes.process import clean_environment
+from support.processes.process import clean_environment, with_path
 
 
 @pytest.fixture
 def run_smoke_test(redis_url: str, tmp_path: Path) -> Any:
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
         done = subprocess.run(
-            [sys.executable, "-m", "celery_autoscaler.operations.smoke_test", "-A", "single", *arguments],
+            [sys.executable, "-m", "celery_autoscaler.smoke_test", "-A", "single", *arguments],
             check=False,
             capture_output=True,
             text=True,
-            env=clean_environment() | {"BROKER": redis_url, "PYTHONPATH": str(tmp_path)},
+            env=clean_environment() | {"BROKER": redis_url} | with_path(tmp_path),
             cwd=tmp_path,
         )
         assert done.stdout, done.stderr
@@ -30,6 +30,7 @@ def run_smoke_test(redis_url: str, tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.versions
 def test_every_worker_executes_tasks_of_its_queues(
     launched_worker: LaunchedWorkerFactory, run_smoke_test: Any
 ) -> None:

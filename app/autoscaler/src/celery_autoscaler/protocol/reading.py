@@ -1,9 +1,11 @@
-"""Read values that others wrote: each reader answers a value, or raises one error that says what is wrong.
+"""The door through which everything comes in that another process wrote. Pure: no I/O.
 
-Whatever bytes stand in Redis, no other exception leaves a reader. Pure: no I/O.
+Whatever bytes Redis holds, a reader returns a value or raises :class:`UnreadableError`, one line that says
+what is wrong. The records of this package catch it: their ``load`` answers a value or a :class:`Refusal`.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,8 @@ MOST_WORKERS = 10_000
 LONGEST_DIGITS = 32
 # Characters of a value that an error shows.
 SHOWN = 60
+# The largest number that means anything: a float holds it, a date can be made of it, a chart can show it.
+LARGEST = 1e15
 
 
 class UnreadableError(ValueError):
@@ -150,6 +154,29 @@ def shown(value: Any) -> str:
     else:
         return f"a value of type {type(value).__name__}"
     return repr(text[:SHOWN] + "…" if len(text) > SHOWN else text) if isinstance(value, bytes | str) else text
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite number that means anything."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -LARGEST <= value <= LARGEST and math.isfinite(value)
+
+
+def decoded(value: bytes | str | None) -> str:
+    """Return what Redis holds as text; bytes that are not UTF-8 become escapes."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
+def first_number(value: bytes | str | None, default: float = 0.0) -> float:
+    """Return a number from its digits; the default for anything else."""
+    try:
+        found = float(decoded(value))
+    except ValueError:
+        return default
+    return found if is_number(found) else default
 
 
 def _refuse_constant(name: str) -> Any:

@@ -1,15 +1,21 @@
 """Prove that a Celery app executes tasks.
 
-``python -m celery_autoscaler.operations.smoke_test -A proj --workers 6 …`` sends tasks to each queue until
+``python -m celery_autoscaler.smoke_test -A proj --workers 6 …`` sends tasks to each queue until
 every worker that consumes it has executed one, and prints what was sent, executed and failed as JSON. The
 task is ``celery.accumulate``, which every Celery app has and which only returns its arguments, so that
 nothing is asked of the user's project.
 """
 
+# The results of older versions of Celery are no generics.
+from __future__ import annotations
+
 import json
+import os
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +26,7 @@ from celery.result import AsyncResult
 
 TASK = "celery.accumulate"
 BATCH = 20
-INSPECT_TIMEOUT = 3.0
+INSPECT_TIMEOUT_SECONDS = 3.0
 
 
 @dataclass
@@ -43,19 +49,21 @@ def workers_by_queue(
     """
     limit = None if at_least else expected
     while True:
-        answers = app.control.inspect(timeout=INSPECT_TIMEOUT, limit=limit).active_queues() or {}
+        answers = app.control.inspect(timeout=INSPECT_TIMEOUT_SECONDS, limit=limit).active_queues() or {}
         found = defaultdict(list)
         for worker, consumed in answers.items():
             for queue in consumed:
                 found[queue["name"]].append(worker)
         complete = len(answers) >= expected and (not at_least or set(queues) <= set(found))
-        if complete or time.monotonic() + 2 * INSPECT_TIMEOUT > deadline:
+        if complete or time.monotonic() + 2 * INSPECT_TIMEOUT_SECONDS > deadline:
             return dict(found)
 
 
 def executed_by_worker(app: Celery, workers: set[str]) -> Counter[str]:
     """Return how many tasks each worker that answers has executed since it started."""
-    inspect = app.control.inspect(destination=sorted(workers), timeout=INSPECT_TIMEOUT, limit=len(workers))
+    inspect = app.control.inspect(
+        destination=sorted(workers), timeout=INSPECT_TIMEOUT_SECONDS, limit=len(workers)
+    )
     stats = inspect.stats() or {}
     return Counter({worker: sum(answer["total"].values()) for worker, answer in stats.items()})
 
@@ -117,6 +125,26 @@ def smoke_test(
     }
 
 
+@contextmanager
+def on_standard_error() -> Iterator[None]:
+    """Have whatever is printed meanwhile, by child processes too, go to the standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def end_of_answer() -> None:
+    """Have what is printed from now on, such as at the end of the process, go to the standard error."""
+    sys.stdout.flush()
+    sys.stdout = sys.stderr
+
+
 @click.command()
 @click.option("-A", "--app", "name", required=True, help="The Celery app, as for `celery -A`.")
 @click.option("--queue", "queues", multiple=True, required=True, help="A queue to send to; may be repeated.")
@@ -125,8 +153,10 @@ def smoke_test(
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds for everything.")
 def main(name: str, queues: tuple[str, ...], workers: int, at_least: bool, timeout: float) -> None:
     """Send tasks until every worker has executed one; exit 1 if a task or a worker is missing."""
-    report = smoke_test(find_app(name), list(queues), workers, at_least, timeout)
+    with on_standard_error():
+        report = smoke_test(find_app(name), list(queues), workers, at_least, timeout)
     json.dump(report, sys.stdout)
+    end_of_answer()
     whole = all(queue["sent"] == queue["executed"] for queue in report["queues"].values())
     consumers = {worker for queue in report["queues"].values() for worker in queue["workers"]}
     enough = len(consumers) >= workers if at_least else len(consumers) == workers

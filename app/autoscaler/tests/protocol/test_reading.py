@@ -7,10 +7,11 @@ import math
 from typing import Any
 
 import pytest
-from celery_autoscaler.protocol.heartbeat import UNKNOWN, WorkerSeen, read_worker, read_worker_id
-from celery_autoscaler.protocol.overrides import Override, read_override
-from celery_autoscaler.protocol.peers import PeerSeen, read_peer
-from celery_autoscaler.protocol.readers import (
+from celery_autoscaler.protocol.heartbeat import UNKNOWN
+from celery_autoscaler.protocol.identity import WorkerId
+from celery_autoscaler.protocol.overrides import Override
+from celery_autoscaler.protocol.peers import PeerSeen
+from celery_autoscaler.protocol.reading import (
     MOST_WORKERS,
     Refusal,
     UnreadableError,
@@ -20,7 +21,8 @@ from celery_autoscaler.protocol.readers import (
     shown,
 )
 from celery_autoscaler.protocol.tallies import BUCKETS, Tallies
-from celery_autoscaler.supervisor.eta_sample import HEAD, TAIL, EtaSample, read_sample
+from celery_autoscaler.protocol.worker_seen import WorkerSeen
+from celery_autoscaler.supervisor.eta_sample import HEAD_BYTES, TAIL_BYTES, EtaSample, read_sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,7 +49,7 @@ FIELDS = st.sampled_from(
 
 @given(st.dictionaries(FIELDS, VALUES))
 def test_a_heartbeat_is_read_whatever_it_holds(heartbeat: dict[bytes, bytes]) -> None:
-    seen, refused = read_worker(WORKER, True, heartbeat)
+    seen, refused = WorkerSeen.see(WORKER, True, heartbeat)
 
     assert (seen.id, seen.alive) == (WORKER, True)
     assert min(seen.pid, seen.active, seen.reserved, seen.scheduled) >= 0
@@ -58,9 +60,9 @@ def test_a_heartbeat_is_read_whatever_it_holds(heartbeat: dict[bytes, bytes]) ->
 def test_a_field_that_cannot_be_read_spoils_itself_alone() -> None:
     heartbeat = {b"state": b"running", b"active": b"2", b"pid": b"x", b"taken": b"no json", b"held": b"-1"}
 
-    seen, refused = read_worker(WORKER, True, heartbeat)
+    seen, refused = WorkerSeen.see(WORKER, True, heartbeat)
 
-    assert seen == WorkerSeen(WORKER, True, host="", state="running", active=2, running=[])
+    assert seen == WorkerSeen(id=WORKER, version=1, state="running", active=2)
     assert refused == [
         Refusal("worker", f"{WORKER} pid", "'x' is no whole number"),
         Refusal("worker", f"{WORKER} held", f"-1 is not within 0 and {10_000_000}"),
@@ -69,7 +71,7 @@ def test_a_field_that_cannot_be_read_spoils_itself_alone() -> None:
 
 
 def test_a_worker_whose_state_cannot_be_read_is_neither_ready_nor_starting() -> None:
-    seen, _ = read_worker(WORKER, True, {b"state": b"\xff", b"group": b"\xff"})
+    seen, _ = WorkerSeen.see(WORKER, True, {b"state": b"\xff", b"group": b"\xff"})
 
     assert (seen.state, seen.group) == (UNKNOWN, "default")
 
@@ -78,20 +80,19 @@ def test_a_worker_whose_state_cannot_be_read_is_neither_ready_nor_starting() -> 
     "member", [b"", b":", b"a:1", b"@h:1", b"a@:1", b"a@h:", b"\xff@h:1", b"a@h:" + b"1" * 600]
 )
 def test_what_is_no_id_of_a_worker_is_refused(member: bytes) -> None:
-    with pytest.raises(UnreadableError):
-        read_worker_id(member)
+    assert isinstance(WorkerId.load(member), Refusal)
 
 
 @given(VALUES, VALUES)
 def test_an_offer_is_read_or_refused(weight: bytes, limits: bytes) -> None:
-    found = read_peer("there", [weight, limits])
+    found = PeerSeen.load("there", [weight, limits])
 
     assert isinstance(found, Refusal) or (isinstance(found, PeerSeen) and found.weight > 0)
 
 
 @given(VALUES)
 def test_an_override_is_read_or_refused(value: bytes) -> None:
-    found = read_override("web", value)
+    found = Override.load("web", value)
 
     if isinstance(found, Override):
         assert 0 <= (found.min_workers or 0) <= MOST_WORKERS
@@ -114,7 +115,7 @@ def test_an_override_is_read_or_refused(value: bytes) -> None:
     ],
 )
 def test_why_an_override_is_ignored(value: str, why: str) -> None:
-    assert read_override("web", value) == Refusal("override", "web", why)
+    assert Override.load("web", value) == Refusal("override", "web", why)
 
 
 @given(VALUES)
@@ -166,7 +167,7 @@ def large(headers: str, *, first: bool = False) -> list[bytes]:
     """Return the two ends of a large message, whose headers stand before or after its body."""
     body, parts = '"body": "' + "eA==" * 500_000 + '"', f'"headers": {headers}, "properties": {{}}'
     message = ("{" + (f"{parts}, {body}" if first else f"{body}, {parts}") + "}").encode()
-    return [message[:HEAD], message[-TAIL:]]
+    return [message[:HEAD_BYTES], message[-TAIL_BYTES:]]
 
 
 @pytest.mark.parametrize("first", [False, True])
@@ -183,13 +184,13 @@ def test_what_is_quoted_in_a_large_message_is_no_header() -> None:
 
 
 def test_headers_that_are_cut_off_are_for_now() -> None:
-    assert read_sample([large(f'{{"x": "{"y" * 2 * TAIL}", "eta": {LATER}}}')], NOW) == EtaSample(1)
+    assert read_sample([large(f'{{"x": "{"y" * 2 * TAIL_BYTES}", "eta": {LATER}}}')], NOW) == EtaSample(1)
 
 
 @pytest.mark.parametrize(
     "message",
     [b"", b"{}", b"[]", b"1", b'{"headers": []}', b'{"headers": {"eta": "soon"}}', b"\xff",
-     b'{"headers": {"eta": 5}}', b"[" * 10_000, [b"[" * HEAD, b"]" * TAIL],
+     b'{"headers": {"eta": 5}}', b"[" * 10_000, [b"[" * HEAD_BYTES, b"]" * TAIL_BYTES],
      b'{"headers": {"eta": "0001-01-01T00:00:00+23:00"}}'],
 )  # fmt: skip
 def test_messages_that_are_no_tasks_are_for_now(message: Any) -> None:
