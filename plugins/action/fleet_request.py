@@ -30,6 +30,29 @@ def hint(name: str, names: Collection[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def parts(name: str) -> set[str]:
+    """Return the words of the name of a variable."""
+    return set(name.split("_"))
+
+
+def misspelt(name: str, rules: Mapping[str, Mapping[str, Any]], missing: Collection[str] = ()) -> str:
+    """Return what is wrong with the name of a variable; nothing if it may belong to another role.
+
+    Args:
+        name: What was typed.
+        rules: What the playbook reads.
+        missing: What of it was not typed: worker_group is meant as group if there is no group.
+    """
+    for known, rule in rules.items():
+        if name == rule.get("formerly"):
+            return f"{name}: the name of this variable is {known} now"
+    close = get_close_matches(name, rules, n=1, cutoff=ALIKE) or [
+        known for known in missing if parts(known) <= parts(name) or parts(name) <= parts(known)
+    ]
+    meant = " or ".join(close)
+    return f"{name}: this playbook reads no such variable (did you mean {meant}?)" if close else ""
+
+
 def wrong_value(name: str, value: str, rule: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the value of a variable."""
     among = rule.get("among")
@@ -55,9 +78,9 @@ def problems(
         typed: Names of all extra variables.
         any_of: Variables of which one must be given.
     """
-    for name in typed:
-        if name not in rules and (close := get_close_matches(name, rules, n=1, cutoff=ALIKE)):
-            yield f"{name}: this playbook reads no such variable (did you mean {close[0]}?)"
+    missing = [name for name in rules if not values.get(name)]
+    wrong = [words for name in typed if name not in rules and (words := misspelt(name, rules, missing))]
+    yield from wrong
     for name, rule in rules.items():
         value = values.get(name, "")
         if value:
@@ -66,7 +89,7 @@ def problems(
             ask = rule.get("ask", f"name the {rule.get('kind', name)}")
             value = f"one of {choices(rule['among'])}" if "among" in rule else "…"
             yield f"{ask}: -e {name}=<{value}>"
-    if any_of and not any(values.get(name) for name in any_of):
+    if any_of and not wrong and not any(values.get(name) for name in any_of):
         yield f"give at least one of {', '.join(f'-e {name}=…' for name in any_of)}"
 
 

@@ -13,7 +13,11 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVarsVars
 from ansible_collections.celery_fleet.platform.plugins.module_utils import fleet_rules as rules
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import evaluation, specs
+from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import (
+    evaluation,
+    names,
+    specs,
+)
 
 ENDINGS = {".yml", ".yaml", ".json", ""}
 
@@ -71,7 +75,7 @@ def plain(value: Any) -> Any:
 def evaluator(loader: Any, variables: Mapping[str, Any]) -> Callable[[Any], Any]:
     """What evaluates with the variables of a host."""
     # The defaults of a role are there where its variables are evaluated.
-    templar = Templar(loader=loader, variables={**specs.defaults(), **variables})
+    templar = Templar(loader=loader, variables={**specs.defaults(variables), **variables})
 
     def evaluate(written: Any) -> Any:
         try:
@@ -127,7 +131,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         variables = task_vars or {}
         result["changed"] = False
+        self._further: dict[str, str] = {}
         lines = self._of_role(variables, **arguments) if arguments["role"] else self._of_all(variables)
+        result["further_names"] = self._further
         if lines:
             result["failed"] = True
             result["msg"] = "; ".join(lines)
@@ -151,6 +157,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise
             return self._refused([line])
         limited = set(variables["ansible_play_hosts_all"]) if variables.get("ansible_limit") else None
+        self._further = names.further_names(inventory, variables["ansible_play_hosts_all"])
         refused: list[Any] = []
         warned: list[Any] = []
         for finding in rules.validate(inventory):

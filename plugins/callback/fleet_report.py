@@ -6,6 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_project import (
+    is_supervisor,
+    is_worker,
+    shown_unit,
+)
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,16 +25,11 @@ description:
   - Says nothing when no play has set them.
 """
 
-WORKER_PREFIX = "celery-worker@"
-SUPERVISOR = "celery-autoscaler.service"
-
 
 def services(units: list[dict[str, str]], missing: list[str]) -> str:
     """Return the services of a host other than workers; in red those that should be there and are not."""
     active = {unit["unit"] for unit in units if unit["active"] == "active"}
-    names = {
-        unit.split("@")[0].removesuffix(".service") for unit in active if not unit.startswith(WORKER_PREFIX)
-    }
+    names = {shown_unit(unit) for unit in active if not is_worker(unit)}
     down = [_state(name, good=False) for name in missing]
     return "  ".join([*(_state(name, good=True) for name in sorted(names)), *down]) or "-"
 
@@ -53,11 +53,11 @@ def hosts_table(hosts: Mapping[str, Mapping[str, Any]], executed: Mapping[str, i
     for host, seen in sorted(hosts.items()):
         if not seen["answers"]:
             continue
-        workers = [unit for unit in seen["units"] if unit["unit"].startswith(WORKER_PREFIX)]
+        workers = [unit for unit in seen["units"] if is_worker(unit["unit"])]
         active = sum(unit["active"] == "active" for unit in workers)
         count = sum(tasks for worker, tasks in executed.items() if worker.endswith(f"@{host}"))
         # A supervisor's workers come and go; those that have failed are too many.
-        supervised = any(unit["unit"] == SUPERVISOR for unit in seen["units"])
+        supervised = any(is_supervisor(unit["unit"]) for unit in seen["units"])
         failed = sum(unit["active"] == "failed" for unit in workers)
         wanted = active + failed if supervised else len(workers)
         cells = [_state(f"{active} of {wanted}", active == wanted), str(count)]
@@ -67,9 +67,9 @@ def hosts_table(hosts: Mapping[str, Mapping[str, Any]], executed: Mapping[str, i
     return table
 
 
-def queues_table(queues: dict[str, dict[str, Any]]) -> Table:
+def queues_table(queues: dict[str, dict[str, Any]], title: str = "Queues") -> Table:
     """Return a row for each queue: what was sent to it and what became of it."""
-    table = Table(title="Queues", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("queue")
     for column in ("workers", "sent", "executed", "failed"):
         table.add_column(column, justify="right")
@@ -108,10 +108,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         told = stats.custom.get("_run", {})
         console = Console()
         if report := told.get("fleet_report"):
-            probe = report.get("probe") or {"queues": {}, "workers": {}}
+            probes = report["probes"] or {"": {"queues": {}, "workers": {}}}
+            executed = {name: count for probe in probes.values() for name, count in probe["workers"].items()}
             for name in silent_hosts(report["expected"], report["hosts"]):
                 console.print(f"[bold red]{name} does not answer[/]")
-            console.print(hosts_table(report["hosts"], probe["workers"]))
-            console.print(queues_table(probe["queues"]))
+            console.print(hosts_table(report["hosts"], executed))
+            for project, probe in sorted(probes.items()):
+                title = f"Queues of {project}" if len(probes) > 1 else "Queues"
+                console.print(queues_table(probe["queues"], title))
         if findings := told.get("fleet_findings"):
             console.print(findings_table(findings))

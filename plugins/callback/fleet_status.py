@@ -6,6 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_project import (
+    is_supervisor,
+    is_worker,
+    shown_unit,
+)
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +25,10 @@ description:
 """
 
 Host = Mapping[str, Any]
+# What supervisors say of the fleet of each project; nothing where none answers.
+Fleets = Mapping[str, Mapping[str, Any]]
 # Of a host that answered to nothing, or was lost while it was asked.
-SILENT: Host = {"answers": False, "units": [], "release": "", "redis": {}, "postgres": {}}
+SILENT: Host = {"answers": False, "units": [], "project": "", "release": "", "redis": {}, "postgres": {}}
 
 
 def complete(hosts: Mapping[str, Host], expected: Collection[str]) -> dict[str, Host]:
@@ -41,21 +48,29 @@ def services(host: Host) -> Text:
     """Return the services of a host: the active ones, and in red those that have failed."""
     words = Text()
     for unit in host["units"]:
-        name = unit["unit"].split("@")[0].removesuffix(".service")
-        if name == "celery-worker" or unit["active"] not in {"active", "failed", "activating"}:
+        if is_worker(unit["unit"]) or unit["active"] not in {"active", "failed", "activating"}:
             continue
         good = unit["active"] == "active"
-        words.append(name + " ", style="" if good else "bold red")
+        words.append(shown_unit(unit["unit"]) + " ", style="" if good else "bold red")
     return words
 
 
-def hosts_table(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Table:
+def supervisors_of(fleets: Fleets) -> dict[str, Any]:
+    """Return what the supervisors of all projects say, by host."""
+    return {
+        name: told
+        for _, fleet in sorted(fleets.items())
+        for name, told in sorted(fleet.get("supervisors", {}).items())
+    }
+
+
+def hosts_table(hosts: Mapping[str, Host], fleets: Fleets) -> Table:
     """Return a row for each host."""
     table = new_table("Hosts", "host", "services", "release", "workers", "CPU", "memory")
-    supervisors = fleet.get("supervisors", {})
+    supervisors = supervisors_of(fleets)
     for name, host in sorted(hosts.items()):
         seen = supervisors.get(name, {})
-        workers = [unit for unit in host["units"] if unit["unit"].startswith("celery-worker@")]
+        workers = [unit for unit in host["units"] if is_worker(unit["unit"])]
         table.add_row(
             name,
             services(host) if host["answers"] else Text("does not answer", style="bold red"),
@@ -67,9 +82,9 @@ def hosts_table(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Table:
     return table
 
 
-def groups_table(groups: Mapping[str, Mapping[str, Any]]) -> Table:
+def groups_table(groups: Mapping[str, Mapping[str, Any]], title: str = "Workers and queues") -> Table:
     """Return a row for each worker group and each of its queues that is not empty."""
-    table = new_table("Workers and queues", "group", "queue", "workers", "waiting", "oldest")
+    table = new_table(title, "group", "queue", "workers", "waiting", "oldest")
     for name, group in groups.items():
         late = group["age"] > group["target_wait"]
         table.add_row(
@@ -100,6 +115,15 @@ def data_table(hosts: Mapping[str, Host]) -> Table:
     return table
 
 
+def unheard(hosts: Mapping[str, Host], fleets: Fleets) -> Iterator[str]:
+    """Yield the hosts whose supervisor runs, and which no other one knows of."""
+    for name, host in sorted(hosts.items()):
+        runs = any(is_supervisor(unit["unit"]) and unit["active"] == "active" for unit in host["units"])
+        fleet = fleets.get(host["project"], {})
+        if fleet and runs and name not in fleet.get("supervisors", {}):
+            yield f"{name}: its supervisor runs but does not report: can the host reach Redis?"
+
+
 # What supervisors call settings by which tasks can be lost, doubled or left waiting.
 UNSAFE = "unsafe settings"
 
@@ -109,31 +133,48 @@ def silent(hosts: Mapping[str, Host]) -> list[str]:
     return [f"{name} does not answer" for name, host in sorted(hosts.items()) if not host["answers"]]
 
 
-def warnings(hosts: Mapping[str, Host], fleet: Mapping[str, Any]) -> Iterator[str]:
+def mixed_releases(hosts: Mapping[str, Host]) -> Iterator[str]:
+    """Yield the projects whose hosts are not on one release."""
+    releases: dict[str, set[str]] = {}
+    for host in hosts.values():
+        if host["release"]:
+            releases.setdefault(host["project"], set()).add(host["release"])
+    for project, found in sorted(releases.items()):
+        if len(found) > 1:
+            whose = f"the hosts of {project}" if len(releases) > 1 else "the hosts"
+            yield f"{whose} are on {len(found)} releases: {', '.join(sorted(found))}"
+
+
+def warnings(hosts: Mapping[str, Host], fleets: Fleets) -> Iterator[str]:
     """Yield what somebody should look at, beside the hosts that do not answer."""
     for name, host in sorted(hosts.items()):
         for unit in host["units"]:
             if unit["active"] == "failed":
                 yield f"{name}: {unit['unit']} has failed"
+        if host.get("plain"):
+            yield f"{name}: plain Celery workers, for which no guarantee about workers and scaling holds"
         for words in (host["redis"].get("lacking"), host["redis"].get("msg")):
             if words:
                 yield f"{name}: Redis: {words}"
         yield from (f"{name}: PostgreSQL: {error}" for error in host["postgres"].get("errors", []))
-    releases = sorted({host["release"] for host in hosts.values() if host["release"]})
-    if len(releases) > 1:
-        yield f"the hosts are on {len(releases)} releases: {', '.join(releases)}"
+    yield from unheard(hosts, fleets)
+    yield from mixed_releases(hosts)
+    supervisors = supervisors_of(fleets)
     held = {
         f"{name}: held back: {group['held_back']}"
-        for name, supervisor in fleet.get("supervisors", {}).items()
+        for name, supervisor in supervisors.items()
         for group in supervisor["groups"].values()
         if group["held_back"]
     }
     yield from sorted(held)
     # Drained for maintenance: easily forgotten.
-    for name, supervisor in sorted(fleet.get("supervisors", {}).items()):
+    for name, supervisor in supervisors.items():
         if supervisor["state"] == "leaving":
             yield f"{name}: runs no workers, drained by {supervisor['why']}; resume.yml ends that"
-    yield from (f"unsafe settings: {one['why']}" for one in fleet.get("also", ()) if one["word"] == UNSAFE)
+    for _, fleet in sorted(fleets.items()):
+        yield from (
+            f"unsafe settings: {one['why']}" for one in fleet.get("also", ()) if one["word"] == UNSAFE
+        )
 
 
 def backups(hosts: Mapping[str, Host]) -> Iterator[str]:
@@ -141,6 +182,14 @@ def backups(hosts: Mapping[str, Host]) -> Iterator[str]:
     for name, host in sorted(hosts.items()):
         if host["postgres"].get("backup"):
             yield f"{name}: {host['postgres']['backup']}"
+
+
+def verdict(fleet: Mapping[str, Any], whose: str) -> Text:
+    """Return in a line whether a fleet keeps up."""
+    if not fleet:
+        return Text(f"{whose}No supervisor answers.", style="bold red")
+    style = "bold green" if fleet["verdict"] == "keeping up" else "bold red"
+    return Text.assemble(whose, (fleet["verdict"].upper(), style), f"  {fleet['why']}")
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -155,25 +204,23 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         report = stats.custom.get("_run", {}).get("fleet_status")
         if not report:
             return
-        hosts, fleet = complete(report["hosts"], report["expected"]), report["fleet"]
+        hosts, fleets = complete(report["hosts"], report["expected"]), report["fleets"] or {"": {}}
         console = Console(highlight=False)
         console.print()
         dead = silent(hosts)
         for line in dead:
             console.print(Text(line, style="bold red"))
-        if fleet:
-            bad = fleet["verdict"] != "keeping up"
-            console.print(Text(fleet["verdict"].upper(), style="bold red" if bad else "bold green"), end="")
-            console.print(Text(f"  {fleet['why']}"))
-        else:
-            console.print(Text("No supervisor answers.", style="bold red"))
-        console.print(hosts_table(hosts, fleet))
-        if fleet.get("groups"):
-            console.print(groups_table(fleet["groups"]))
+        for project, fleet in sorted(fleets.items()):
+            console.print(verdict(fleet, f"{project}: " if len(fleets) > 1 else ""))
+        console.print(hosts_table(hosts, fleets))
+        for project, fleet in sorted(fleets.items()):
+            if fleet.get("groups"):
+                title = "Workers and queues" + (f" of {project}" if len(fleets) > 1 else "")
+                console.print(groups_table(fleet["groups"], title))
         console.print(data_table(hosts))
         for line in backups(hosts):
             console.print(Text(f"Backup  {line}"))
-        found = list(warnings(hosts, fleet))
+        found = list(warnings(hosts, fleets))
         for line in found:
             console.print(Text(f"Warning  {line}", style="bold yellow"))
         if not found and not dead:

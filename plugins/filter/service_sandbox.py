@@ -49,6 +49,10 @@ options:
         description: What is denied of the system calls of an ordinary service.
         type: str
         default: "@privileged"
+      allowed:
+        description: What of that is allowed nevertheless.
+        type: str
+        default: ""
 """
 
 EXAMPLES = r"""
@@ -71,6 +75,7 @@ DEFAULTS: dict[str, Any] = {
     "hides_users": False,
     "writes_code": False,
     "denied": "@privileged",
+    "allowed": "",
 }
 
 
@@ -110,6 +115,7 @@ def service_sandbox(needs: Mapping[str, Any]) -> str:
         "SystemCallArchitectures=native",
         "SystemCallFilter=@system-service",
         f"SystemCallFilter=~{sandbox['denied']}",
+        *([f"SystemCallFilter={sandbox['allowed']}"] if sandbox["allowed"] else []),
         "# A denied call fails as it does without the right to it.",
         "SystemCallErrorNumber=EPERM",
     ]

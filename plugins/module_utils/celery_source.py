@@ -1,56 +1,44 @@
-"""Where a project comes from: a directory, a commit of a git repository, a wheel or an sdist."""
+"""Where a project comes from: a directory, a commit of a git repository, a wheel, an sdist or an index."""
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 import os
 import re
-import shutil
-import subprocess
 import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_git import check_out
+from packaging.requirements import InvalidRequirement, Requirement
+
 IGNORED_FOLDERS = {
-    *(
-        ".git",
-        ".hg",
-        ".svn",
-        ".github",
-        ".idea",
-        ".vscode",
-        ".direnv",
-        ".venv",
-        ".tox",
-        ".nox",
-        "node_modules",
-    ),
-    *("__pycache__", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", "build", "dist"),
+    *(".git", ".hg", ".svn", ".github", ".idea", ".vscode", ".direnv", ".venv", ".tox", ".nox"),
+    *("node_modules", "__pycache__", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
 }
 IGNORED_FILES = ("*.pyc", ".env", ".env.*", ".envrc", "*.sqlite3", "celerybeat-schedule*")
-GIT = re.compile(r"[a-z][a-z+]*://|[\w.-]+@[\w.-]+:")
-PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class BundleError(Exception):
-    """One line that tells the user what is wrong with the project or its lock file."""
+ARCHIVES = (".whl", ".tar.gz", ".zip")
+GIT = re.compile(r"(git\+)?([a-z][a-z+]*://|[\w.-]+@[\w.-]+:)")
+SUBDIRECTORY = re.compile(r"#(?:.*&)?subdirectory=([^&]*)")
 
 
 class Source(NamedTuple):
     """A project on this machine."""
 
     path: Path
-    """A directory, a wheel or an sdist."""
+    """A directory, a wheel or an sdist; of a package of an index, a name that no file has."""
     builds: bool = True
     """Whether pip makes a wheel of it; else it is a directory of modules that is taken as it is."""
     commit: str = ""
     back_ends: Path | None = None
     """The lock file of what it is built with, where it brings one."""
+    requirement: Requirement | None = None
+    """The package, where it comes from an index: the lock file pins it with the others."""
+    parts: tuple[Path, ...] = ()
+    """Files and directories outside of it that go into its wheel."""
 
     def find_lock(self, name: str) -> Path:
         """Return the project's lock file.
@@ -59,9 +47,10 @@ class Source(NamedTuple):
             BundleError: it is not named, and cannot be in a wheel or an sdist.
         """
         lock = Path(name).expanduser()
-        if not lock.is_absolute() and self.path.is_file():
+        if not lock.is_absolute() and (self.requirement is not None or self.path.is_file()):
             raise BundleError(
-                f"{self.path.name} brings no lock file: celery_app_requirements must be the whole path of one"
+                f"{self.requirement or self.path.name} brings no lock file: "
+                "celery_app_requirements must be the whole path of one"
             )
         return self.path / lock
 
@@ -85,6 +74,8 @@ class Source(NamedTuple):
 
     def files(self) -> Iterator[Path]:
         """Yield its files in a fixed order, without caches, build products and local settings."""
+        if self.requirement is not None:
+            return
         if self.path.is_file():
             yield self.path
         for directory, folders, names in os.walk(self.path):
@@ -93,37 +84,62 @@ class Source(NamedTuple):
                 path = Path(directory) / name
                 if path.is_file() and not any(fnmatch.fnmatch(name, ignored) for ignored in IGNORED_FILES):
                     yield path
+        for part in self.parts:
+            yield from Source(part).files()
 
     def _is_ignored(self, folder: Path) -> bool:
         return (
             folder.name in IGNORED_FOLDERS
             or folder.suffix == ".egg-info"
             or (folder / "pyvenv.cfg").is_file()
+            or (folder.parent == self.path and is_build_product(folder))
         )
+
+    def import_paths(self) -> list[str]:
+        """Return where in it Python finds its modules; none if it is installed."""
+        if self.builds or self.requirement is not None:
+            return []
+        src = self.path / "src"
+        return ["src", "."] if src.is_dir() and not (src / "__init__.py").is_file() else ["."]
 
     def name_of(self, path: Path) -> str:
         """Return the name of one of its files, which does not depend on where it stands."""
-        return path.name if self.path.is_file() else path.relative_to(self.path).as_posix()
+        return path.name if self.path.is_file() else Path(os.path.relpath(path, self.path)).as_posix()
 
 
-def find_source(source: str, revision: str, cache: Path, run: str) -> Source:
+def is_build_product(folder: Path) -> bool:
+    """Tell whether a folder beside a project's files is what a build has left: the name says little."""
+    names = [path.name for path in folder.iterdir()]
+    if folder.name == "dist":
+        return bool(names) and all(name.endswith(ARCHIVES) or name == ".gitignore" for name in names)
+    return folder.name == "build" and any(n == "lib" or n.startswith(("lib.", "bdist.")) for n in names)
+
+
+def find_source(source: str, revision: str, cache: Path, run: str, subdirectory: str = "") -> Source:
     """Return the project that a user names.
 
     Args:
-        source: Directory, wheel, sdist, or the URL of a git repository.
+        source: Directory, wheel, sdist, URL of a git repository, or name and version of a package.
         revision: What of the repository.
         cache: Where repositories are kept.
         run: Whatever names this run: a branch is looked up once in it.
+        subdirectory: Where in the repository the project is; or ``#subdirectory=`` in the URL, as pip has it.
 
     Raises:
         BundleError: there is no such thing, or it is no project.
     """
     if GIT.match(source):
-        path, commit = check_out(source, revision, cache, run)
+        url, _, _ = source.removeprefix("git+").partition("#")
+        fragment = SUBDIRECTORY.search(source)
+        path, commit = check_out(url, revision, cache, run)
+        path = subfolder(path, subdirectory or (fragment.group(1) if fragment else ""), url)
         return Source(path, is_package(path, source), commit)
+    if revision or subdirectory:
+        name = "celery_app_revision" if revision else "celery_app_subdirectory"
+        raise BundleError(f"{name} is for the URL of a git repository, and {source} is none")
     path = Path(source).resolve()
-    if revision:
-        raise BundleError(f"celery_app_revision is for the URL of a git repository, and {source} is none")
+    if not path.exists() and (requirement := from_index(source)):
+        return Source(Path(requirement.name), builds=False, requirement=requirement)
     if not path.exists():
         raise BundleError(f"celery_app_source: {path} does not exist")
     if path.is_file():
@@ -133,10 +149,40 @@ def find_source(source: str, revision: str, cache: Path, run: str) -> Source:
     return Source(path, is_package(path, str(path)))
 
 
+def from_index(source: str) -> Requirement | None:
+    """Return the package of an index that a source names; nothing if it is none.
+
+    Raises:
+        BundleError: it names no single version.
+    """
+    # Whatever may have been meant as a path says so.
+    if "/" in source or "=" not in source:
+        return None
+    try:
+        requirement = Requirement(source)
+    except InvalidRequirement:
+        return None
+    if [s.operator for s in requirement.specifier] != ["=="] or "*" in str(requirement.specifier):
+        raise BundleError(f"celery_app_source: {source} names no single version; allowed: name==version")
+    return requirement
+
+
+def subfolder(checkout: Path, name: str, url: str) -> Path:
+    """Return a folder of a repository.
+
+    Raises:
+        BundleError: there is no such folder in it.
+    """
+    folder = (checkout / name).resolve()
+    if not folder.is_relative_to(checkout.resolve()) or not folder.is_dir():
+        raise BundleError(f"celery_app_subdirectory: {url} has no folder {name} in this revision")
+    return folder
+
+
 def is_package(directory: Path, name: str) -> bool:
     """Tell whether pip can make a wheel of a directory; else it is one of modules.
 
-    As uv has it: without a build system it is not packaged.
+    As uv has it: without a build system it is not packaged. pip would guess one, and leave its data out.
 
     Raises:
         BundleError: it is neither.
@@ -149,83 +195,10 @@ def is_package(directory: Path, name: str) -> bool:
             content = tomllib.loads(pyproject.read_text(encoding="utf-8"))
         except tomllib.TOMLDecodeError as error:
             raise BundleError(f"{name}: pyproject.toml: {error}") from error
-        if "build-system" in content or ("project" in content and (directory / "src").is_dir()):
+        if "build-system" in content:
             return True
-    if not any(directory.glob("*.py")) and not any(directory.glob("*/*.py")):
+    if not any(next(directory.glob(pattern), None) for pattern in ("*.py", "*/*.py", "src/*/*.py")):
         raise BundleError(
             f"{name} is no Python project: it has no pyproject.toml, no setup.py and no Python files"
         )
     return False
-
-
-def check_out(url: str, revision: str, cache: Path, run: str) -> tuple[Path, str]:
-    """Return a commit's files and its id. What a full id names is not fetched twice.
-
-    Raises:
-        BundleError: the repository or the revision cannot be had.
-    """
-    if not revision:
-        raise BundleError(f"celery_app_revision is needed: which branch, tag or commit of {url}?")
-    if PASSWORD.match(url):
-        raise BundleError(
-            "celery_app_source holds a password, which others would see: give it to git (gitcredentials(7))"
-        )
-    repository = cache / "git" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}.git"
-    if not repository.exists():
-        git("init", "--quiet", "--bare", str(repository))
-    commit = resolve(repository, revision) if COMMIT.fullmatch(revision) else ""
-    if not commit:
-        fetch_once(repository, url, f"{run} {revision}")
-        commit = resolve(repository, revision)
-    if not commit:
-        raise BundleError(f"{url} has no revision {revision}")
-    files = repository.parent / commit
-    if not files.exists():
-        partial = repository.parent / f"{commit}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        # With its history: some build systems take the version from the tags.
-        git("clone", "--quiet", "--shared", "--no-checkout", str(repository), str(partial))
-        git("-C", str(partial), "checkout", "--quiet", "--detach", commit)
-        partial.rename(files)
-    return files, commit
-
-
-def fetch_once(repository: Path, url: str, occasion: str) -> None:
-    """Fetch all branches and tags, if it has not been done on this occasion: all hosts shall get the same."""
-    fetched = repository / "fetched.json"
-    if fetched.exists() and json.loads(fetched.read_text()) == occasion:
-        return
-    everything = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-    git("-C", str(repository), "fetch", "--quiet", "--prune", url, *everything)
-    fetched.write_text(json.dumps(occasion))
-
-
-def resolve(repository: Path, revision: str) -> str:
-    """Return the id of the commit that a revision names, or nothing."""
-    command = ["git", "-C", str(repository), "rev-parse", "--quiet", "--verify", "--end-of-options"]
-    done = subprocess.run([*command, f"{revision}^{{commit}}"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def git(*arguments: str) -> None:
-    """Run git, which asks nobody anything.
-
-    Raises:
-        BundleError: it failed; its own words are the message.
-    """
-    environment = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes", **os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run(
-            ["git", *arguments],  # noqa: S607 -- wherever the user has it
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise BundleError("git is not installed on the controller") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith(("fatal: ", "error: "))]
-        raise BundleError(
-            f"git: {(lines or [done.stderr.strip()])[0].partition(': ')[2] or done.stderr.strip()}"
-        )

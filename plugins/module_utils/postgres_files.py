@@ -6,7 +6,13 @@ import grp
 import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# The options of a file that modules have alike.
+FILE_OPTIONS: dict[str, dict[str, Any]] = {
+    "path": {"type": "path", "required": True},
+    "content": {"type": "str", "required": True},
+}
 
 
 class File(NamedTuple):

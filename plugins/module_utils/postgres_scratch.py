@@ -23,7 +23,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_ser
     program,
 )
 
-READY_WITHIN = 60.0  # seconds
+READY_WITHIN_SECONDS = 60.0
 # The sign of the lines at the end of postgresql.conf that let the role's file count.
 MARK = "# Celery Fleet: what is set above and below in conf.d gives way to this file."
 INCLUDE = f"include '{OWN_FILE}'"
@@ -76,7 +76,7 @@ def line_of(path: Path, number: int) -> str:
 
 
 def unfit(certificate: str, key: str) -> list[str]:
-    """Why the server would go on with the former certificate, of which only its log tells."""
+    """Why the server would go on with the former certificate, which only its log names."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
@@ -255,7 +255,7 @@ class Scratch:
             )
         server = Server(5432, str(self.folder))
         try:
-            deadline = time.monotonic() + READY_WITHIN
+            deadline = time.monotonic() + READY_WITHIN_SECONDS
             while True:
                 if process.poll() is not None:
                     raise PostgresError(log.read_text(encoding="utf-8", errors="replace"))

@@ -21,7 +21,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.scratch_proc
     running,
 )
 
-READY_WITHIN = 30.0  # seconds
+READY_WITHIN_SECONDS = 30.0
 # What it must not share with the one that runs.
 APART = {
     "port": "0",
@@ -105,10 +105,12 @@ def scratch_server(settings: str, users: str, user: str, kind: str = "server") -
 
 def wait_for_answer(process: subprocess.Popen[bytes], server: Server, folder: Path) -> None:
     """Wait until it accepts commands."""
-    deadline = time.monotonic() + READY_WITHIN
+    deadline = time.monotonic() + READY_WITHIN_SECONDS
     while process.poll() is None and not answers(server):
         if time.monotonic() > deadline:
-            raise RedisError(f"a scratch server with these settings is not ready after {READY_WITHIN:g} s")
+            raise RedisError(
+                f"a scratch server with these settings is not ready after {READY_WITHIN_SECONDS:g} s"
+            )
         time.sleep(0.02)
     if process.poll() is not None:
         raise RedisError(f"Redis refuses these settings: {refusal(printed(folder))}")

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ANSWERS_WITHIN = 30  # seconds
+ANSWERS_WITHIN_SECONDS = 30
 
 
 def show(properties: Sequence[str], *units: str) -> list[dict[str, str]]:
@@ -19,12 +19,19 @@ def show(properties: Sequence[str], *units: str) -> list[dict[str, str]]:
     """
     command = ["systemctl", "show", f"--property={','.join(properties)}", *units]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWERS_WITHIN, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ANSWERS_WITHIN_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
+    return blocks(done.stdout)
+
+
+def blocks(shown: str) -> list[dict[str, str]]:
+    """Return the properties of each unit from what ``systemctl show`` prints."""
     return [
         dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        for block in done.stdout.split("\n\n")
+        for block in shown.split("\n\n")
         if block.strip()
     ]
 

@@ -6,36 +6,40 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import tomllib
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from email.parser import HeaderParser
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import (
-    Locked,
-    environment_of,
-    lock_for_target,
-    lock_options,
-    refuse_unmet,
+from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_container import Container
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_content import (
+    Content,
+    collect_wheels,
+    release_ids,
+)
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import Target
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import refuse_unmet
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock_formats import (
+    Tools,
+    Wanted,
+    read_lock,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_source import (
-    BundleError,
     Source,
     find_source,
 )
-from packaging.tags import compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_wheels import (
+    Index,
+    Supplies,
+    find_given,
+)
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 DOCUMENTATION = r"""
 ---
@@ -45,17 +49,22 @@ description:
   - Runs on the controller. A bundle holds the wheels of the project, of its locked requirements and of pip,
     made for one version of Python and one machine type, with the hash of each file. A project that is not
     packaged goes into it as it is.
-  - Of the companion's lock only those requirements are taken that the project's own lock does not have.
-    A version that the project pins and the companion cannot work with is refused.
-  - The release id is the hash of the sources and of both locks. What is in the cache is not built again,
-    and what a lock names is downloaded once.
+  - Only the project's lock says what is installed. Whatever a requirement, the project or the worker package
+    asks for, extras included, is there in a version that they allow, or the bundle is refused.
+  - The release id is the hash of the sources and of the lock; C(project) is that of the user's part alone.
+    What is in the cache is not built again, and what a lock names is downloaded once.
 options:
   source:
-    description: Directory of the project, its wheel, its sdist, or the URL of its git repository.
+    description: Directory of the project, its wheel, its sdist, the URL of its git repository, or its name
+      and version in an index, which the lock file must have too.
     type: path
     required: true
   revision:
     description: Branch, tag or commit of the git repository.
+    type: str
+    default: ""
+  subdirectory:
+    description: Folder of the git repository that the project is in.
     type: str
     default: ""
   run:
@@ -63,18 +72,68 @@ options:
     type: str
     default: ""
   requirements:
-    description: Lock file with the exact version and the hashes of every requirement, as C(uv pip compile
-      --generate-hashes) and C(pip-compile --generate-hashes) write it. A relative path is one in the source.
+    description: Lock file with the exact version and the hashes of every requirement. C(uv.lock),
+      C(poetry.lock), C(pylock.toml) and C(Pipfile.lock) are known by their names; others are read as
+      C(uv pip compile --generate-hashes) and C(pip-compile --generate-hashes) write them. A relative path is
+      one in the source.
     type: str
     required: true
-  companion:
-    description: Directory of a project that is installed beside it.
+  extras:
+    description: Extras of the project.
+    type: list
+    elements: str
+    default: []
+  dependency_groups:
+    description: Groups of the lock file; of a C(Pipfile.lock), categories.
+    type: list
+    elements: str
+    default: []
+  overrides:
+    description: Names of requirements whose version counts, whatever others ask for.
+    type: list
+    elements: str
+    default: []
+  sdists:
+    description: Names of requirements that are built from their source.
+    type: list
+    elements: str
+    default: []
+  sdists_image:
+    description: Image of the host's distribution in which they are built. Without one, the controller
+      builds them.
+    type: str
+    default: ""
+  sdists_packages:
+    description: Packages of the distribution that the image gets for it.
+    type: list
+    elements: str
+    default: []
+  wheels:
+    description: Folder with wheels that are taken where they are what the lock file pins.
     type: path
-    required: true
-  companion_requirements:
-    description: The companion's own lock file, as the project's.
+  indexes:
+    description: Indexes beside those that pip and the lock file name.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description: The URL of the simple index.
+        type: str
+        required: true
+      username:
+        description: Who logs in there.
+        type: str
+      password:
+        description: The password. It is in no argument, no log and no bundle.
+        type: str
+  worker_package:
+    description: Directory of a project that is installed beside it and brings no requirements.
     type: path
-    required: true
+  supervisor_package:
+    description: Directory of a project that gets a bundle of its own, with its C(requirements.txt);
+      C(supervisor) is what is returned of it.
+    type: path
   installer:
     description: Requirements file that pins pip itself.
     type: path
@@ -87,13 +146,9 @@ options:
     description: The project's own lock file of what it is built with, as its lock file is named.
     type: str
     default: ""
-  python:
-    description: Version of Python on the host, such as C(3.13).
-    type: str
-    required: true
-  machine:
-    description: Machine type of the host, such as C(x86_64).
-    type: str
+  tools:
+    description: Folder with the lock files of the tools that read lock files.
+    type: path
     required: true
   glibc:
     description: Version of glibc on the host, such as C(2.36).
@@ -103,185 +158,45 @@ options:
     description: Directory on the controller that keeps the bundles, and the wheels that they are made of.
     type: path
     required: true
+extends_documentation_fragment: [celery_fleet.platform.target_python]
 """
 
-
-class Content(NamedTuple):
-    """What goes into a bundle beside the projects themselves."""
-
-    pins: dict[str, Locked]
-    added: set[str]
-    """Names of those that are there for the companion only."""
-    options: tuple[str, ...] = ()
-    """Where the project's lock file has pip look."""
-
-
-def release_id(sources: list[Source], locks: list[Path]) -> str:
-    """Return the release id: 12 hexadecimal digits of the hash over all sources and lock files."""
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks))
-    for number, source in enumerate(sources):
-        for path in source.files():
-            digest.update(f"{number}/{source.name_of(path)}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def wheel_requirements(wheel: Path) -> list[str]:
-    """Return what a wheel asks for in its metadata."""
-    with zipfile.ZipFile(wheel) as archive:
-        (metadata,) = (
-            n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1
-        )
-        return list(HeaderParser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or [])
-
-
-def refuse_conflicts(folder: Path, content: Content, environment: dict[str, str]) -> None:
-    """Raise BundleError if a wheel that is there for the companion cannot work with a pinned version."""
-    for wheel in sorted(folder.glob("*.whl")):
-        name, version, _build, _tags = parse_wheel_filename(wheel.name)
-        if name in content.added:
-            refuse_unmet(f"{name} {version}", wheel_requirements(wheel), content.pins, environment)
-
-
-def platforms(machine: str, glibc: str) -> list[str]:
-    """Return the wheel platforms that a host with this glibc runs, the newest first (PEP 600)."""
-    major, minor = (int(part) for part in glibc.split(".")[:2])
-    tags = [f"manylinux_{major}_{m}_{machine}" for m in range(minor, 4, -1)]
-    return [*tags, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}"]
-
-
-def pip(*arguments: str) -> None:
-    """Run the controller's pip. A build, which runs a project's code, gets none of the user's environment.
-
-    Raises:
-        BundleError: pip failed; its own last error is the message.
-    """
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    with tempfile.TemporaryDirectory() as home:
-        bare = {"PATH": os.environ["PATH"], "HOME": home, "LANG": "C.UTF-8", "PIP_CONFIG_FILE": os.devnull}
-        environment = bare if arguments[0] == "wheel" else None
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
-        raise BundleError(errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip()[-2000:])
-
-
-def refuse_foreign(wheel: Path, params: Mapping[str, str]) -> None:
-    """Raise BundleError unless a wheel runs on the host."""
-    major, minor = (int(part) for part in params["python"].split("."))
-    runs_on = [f"linux_{params['machine']}", *platforms(params["machine"], params["glibc"])]
-    good = {*cpython_tags((major, minor), platforms=runs_on)}
-    good |= {*compatible_tags((major, minor), f"cp{major}{minor}", runs_on)}
-    try:
-        _name, _version, _build, tags = parse_wheel_filename(wheel.name)
-    except InvalidWheelFilename as error:
-        raise BundleError(f"{wheel.name} is no name of a wheel: {error}") from error
-    if not tags & good:
-        raise BundleError(
-            f"{wheel.name} does not run on the host's Python {params['python']} on {params['machine']}"
-        )
-
-
-def bring_wheels(kept: Path, *arguments: str) -> list[Path]:
-    """Return the wheels that pip brings into a folder with these arguments, unless they are there.
-
-    Raises:
-        BundleError: pip failed.
-    """
-    if not kept.exists():
-        kept.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-            brought = Path(scratch) / "wheels"
-            brought.mkdir()
-            pip(*arguments, str(brought))
-            brought.rename(kept)
-    return sorted(kept.iterdir())
-
-
-def build_wheels(source: Source, cache: Path, back_ends: Path) -> list[Path]:
-    """Return the wheel of a project; nothing, if it goes into the bundle as it is.
-
-    Args:
-        source: The project.
-        cache: Where wheels are kept.
-        back_ends: The lock file of what it is built with.
-    """
-    if source.path.suffix == ".whl":
-        return [source.path]
-    if not source.builds:
-        return []
-    found = back_end_wheels(source, cache, back_ends)
-    return bring_wheels(
-        cache / "wheels" / release_id([source], [back_ends]),
-        *("wheel", "--no-deps", "--no-index", *(f"--find-links={folder}" for folder in found)),
-        *(str(source.path), "--wheel-dir"),
-    )
-
-
-def back_end_wheels(source: Source, cache: Path, lock: Path) -> list[Path]:
-    """Return the folder with the locked wheels that a project is built with; none if it needs none.
-
-    What it is built with is code that runs on the controller, before anything of it could be checked.
-
-    Raises:
-        BundleError: The lock file does not have what the project's build system asks for.
-    """
-    required = source.build_requirements()
-    if not required:
-        return []
-    python = "{}.{}".format(*sys.version_info)
-    environment = environment_of(python, platform.machine())
-    if not lock.is_file():
-        raise BundleError(f"celery_app_build_requirements: the lock file {lock} is missing")
-    pins = lock_for_target(lock.read_text(encoding="utf-8"), lock.name, python, platform.machine())
-    try:
-        refuse_unmet("its build system", required, pins, environment)
-    except BundleError as error:
-        raise BundleError(
-            f"{source.path.name} cannot be built: {error}; pin it with its hashes in a lock file of its own "
-            "(celery_app_build_requirements)"
-        ) from error
-    lines = "\n".join([*lock_options(lock), *(pin.line for pin in pins.values())])
-    folder = cache / "wheels" / hashlib.sha256(f"{python}\n{lines}".encode()).hexdigest()[:12]
-    with tempfile.TemporaryDirectory() as scratch:
-        wanted = Path(scratch) / "build.txt"
-        wanted.write_text(lines)
-        bring_wheels(
-            folder,
-            *("download", "--no-deps", "--require-hashes", "--only-binary=:all:"),
-            *("--requirement", str(wanted), "--dest"),
-        )
-    return [folder]
-
-
-def download_wheels(scratch: Path, params: Mapping[str, str], content: Content) -> list[Path]:
-    """Return the locked wheels, and pip's, for the host."""
-    lock = scratch / "lock.txt"
-    lines = [pin.line for pin in content.pins.values()]
-    lock.write_text("\n".join([*content.options, *lines, Path(params["installer"]).read_text()]))
-    tag = params["python"].replace(".", "")
-    target = [f"--platform={p}" for p in platforms(params["machine"], params["glibc"])]
-    target += ["--implementation=cp", f"--python-version={params['python']}"]
-    target += [f"--abi=cp{tag}", "--abi=abi3", "--abi=none"]
-    key = hashlib.sha256("\n".join([*target, lock.read_text()]).encode()).hexdigest()[:12]
-    found = bring_wheels(
-        Path(params["cache"]) / "wheels" / key,
-        *("download", "--no-deps", "--require-hashes", "--only-binary=:all:", *target),
-        *("--requirement", str(lock), "--dest"),
-    )
-    lock.unlink()
-    return found
-
-
-def collect_wheels(folder: Path, params: Mapping[str, str], sources: list[Source], content: Content) -> None:
-    """Put the wheels of the sources and the locked ones for the host into a folder."""
-    for source in sources:
-        for wheel in build_wheels(source, Path(params["cache"]), source.back_ends or Path(params["build"])):
-            refuse_foreign(wheel, params)
-            shutil.copy(wheel, folder)
-    for wheel in download_wheels(folder.parent, params, content):
-        shutil.copy(wheel, folder)
-    refuse_conflicts(folder, content, environment_of(params["python"], params["machine"]))
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "source": {"type": "path", "required": True},
+    "revision": {"type": "str", "default": ""},
+    "run": {"type": "str", "default": ""},
+    "requirements": {"type": "str", "required": True},
+    "subdirectory": {"type": "str", "default": ""},
+    "extras": {"type": "list", "elements": "str", "default": []},
+    "dependency_groups": {"type": "list", "elements": "str", "default": []},
+    "overrides": {"type": "list", "elements": "str", "default": []},
+    "sdists": {"type": "list", "elements": "str", "default": []},
+    "sdists_image": {"type": "str", "default": ""},
+    "sdists_packages": {"type": "list", "elements": "str", "default": []},
+    "wheels": {"type": "path"},
+    "indexes": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "url": {"type": "str", "required": True},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+        },
+    },
+    "worker_package": {"type": "path"},
+    "supervisor_package": {"type": "path"},
+    "installer": {"type": "path", "required": True},
+    "build": {"type": "path", "required": True},
+    "build_requirements": {"type": "str", "default": ""},
+    "tools": {"type": "path", "required": True},
+    "python": {"type": "str", "required": True},
+    "machine": {"type": "str", "required": True},
+    "glibc": {"type": "str", "required": True},
+    "cache": {"type": "path", "required": True},
+}
+# What the bundle of the supervisor has as the app's has it.
+SHARED = ("installer", "build", "tools", "python", "machine", "glibc", "cache")
 
 
 def parts_list(release: str, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -311,27 +226,29 @@ def parts_list(release: str, hashes: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def write_bundle(
-    archive: Path, release: str, params: Mapping[str, str], sources: list[Source], content: Content
-) -> None:
+def write_bundle(archive: Path, release: str, content: Content) -> None:
     """Write the bundle: wheels, modules, lists of both, a manifest. Same input, same bytes."""
     with tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
         root = Path(scratch)
         wheels = root / "wheels"
         wheels.mkdir()
-        collect_wheels(wheels, params, sources, content)
+        collect_wheels(wheels, content)
         files = {f"wheels/{wheel.name}": wheel for wheel in sorted(wheels.iterdir())}
         hashes = {w.name: hashlib.sha256(w.read_bytes()).hexdigest() for w in files.values()}
         install = [f"./wheels/{n} --hash=sha256:{h}" for n, h in hashes.items() if not n.startswith("pip-")]
         (root / "requirements.txt").write_text("\n".join(install) + "\n")
         (root / "sbom.cdx.json").write_text(json.dumps(parts_list(release, hashes), indent=2) + "\n")
-        for source in sources:
+        paths = []
+        for source in content.sources:
+            paths += source.import_paths()
             if not source.builds:
                 files |= {f"source/{source.name_of(path)}": path for path in source.files()}
         manifest = {
             "release": release,
-            "python": params["python"],
-            "machine": params["machine"],
+            "project": content.project,
+            "python": content.target.python,
+            "machine": content.target.machine,
+            "paths": paths,
             "sha256": {n: hashlib.sha256(path.read_bytes()).hexdigest() for n, path in files.items()},
         }
         (root / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
@@ -346,20 +263,6 @@ def write_bundle(
         shutil.move(partial, archive)
 
 
-def read_locks(project: Path, companion: Path, python: str, machine: str) -> Content:
-    """Return what the locks pin for the host: of the companion's what the project's own does not have."""
-    for lock in (project, companion):
-        if not lock.is_file():
-            raise BundleError(
-                f"the lock file {lock} is missing: make it with uv pip compile --generate-hashes"
-            )
-    own, further = (
-        lock_for_target(lock.read_text(encoding="utf-8"), lock.name, python, machine)
-        for lock in (project, companion)
-    )
-    return Content(further | own, set(further) - set(own), tuple(lock_options(project)))
-
-
 @contextmanager
 def one_builder(cache: Path) -> Iterator[None]:
     """Hold the cache's lock: hosts of one play share the controller, and the first one builds."""
@@ -368,33 +271,102 @@ def one_builder(cache: Path) -> Iterator[None]:
         yield
 
 
-def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
+def read_project(params: Mapping[str, Any]) -> tuple[Source, Wanted]:
+    """Return the project, and what of its lock file is wanted.
+
+    Raises:
+        BundleError: there is no such project.
+    """
+    cache = Path(params["cache"])
+    project = find_source(params["source"], params["revision"], cache, params["run"], params["subdirectory"])
+    if params["build_requirements"]:
+        project = project._replace(back_ends=project.find_lock(params["build_requirements"]))
+    wanted = Wanted(
+        Target(params["python"], params["machine"], params["glibc"]),
+        tuple(params["extras"]),
+        tuple(params["dependency_groups"]),
+        frozenset(canonicalize_name(name) for name in params["sdists"]),
+    )
+    return project, wanted
+
+
+def read_content(params: Mapping[str, Any], project: Source, wanted: Wanted, lock: Path) -> Content:
+    """Return what goes into the bundle.
+
+    Raises:
+        BundleError: a lock file cannot be had, or the worker package cannot work with what it pins.
+    """
+    build = Path(params["build"])
+    own = read_lock(lock, project.path, wanted, Tools(Path(params["tools"]), Path(params["cache"])))
+    own = own._replace(overridden=own.overridden | {canonicalize_name(n) for n in params["overrides"]})
+    supplies = Supplies(
+        Path(params["cache"]),
+        project.back_ends or build,
+        Path(params["wheels"]) if params["wheels"] else None,
+        wanted.sdists,
+        tuple(
+            Index(index["url"], index["username"] or "", index["password"] or "")
+            for index in params["indexes"]
+        ),
+        Container(params["sdists_image"], tuple(params["sdists_packages"]))
+        if params["sdists_image"]
+        else None,
+    )
+    sources = (project, *(Source(path) for path in own.directories))
+    content = Content(
+        wanted.target, sources, own, Path(params["installer"]).read_text(), supplies, wanted.extras
+    )
+    if params["worker_package"]:
+        name, beside = find_worker_package(Path(params["worker_package"]).resolve(), content)
+        content = content._replace(sources=(*sources, beside._replace(back_ends=build)), added=name)
+    ids = release_ids(content.sources, lock, further_of(wanted, content))
+    return content._replace(project=ids[len(sources) - 1], release=ids[-1])
+
+
+def find_worker_package(path: Path, content: Content) -> tuple[str, Source]:
+    """Return the name of the package that goes beside the user's project, and its source.
+
+    Raises:
+        BundleError: it cannot work with what the lock pins.
+    """
+    pyproject = tomllib.loads((path / "pyproject.toml").read_text(encoding="utf-8"))
+    metadata = pyproject["project"]
+    refuse_unmet(metadata["name"], metadata["dependencies"], content.lock.pins, content.target.environment())
+    included = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    source = Source(path, parts=tuple((path / part).resolve() for part in included))
+    return canonicalize_name(metadata["name"]), source
+
+
+def further_of(wanted: Wanted, content: Content) -> str:
+    """Return what makes another release of the same sources and lock files; nothing if nothing does."""
+    given = find_given(content.lock.pins, content.supplies.folder, wanted.target)
+    hashes = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in given.values()]
+    chosen: list[Any] = [sorted(wanted.extras), sorted(wanted.groups), sorted(wanted.sdists), hashes]
+    if wanted.sdists and content.supplies.container is not None:
+        chosen.append(content.supplies.container.dockerfile())
+    return json.dumps(chosen) if any(chosen) else ""
+
+
+def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Build the bundle if it is not in the cache; return what the user learns.
 
     Raises:
         BundleError: it cannot be built, or would not work.
     """
-    python, machine, cache = params["python"], params["machine"], Path(params["cache"])
-    project = find_source(params["source"], params["revision"], cache, params["run"])
-    companion = Source(Path(params["companion"]).resolve())
-    if params["build_requirements"]:
-        project = project._replace(back_ends=project.find_lock(params["build_requirements"]))
-    sources = [project, companion]
-    own, further = project.find_lock(params["requirements"]), Path(params["companion_requirements"])
-    locks = [own, further]
-    content = read_locks(own, further, python, machine)
-    metadata = tomllib.loads((companion.path / "pyproject.toml").read_text())["project"]
-    refuse_unmet(metadata["name"], metadata["dependencies"], content.pins, environment_of(python, machine))
-    release = release_id(sources, locks)
-    archive = cache / f"{release}-cp{python.replace('.', '')}-{machine}.tar"
+    project, wanted = read_project(params)
+    lock = project.find_lock(params["requirements"])
+    content = read_content(params, project, wanted, lock)
+    name = f"{content.release}-cp{wanted.target.python.replace('.', '')}-{wanted.target.machine}.tar"
+    archive = Path(params["cache"]) / name
     changed = False
     if not archive.exists() and not check_mode:
-        write_bundle(archive, release, params, sources, content)
+        write_bundle(archive, content.release, content)
         changed = True
     tried = archive.with_suffix(".tried")
     return {
         "changed": changed,
-        "release": release,
+        "release": content.release,
+        "project": content.project,
         "path": str(archive),
         "megabytes": round(archive.stat().st_size / 1e6) if archive.exists() else 0,
         "commit": project.commit,
@@ -403,24 +375,26 @@ def make(params: Mapping[str, str], check_mode: bool) -> dict[str, Any]:
     }
 
 
+def make_supervisor(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Build the bundle of the supervisor, which shares nothing but the target with the app's.
+
+    Raises:
+        BundleError: it cannot be built.
+    """
+    own = {name: option.get("default") for name, option in ARGUMENTS.items()}
+    own |= {name: params[name] for name in SHARED}
+    own |= {"source": params["supervisor_package"], "requirements": "requirements.txt"}
+    try:
+        return make(own, check_mode)
+    except BundleError as error:
+        message = f"the environment of the supervisor: {error}"
+        raise BundleError(message) from error
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={
-            "source": {"type": "path", "required": True},
-            "revision": {"type": "str", "default": ""},
-            "run": {"type": "str", "default": ""},
-            "requirements": {"type": "str", "required": True},
-            "companion": {"type": "path", "required": True},
-            "companion_requirements": {"type": "path", "required": True},
-            "installer": {"type": "path", "required": True},
-            "build": {"type": "path", "required": True},
-            "build_requirements": {"type": "str", "default": ""},
-            "python": {"type": "str", "required": True},
-            "machine": {"type": "str", "required": True},
-            "glibc": {"type": "str", "required": True},
-            "cache": {"type": "path", "required": True},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     cache = Path(module.params["cache"])
@@ -428,6 +402,9 @@ def main() -> None:
     try:
         with one_builder(cache):
             result = make(module.params, module.check_mode)
+            if module.params["supervisor_package"]:
+                beside = make_supervisor(module.params, module.check_mode)
+                result |= {"supervisor": beside, "changed": result["changed"] or beside["changed"]}
     except BundleError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import running
 
 DOCUMENTATION = r"""
 ---
@@ -48,8 +47,6 @@ options:
     required: true
 """
 
-# The launchers of the role put this variable into the environment of what they start.
-RELEASE_VARIABLE = b"CELERY_APP_RELEASE="
 PYTHON = Path("/usr/bin/python3")
 # In a release whose migrations cannot be taken back.
 IRREVERSIBLE = "irreversible"
@@ -66,24 +63,6 @@ def point(link: Path, release: str) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(link.parent / "releases" / release)
     new.replace(link)
-
-
-def running(user: str) -> Iterator[str]:
-    """Yield the releases that the processes of a user run; anybody else may have set the variable."""
-    try:
-        wanted = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.stat().st_uid != wanted:
-                continue
-            variables = (process / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        for variable in variables:
-            if variable.startswith(RELEASE_VARIABLE):
-                yield variable.removeprefix(RELEASE_VARIABLE).decode(errors="replace")
 
 
 def superfluous(releases: Path, keep: int, needed: set[str]) -> list[Path]:

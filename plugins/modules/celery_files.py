@@ -12,7 +12,8 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,16 @@ options:
     type: list
     elements: path
     default: []
+  owned:
+    description: Shell patterns of files that nobody else writes.
+    type: list
+    elements: str
+    default: []
+  others:
+    description: Files among those that another task of the same kind writes.
+    type: list
+    elements: path
+    default: []
   keep:
     description: Archives of what was replaced. The first one is written if something is; the others, which an
       earlier run left, are removed. All are restored.
@@ -68,6 +79,15 @@ options:
     default: present
 """
 
+RETURN = r"""
+left:
+  description: Files that match a pattern of C(owned), and that are no longer named.
+  type: list
+  elements: str
+  returned: state is present
+"""
+
+PARSERS: dict[str, Callable[[str], object]] = {".json": json.loads, ".toml": tomllib.loads}
 UNITS = {".service", ".timer", ".slice"}
 # In an archive: the paths of the files that were not there.
 ABSENT = "absent.json"
@@ -153,6 +173,12 @@ def check(module: AnsibleModule, files: list[File], scratch: Path) -> None:
             unit = scratch / file.path.name
             unit.write_text(text)
             commands[file] = ["systemd-analyze", "verify", str(unit)]
+    for file in files:
+        if parse := PARSERS.get(file.path.suffix):
+            try:
+                parse(file.content.decode())
+            except ValueError as problem:
+                module.fail_json(msg=f"{file.path} would be refused: {problem}")
     for file, command in commands.items():
         code, output, error = module.run_command(command)
         if code:
@@ -236,6 +262,13 @@ def differences(files: list[File]) -> list[dict[str, str]]:
     return shown
 
 
+def left_over(params: dict[str, Any]) -> list[str]:
+    """Return the files that the role owns and no longer wants."""
+    named = {file["path"] for file in params["files"]} | set(params["others"])
+    found = {str(path) for pattern in params["owned"] for path in Path("/").glob(pattern.lstrip("/"))}
+    return sorted(found - named)
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -252,6 +285,8 @@ def main() -> None:
                 },
             },
             "directories": {"type": "list", "elements": "path", "default": []},
+            "owned": {"type": "list", "elements": "str", "default": []},
+            "others": {"type": "list", "elements": "path", "default": []},
             "keep": {"type": "list", "elements": "path", "required": True},
             "state": {"type": "str", "choices": ["present", "restored"], "default": "present"},
         },
@@ -284,7 +319,9 @@ def main() -> None:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o755)
             os.chown(path, 0, 0)
-    module.exit_json(changed=bool(changed or closed), created=created, diff=diff)
+    module.exit_json(
+        changed=bool(changed or closed), created=created, diff=diff, left=left_over(module.params)
+    )
 
 
 if __name__ == "__main__":

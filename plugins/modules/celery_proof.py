@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_tools import find_python
 
 DOCUMENTATION = r"""
 ---
@@ -40,28 +41,10 @@ options:
     description: The program that imports the app.
     type: path
     required: true
-  python:
-    description: Version of Python on the host, such as C(3.13).
-    type: str
-    required: true
-  machine:
-    description: Machine type of the host, such as C(x86_64).
-    type: str
-    required: true
+extends_documentation_fragment: [celery_fleet.platform.target_python]
 """
 
-TIMEOUT = 120.0  # seconds
-
-
-def find_python(version: str) -> str | None:
-    """Return a Python of this version that runs."""
-    for candidate in (sys.executable, shutil.which(f"python{version}")):
-        if candidate is not None:
-            command = [candidate, "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0 and done.stdout.strip() == version:
-                return candidate
-    return None
+TIMEOUT_SECONDS = 120.0
 
 
 def install(python: str, bundle: Path, folder: Path) -> Path | None:
@@ -71,7 +54,9 @@ def install(python: str, bundle: Path, folder: Path) -> Path | None:
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
     installed = folder / "venv/bin/python"
     (packages,) = (folder / "venv/lib").glob("python3*/site-packages")
-    (packages / "celery_app_source.pth").write_text(f"{folder / 'source'}\n")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    paths = [folder / "source" / path for path in manifest.get("paths", ["."])]
+    (packages / "celery_app_source.pth").write_text("".join(f"{path}\n" for path in paths))
     wheels = [str(w) for w in sorted((folder / "wheels").iterdir()) if not w.name.startswith("pip-")]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", f"--python={installed}"]
     done = subprocess.run(
@@ -98,7 +83,7 @@ def prove(python: str, params: Mapping[str, str], settings: Mapping[str, object]
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=TIMEOUT,
+                timeout=TIMEOUT_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired:

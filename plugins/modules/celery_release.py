@@ -23,7 +23,7 @@ description:
   - A release that was installed for another version of Python, as before an upgrade of the host, gets a
     second virtual environment. What still runs on the first one finds it in its place until the release is
     dropped.
-  - The bundle is removed afterwards.
+  - The bundle is removed afterwards. C(new) says whether there was no release of this id before.
 options:
   bundle:
     description: The bundle's path on the host.
@@ -39,7 +39,7 @@ PYTHON = "/usr/bin/python3"
 # Written last: a release without it was interrupted and is made again.
 COMPLETE = "manifest.json"
 # What was proved on another Python.
-PROOFS = ("proved.json", "supervised.json")
+PROOFS = ("proved.json", "checked.json", "supervised.json")
 
 
 def check_hashes(release: Path, manifest: dict[str, Any]) -> str | None:
@@ -105,7 +105,9 @@ def install(module: AnsibleModule, release: Path) -> None:
     if (unpacked / "source").is_dir():
         if not source.exists():
             (unpacked / "source").rename(source)
-        (packages_of(environment) / "celery_app_source.pth").write_text(f"{source}\n")
+        # A bundle that an older version has made does not say it.
+        paths = [source / path for path in manifest.get("paths", ["."])]
+        (packages_of(environment) / "celery_app_source.pth").write_text("".join(f"{p}\n" for p in paths))
         # The app's user may not write there. That a template of code is no Python is no error. Isolated and
         # without site: a .pth file of a dependency would be executed, here by root.
         module.run_command([str(python), "-I", "-S", "-m", "compileall", "-q", str(source)])
@@ -141,9 +143,9 @@ def main() -> None:
     is_there = (release / COMPLETE).exists()
     version = Path(PYTHON).resolve().name.removeprefix("python")
     if is_there and python_of(release) == version:
-        module.exit_json(changed=False)
+        module.exit_json(changed=False, new=False)
     if module.check_mode:
-        module.exit_json(changed=True)
+        module.exit_json(changed=True, new=not is_there)
     if is_there:
         module.warn(
             f"release {release.name} is rebuilt: it was installed for Python {python_of(release)}, and the "
@@ -160,7 +162,7 @@ def main() -> None:
         if not (release / COMPLETE).exists():
             shutil.rmtree(release, ignore_errors=True)
         bundle.unlink()
-    module.exit_json(changed=True)
+    module.exit_json(changed=True, new=not is_there)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import json
+import os
+import re
 import secrets
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +31,8 @@ description:
   - Runs on the host, as the app's user, in the sandbox of the units. The settings are in a folder under
     C(/run) for as long as the command runs; no file of the host changes.
   - What has succeeded is not run again where C(creates) or C(proof) names a file that remembers it.
-  - A command that fails is no failure of the task, whose output is hidden, but C(problem), one line. The
-    whole output is then in a file of the release, which C(log) names.
+  - A command that fails is no failure of the task, whose output is hidden, but C(problem), one line, and
+    C(status). The whole output is then in a file beside the releases, which C(log) names.
 options:
   name:
     description: What it is for, as the line of a problem begins.
@@ -46,10 +49,14 @@ options:
     required: true
   script:
     description: A Python program to run in the release. Its last argument is a word; a line that begins with
-      it is the program's answer, as JSON, or an object with the C(problem). What the app prints is never
-      taken for that.
+      it is the program's answer, as JSON, or an object with the C(problem), or the whole line as C(refused).
+      What the app prints is never taken for that.
     type: str
     default: ""
+  answers:
+    description: Whether the command prints its answer, as JSON, and nothing else.
+    type: bool
+    default: false
   environment:
     description: The settings, as systemd reads them from an C(EnvironmentFile). The task must have C(no_log).
     type: list
@@ -57,6 +64,11 @@ options:
     required: true
   files:
     description: Further files by name. C($FILES) in the command is replaced by their directory.
+    type: dict
+    default: {}
+  overlay:
+    description: Files that the command finds in a C(directory), in the place of what is there; a dictionary
+      with this, the C(group) that can read them, and C(files) as of celery_files.
     type: dict
     default: {}
   sandbox:
@@ -74,10 +86,12 @@ options:
 
 # Said here otherwise: where the settings come from, and where the command runs.
 LEFT_OUT = ("EnvironmentFile=", "WorkingDirectory=")
-STATE = Path("/var/lib/celery")
 # Nothing that root runs here may be a program of the release.
 SYSTEM_PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FAILED_STEPS = {200: "CHDIR", 203: "EXEC", 216: "GROUP", 217: "USER", 226: "NAMESPACE"}
+# What begins the lines of Django's system checks that stop a command; its warnings follow them.
+DJANGO_ERRORS = ("CRITICALS:", "ERRORS:")
+EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception)(: |$)")
 # Exit statuses from which on systemd means itself (systemd.exec(5)).
 SYSTEMD = range(200, 246)
 
@@ -98,6 +112,37 @@ def properties(sandbox: str) -> list[str]:
     return [f"--property={setting}" for setting in settings if not setting.startswith(LEFT_OUT)]
 
 
+def setting(sandbox: str, name: str) -> str:
+    """Return the value of a setting of a unit."""
+    return next(line.removeprefix(f"{name}=") for line in sandbox.splitlines() if line.startswith(f"{name}="))
+
+
+def settings_folder(sandbox: str) -> str:
+    """Return the folder in which a unit has the settings that it will have."""
+    return str(Path(setting(sandbox, "EnvironmentFile")).parent)
+
+
+def telling(lines: list[str]) -> str:
+    """Return the line of an output that says what is wrong; hints, SQL and warnings may follow it."""
+    for number, line in enumerate(lines[:-1]):
+        if line in DJANGO_ERRORS:
+            return lines[number + 1]
+    said, in_frames = lines[-1], False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last):"):
+            in_frames = True
+        elif (in_frames and not line.startswith(" ")) or EXCEPTION.match(line):
+            said, in_frames = line, False
+    return said.strip()
+
+
+def told(ended: Ended, answer: Any, name: str) -> str:
+    """Return the line that says why a command has failed; C(refused) begins with a variable of its own."""
+    if isinstance(answer, dict) and "refused" in answer:
+        return str(answer["refused"])
+    return f"{name}: {answer['problem'] if isinstance(answer, dict) else reason(ended)}"
+
+
 def reason(ended: Ended) -> str:
     """Return the line that says why a command has failed."""
     if ended.status in SYSTEMD and (lines := ended.journal.strip().splitlines()):
@@ -105,8 +150,8 @@ def reason(ended: Ended) -> str:
         said = [line for line in lines if "Failed at step" in line or "failed:" in line] or lines
         return said[0].partition(": ")[2] or said[0]
     for text in (ended.error, ended.output):
-        if lines := [line.strip() for line in text.splitlines() if line.strip()]:
-            return lines[-1]
+        if lines := [line.rstrip() for line in text.splitlines() if line.strip()]:
+            return telling(lines).removeprefix("Error: ")
     if ended.status in FAILED_STEPS:
         return f"systemd could not start it ({FAILED_STEPS[ended.status]})"
     if ended.status > 128 and ended.status - 128 in set(signal.Signals):
@@ -139,17 +184,46 @@ def staged(files: Mapping[str, str], environments: list[str]) -> Iterator[tuple[
         yield root, paths
 
 
-def run(params: Mapping[str, Any], command: list[str], environments: list[Path]) -> Ended:
+@contextmanager
+def overlaid(root: Path, overlay: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Have files in the place of a folder; yield the settings of a unit that show them there."""
+    if not overlay:
+        yield []
+        return
+    gid = grp.getgrnam(overlay["group"]).gr_gid
+    folder, target = root / "overlay", Path(overlay["directory"])
+    folder.mkdir(mode=0o755)
+    for file in overlay["files"]:
+        path = folder / Path(file["path"]).name
+        path.touch(mode=0o600, exist_ok=False)
+        os.chown(path, 0, gid)
+        path.write_bytes(file["content"].encode(errors="surrogateescape"))
+        path.chmod(int(file["mode"], 8))
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        yield [f"--property=BindReadOnlyPaths={folder}:{target}"]
+    finally:
+        if is_new:
+            target.rmdir()
+
+
+def run(
+    params: Mapping[str, Any], command: list[str], environments: list[Path], shown: Iterable[str] = ()
+) -> Ended:
     """Run a command of the release as a unit that goes with it."""
     release = Path(params["release"])
     source = release / "source"
+    directory = source if source.is_dir() else setting(params["sandbox"], "WorkingDirectory")
     unit = f"celery-run-{secrets.token_hex(4)}"
     arguments = [
         *("/usr/bin/systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}"),
         *properties(params["sandbox"]),
+        *shown,
         *(f"--property=EnvironmentFile={path}" for path in environments),
-        f"--working-directory={source if source.is_dir() else STATE}",
+        f"--working-directory={directory}",
         f"--setenv=PATH={release / 'venv/bin'}:{SYSTEM_PATH}",
+        f"--setenv=CELERY_APP_PYTHON={release / 'venv/bin/python'}",
         *("--", "/usr/bin/env", "--", *command),
     ]
     done = subprocess.run(
@@ -179,7 +253,9 @@ def remember(path: Path, text: str, mode: int) -> None:
 
 def fingerprint(params: Mapping[str, Any]) -> str:
     """Return what differs wherever anything of a command differs."""
-    said = {name: params[name] for name in ("command", "script", "environment", "files", "sandbox")}
+    said = {
+        name: params[name] for name in ("command", "script", "environment", "files", "overlay", "sandbox")
+    }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -200,8 +276,10 @@ def main() -> None:
             "release": {"type": "path", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
             "script": {"type": "str", "default": ""},
+            "answers": {"type": "bool", "default": False},
             "environment": {"type": "list", "elements": "str", "required": True, "no_log": True},
             "files": {"type": "dict", "default": {}},
+            "overlay": {"type": "dict", "default": {}},
             "sandbox": {"type": "str", "required": True},
             "creates": {"type": "path"},
             "proof": {"type": "path"},
@@ -219,22 +297,31 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=creates is not None, answer=None, problem="")
     word = f"answer-{secrets.token_hex(16)}:"
-    with staged(params["files"], params["environment"]) as (folder, environments):
+    with (
+        staged(params["files"], params["environment"]) as (folder, environments),
+        overlaid(folder, params["overlay"]) as shown,
+    ):
         command = [argument.replace("$FILES", str(folder)) for argument in params["command"]]
         if params["script"]:
             command = ["python", "-", *command, word]
-        ended = run(params, command, environments)
+        ended = run(params, command, environments, shown)
     settings: dict[str, str] = {}
     for text in params["environment"]:
         settings |= parse_environment(text)
     if ended.status:
-        log = release / "failed.log"
+        # Above the releases: one that is refused does not stay.
+        log = release.parents[1] / "failed.log"
         remember(log, f"{' '.join(command)}\n{ended.output}{ended.error}{ended.journal}", 0o600)
-        said = answer_in(ended.output, word)
-        told = said["problem"] if isinstance(said, dict) else reason(ended)
-        problem = masked(told, settings).replace(str(folder), "/etc/celery")
-        module.exit_json(changed=False, problem=f"{params['name']}: {problem}", log=str(log), answer=None)
-    answer = answer_in(ended.output, word) if params["script"] else None
+        problem = told(ended, answer_in(ended.output, word), params["name"])
+        problem = masked(problem, settings).replace(str(folder), settings_folder(params["sandbox"]))
+        module.exit_json(
+            changed=False,
+            problem=problem,
+            log=str(log),
+            answer=None,
+            status=ended.status,
+        )
+    answer = json.loads(ended.output) if params["answers"] else answer_in(ended.output, word)
     if creates is not None:
         remember(creates, "", 0o644)
     if proof is not None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import grp
 import json
 import pwd
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import linked, running
 
 DOCUMENTATION = r"""
 ---
@@ -17,11 +19,27 @@ description:
   - Releases run on the Python of the distribution, whatever interpreter Ansible uses on the host. It is asked
     for its version and its C library, which decide on the wheels.
   - The app's user may have been there before. It is left as it is, unless it may do everything.
+  - C(current) and C(supervisor) are what is installed now, of the app and of the supervisor's environment,
+    each with its C(release) and its C(project), the id of the project's part. Both are empty where nothing is
+    installed for the Python of the host.
 options:
   user:
     description: The app's user.
     type: str
     required: true
+  root:
+    description: Directory of the app's releases.
+    type: path
+    required: true
+  supervisor_root:
+    description: Directory of the releases of the supervisor's environment.
+    type: path
+    required: true
+  in_use:
+    description: Whether to return, as C(in_use), the app's current and previous release and those that run,
+      whatever Python they are for. This looks at each process of the host.
+    type: bool
+    default: false
 """
 
 # The Python that virtual environments of releases are made with.
@@ -56,13 +74,41 @@ def group_of(module: AnsibleModule, name: str) -> str:
     return grp.getgrgid(user.pw_gid).gr_name
 
 
+def current(root: Path, python: str) -> dict[str, str]:
+    """Return the ids of the current release and of its project's part, if it is for this Python."""
+    release = root / "current"
+    try:
+        manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    if not (release / "venv/lib" / f"python{python}").is_dir():
+        manifest = {}
+    return {name: str(manifest.get(name, "")) for name in ("release", "project")}
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"user": {"type": "str", "required": True}}, supports_check_mode=True
+        argument_spec={
+            "user": {"type": "str", "required": True},
+            "root": {"type": "path", "required": True},
+            "supervisor_root": {"type": "path", "required": True},
+            "in_use": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
     )
     python, glibc = ask_python(module)
-    module.exit_json(changed=False, python=python, glibc=glibc, group=group_of(module, module.params["user"]))
+    root, user = Path(module.params["root"]), module.params["user"]
+    in_use = sorted({*linked(root), *running(user)}) if module.params["in_use"] else []
+    module.exit_json(
+        changed=False,
+        python=python,
+        glibc=glibc,
+        group=group_of(module, user),
+        current=current(root, python),
+        in_use=in_use,
+        supervisor=current(Path(module.params["supervisor_root"]), python),
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_environment import read_environment
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import RELEASE_VARIABLE
+from ansible_collections.celery_fleet.platform.plugins.module_utils.systemd_units import blocks
 
 DOCUMENTATION = r"""
 ---
@@ -27,7 +29,8 @@ description:
     when the host boots.
   - What a unit runs is read from its main process, so that the next run makes good what a broken one left.
   - A stop is the unit's own, which lets running tasks finish.
-  - A failure says in C(before) which units ran when it began.
+  - A timer has no process; what it starts finds the release and the settings of that moment.
+  - C(before) says which units ran when it began, also in a failure.
 options:
   units:
     description: The wanted units, each with the files its environment comes from.
@@ -54,7 +57,7 @@ options:
         type: str
         default: ""
   adopted:
-    description: Units that somebody else starts and stops.
+    description: Units that another program starts and stops.
     type: list
     elements: dict
     default: []
@@ -73,6 +76,10 @@ options:
     type: list
     elements: str
     default: []
+  supervisor:
+    description: The unit of the supervisor, which replaces workers if it runs.
+    type: str
+    default: ""
   host:
     description: The host's name in the names of its workers. Workers that have another one are restarted,
       and the supervisor is stopped first, for it would take the new ones for another host's.
@@ -81,7 +88,9 @@ options:
   release:
     description: The release id that the units must run.
     type: str
-    required: true
+  current:
+    description: A link to that release instead.
+    type: path
   owned:
     description: Shell patterns of the units that are looked after. Those that are neither wanted nor adopted
       are stopped.
@@ -90,9 +99,6 @@ options:
     required: true
 """
 
-# The launchers of the role put this variable into the environment of what they start.
-RELEASE_VARIABLE = "CELERY_APP_RELEASE"
-SUPERVISOR = "celery-autoscaler.service"
 # What the command says of a worker that it does not know.
 UNKNOWN = "no worker named"
 # Exit status of the command that has it replace workers, where it is not there for that.
@@ -118,13 +124,12 @@ class Unit(NamedTuple):
 def parse_units(show: str) -> dict[str, Unit]:
     """Return the loaded units of the output of ``systemctl show``, by name."""
     units = {}
-    for block in show.strip().split("\n\n"):
-        properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for properties in blocks(show):
         if properties.get("LoadState") == "loaded":
             units[properties["Id"]] = Unit(
                 state=properties["ActiveState"],
                 enabled=properties["UnitFileState"] == "enabled",
-                main_pid=int(properties["MainPID"]),
+                main_pid=int(properties.get("MainPID", 0)),
             )
     return units
 
@@ -199,7 +204,7 @@ def plan(
     replace: list[str] = []
     reload: list[str] = []
     for name, files in {**others, **{name: unit.environment_files for name, unit in wanted.items()}}.items():
-        if name not in seen or not seen[name].active:
+        if name not in seen or not seen[name].active or name.endswith(".timer"):
             continue
         running = running_environment(seen[name].main_pid)
         if name in others and seen[name].state == "activating" and RELEASE_VARIABLE not in running:
@@ -260,12 +265,18 @@ def reason(error: str) -> str:
 
 def systemctl(module: AnsibleModule, verb: str, *arguments: str) -> str:
     """Run systemctl; fail with the units' last words."""
+    begin = time.time()
     code, output, error = module.run_command(["systemctl", verb, *arguments])
     if code:
-        units = [f"--unit={argument}" for argument in arguments if argument.endswith(".service")]
-        journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat", *units]
-        last_words = module.run_command(journal)[1].splitlines()
-        raise SystemctlError(f"systemctl {verb} failed: {reason(error)}", last_words)
+        names = [argument for argument in arguments if argument.endswith(".service")]
+        journal = ["journalctl", "--no-pager", "--lines=20", "--output=cat"]
+        units = [f"--unit={name}" for name in names]
+        last_words = module.run_command([*journal, *units])[1].splitlines()
+        # What the units themselves have said meanwhile, without what systemd says of them.
+        own = [f"_SYSTEMD_UNIT={name}" for name in names]
+        said = module.run_command([*journal, f"--since=@{begin:.3f}", *own])[1].splitlines()
+        why = f" ({said[-1].strip()})" if names and said else ""
+        raise SystemctlError(f"systemctl {verb} failed: {reason(error)}{why}", last_words)
     return str(output)
 
 
@@ -276,7 +287,11 @@ def look(module: AnsibleModule, wanted: dict[str, Wanted]) -> tuple[str, dict[st
     names = sorted({unit["unit"] for unit in listed} | set(wanted))
     shown = systemctl(module, "show", f"--property={PROPERTIES}", *names) if names else ""
     seen = parse_units(shown)
-    return shown, seen, plan(seen, wanted, adopted, module.params["release"])
+    release = module.params["release"]
+    if release is None:
+        link = Path(module.params["current"])
+        release = link.readlink().name if link.is_symlink() else ""
+    return shown, seen, plan(seen, wanted, adopted, release)
 
 
 def restart(module: AnsibleModule, units: list[str], wanted: dict[str, Wanted]) -> None:
@@ -301,10 +316,11 @@ def replace(
 ) -> None:
     """Have the supervisor replace workers until none is left that was there before."""
     host = module.params["host"]
-    is_supervised = module.run_command(["systemctl", "is-active", "--quiet", SUPERVISOR])[0] == 0
+    supervisor = module.params["supervisor"]
+    is_supervised = module.run_command(["systemctl", "is-active", "--quiet", supervisor])[0] == 0
     if is_supervised and renamed(host, units, seen):
-        # It would wait for workers of the old name in vain, and stop those of the new one.
-        systemctl(module, "stop", SUPERVISOR)
+        # It would wait for workers of the old name until it gives up, and stop those of the new one.
+        systemctl(module, "stop", supervisor)
         is_supervised = False
     for _ in range(PASSES if is_supervised and module.params["replace"] else 0):
         names = [worker_name(unit, host) for unit in units]
@@ -332,6 +348,8 @@ def apply(
         systemctl(module, "daemon-reload")
     if todo.stop:
         systemctl(module, "disable", "--now", *todo.stop)
+        # One that failed at its end would stay listed.
+        module.run_command(["systemctl", "reset-failed", *todo.stop])
     if todo.disable:
         systemctl(module, "disable", *todo.disable)
     if todo.restart:
@@ -369,10 +387,13 @@ def main() -> None:
                 },
             },
             "replace": {"type": "list", "elements": "str", "default": []},
+            "supervisor": {"type": "str", "default": ""},
             "host": {"type": "str", "default": ""},
-            "release": {"type": "str", "required": True},
+            "release": {"type": "str"},
+            "current": {"type": "path"},
             "owned": {"type": "list", "elements": "str", "required": True},
         },
+        required_one_of=[("release", "current")],
         supports_check_mode=True,
     )
 
@@ -391,12 +412,13 @@ def main() -> None:
         except SystemctlError as failed:
             module.fail_json(msg=str(failed), journal=failed.journal, before=active)
     outdated = {*todo.restart, *todo.replace, *todo.reload}
-    before = {name: "outdated" if name in outdated else "running" for name in active}
+    states = {name: "outdated" if name in outdated else "running" for name in active}
     after = {name for name in active if name not in todo.stop} | set(wanted)
     module.exit_json(
         changed=any(todo),
+        before=active,
         **todo._asdict(),
-        diff={"before": lines(before), "after": lines(dict.fromkeys(after, "running"))},
+        diff={"before": lines(states), "after": lines(dict.fromkeys(after, "running"))},
     )
 
 

@@ -75,11 +75,11 @@ RETURN = """
 written: {description: The files that were written or not read by systemd., type: list, returned: always}
 """
 
-CHECKED_WITHIN = 60  # seconds
+CHECKED_WITHIN_SECONDS = 60
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 # Where the reason is.
 TELLING = re.compile(r"FAILED|ERROR: |\[\w+Error\]")
-# pgBackRest ends well all the same.
+# pgBackRest exits with 0 nevertheless.
 UNREADABLE = "status: error (other)"
 # What names a file and says nothing against it.
 QUIET = re.compile(r"Checking |SUCCESS")
@@ -142,11 +142,11 @@ def run_check(command: list[str], root: str, written: Collection[str]) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=CHECKED_WITHIN,
+            timeout=CHECKED_WITHIN_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RefusedError(f"{command[0]} did not end within {CHECKED_WITHIN} s") from None
+        raise RefusedError(f"{command[0]} did not end within {CHECKED_WITHIN_SECONDS} s") from None
     output, refused = done.stdout, done.returncode != 0 or UNREADABLE in done.stdout
     if command[0] == "systemd-analyze":
         output = complaints(output, written)

@@ -12,8 +12,9 @@ description:
 options:
   variables:
     description: What the playbook reads, by name. Of each what it is (C(kind)), whether it must be given
-      (C(required)) and in which words it is asked for (C(ask)), the names that it may be (C(among)), and a
-      regular expression for it (C(pattern)) with what that allows in words (C(allowed)).
+      (C(required)) and in which words it is asked for (C(ask)), the names that it may be (C(among)), a
+      regular expression for it (C(pattern)) with what that allows in words (C(allowed)), and the name that it
+      had in earlier versions (C(formerly)).
     type: dict
     default: {}
   any_of:

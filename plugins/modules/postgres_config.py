@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
+    FILE_OPTIONS,
     File,
     diff,
     found,
@@ -87,7 +88,7 @@ restart: {description: What waits for a restart., type: list, returned: always}
 former: {description: "What was replaced, by path.", type: list, returned: always}
 """
 
-READY_WITHIN = 600.0  # seconds: a server may replay its log
+READY_WITHIN_SECONDS = 600.0  # a server may replay its log
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> tuple[str, str]:
@@ -187,7 +188,7 @@ class Cluster:
         """Start or restart the server and wait until it answers."""
         size = self.log.stat().st_size if self.log.exists() else 0
         code = self.module.run_command(["systemctl", verb, self.unit])[0]
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
         ready = [program(self.version, "pg_isready"), "--quiet", "--host=/run/postgresql"]
         while not code and self.runs() and time.monotonic() < deadline:
             if not self.module.run_command([*ready, f"--port={self.server().port}"])[0]:
@@ -307,8 +308,7 @@ NOTHING: dict[str, list[Any]] = {"restart": [], "former": []}
 def main() -> None:
     """Run as a module."""
     file = {
-        "path": {"type": "path", "required": True},
-        "content": {"type": "str", "required": True},
+        **FILE_OPTIONS,
         "mode": {"type": "str", "default": "0644"},
         "restart": {"type": "bool", "default": False},
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_files import (
+    FILE_OPTIONS,
     File,
     diff,
     found,
@@ -70,7 +71,7 @@ action: {description: "reloaded, restarted, or nothing", type: str, returned: al
 
 UNIT = "pgbouncer.service"
 PROGRAM = "/usr/sbin/pgbouncer"
-READY_WITHIN = 30.0  # seconds
+READY_WITHIN_SECONDS = 30.0
 # What the scratch PgBouncer must not share with the one that runs; the last line of a setting counts.
 APART = """
 listen_addr =
@@ -170,14 +171,14 @@ class PgBouncer:
 
     def wait(self, process: subprocess.Popen[bytes], folder: Path) -> None:
         """Wait until the scratch PgBouncer has read everything."""
-        deadline = time.monotonic() + READY_WITHIN
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
         while True:
             ended = process.poll() is not None
             text_so_far = printed(folder)
             if ended or "process up" in text_so_far:
                 break
             if time.monotonic() > deadline:
-                raise PostgresError(f"a scratch PgBouncer is not ready after {READY_WITHIN:g} s")
+                raise PostgresError(f"a scratch PgBouncer is not ready after {READY_WITHIN_SECONDS:g} s")
             time.sleep(0.05)
         if why := complaint(text_so_far) or ("it ended without any output" if ended else ""):
             raise PostgresError(f"PgBouncer refuses these settings: {why.replace(str(folder), self.folder)}")
@@ -252,16 +253,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Run as a module."""
-    file = {
-        "path": {"type": "path", "required": True},
-        "content": {"type": "str", "required": True},
-        "group": {"type": "str", "default": "root"},
-        "static": {"type": "bool", "default": False},
-    }
+    own = {"group": {"type": "str", "default": "root"}, "static": {"type": "bool", "default": False}}
     module = QuietModule(
         argument_spec={
             "folder": {"type": "path", "required": True},
-            "files": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_OPTIONS | own},
             "users": {"type": "str", "default": "", "no_log": True},
             "read": {"type": "list", "elements": "path", "default": []},
             "user": {"type": "str", "required": True},

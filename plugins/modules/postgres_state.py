@@ -70,7 +70,7 @@ homes:
   returned: always
 """
 
-ANSWERS_WITHIN = 60.0
+ANSWERS_WITHIN_SECONDS = 60.0
 REJECTING = 1  # exit status of pg_isready
 # Folders that the unit of the server hides.
 HOMES = ("/home/", "/root/", "/run/user/")
@@ -138,7 +138,7 @@ class Asked:
             return {}
         port, folder = address
         where = [f"--host={folder}", f"--port={port}"]
-        deadline = time.monotonic() + ANSWERS_WITHIN
+        deadline = time.monotonic() + ANSWERS_WITHIN_SECONDS
         ready = [program(self.version, "pg_isready"), *where]
         while (status := self.module.run_command(ready)[0]) == REJECTING:
             if time.monotonic() > deadline:

@@ -65,7 +65,7 @@ RETURN = """
 role: {description: Whether the server is a C(master) or a C(slave)., type: str, returned: with a server}
 """
 
-AGAIN_AFTER = 0.2  # seconds
+AGAIN_AFTER_SECONDS = 0.2
 
 
 def server_lacks(info: dict[str, str], replicas: int) -> list[str]:
@@ -142,7 +142,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             return {"changed": False, "role": role}
         if time.monotonic() >= deadline:
             raise RedisError("; ".join(missing))
-        time.sleep(AGAIN_AFTER)
+        time.sleep(AGAIN_AFTER_SECONDS)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ description:
   - Asks the server what it runs (CONFIG GET, ACL LIST), returns the difference as a diff and applies it by
     CONFIG SET and ACL SETUSER. A sentinel is asked by SENTINEL MASTER and told by SENTINEL SET.
   - When a setting differs that Redis reads at start only, it is named in C(restart), and a restart, for which
-    the files must be written already, applies all settings. The users are applied at once all the same, for
+    the files must be written already, applies all settings. The users are still applied at once, because
     another server that restarts first may log in with a new password; but not on a server that was never
     configured.
   - An append-only file that is switched on is always switched on live, because a restart alone would start
@@ -192,6 +192,12 @@ def diff_text(settings: dict[str, str], users: dict[str, str], hidden: set[str])
 # --- Talking to the server --------------------------------------------------------------------------------
 
 
+def wanted_settings(params: dict[str, Any]) -> dict[str, str]:
+    """The wanted settings, secret ones among them, as the server writes them."""
+    both = {**params["settings"], **params["secret_settings"]}
+    return {name: words(value) for name, value in both.items()}
+
+
 def running_settings(server: Server, names: list[str], params: dict[str, Any]) -> dict[str, str]:
     """What the server runs, of the named settings."""
     if not names:
@@ -266,9 +272,7 @@ def apply_live(
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Compare, apply what can be applied, and report."""
     params = module.params
-    wanted = {
-        name: words(value) for name, value in {**params["settings"], **params["secret_settings"]}.items()
-    }
+    wanted = wanted_settings(params)
     hidden = set(params["secret_settings"])
     config = Path(params["config"] or "")
     default = default_passwords(params["present_password"], config) if params["config"] else []

@@ -59,7 +59,7 @@ RETURN = """
 primary: {description: "Address of the primary, host:port.", type: str, returned: always}
 """
 
-FOLLOWS_WITHIN = 600  # seconds
+FOLLOWS_WITHIN_SECONDS = 600
 
 
 def shown(host: str, port: int | str) -> str:
@@ -113,7 +113,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
     if not module.check_mode:
         server.do(("REPLICAOF", host, str(port)), ("CONFIG", "REWRITE"))
-        wait_until_ready(params["socket"], params["username"], params["passwords"], FOLLOWS_WITHIN)
+        wait_until_ready(params["socket"], params["username"], params["passwords"], FOLLOWS_WITHIN_SECONDS)
     return {
         "changed": True,
         "primary": shown(host, port),

@@ -58,7 +58,7 @@ seconds: {description: For how long nothing could be written., type: float, retu
 """
 
 Found = TypeVar("Found")
-AGAIN_AFTER = 0.05  # seconds
+AGAIN_AFTER_SECONDS = 0.05
 
 
 def until(find: Callable[[], Found | None], deadline: float, failure: str) -> Found:
@@ -69,7 +69,7 @@ def until(find: Callable[[], Found | None], deadline: float, failure: str) -> Fo
             return found
         if time.monotonic() > deadline:
             raise RedisError(failure)
-        time.sleep(AGAIN_AFTER)
+        time.sleep(AGAIN_AFTER_SECONDS)
 
 
 def behind(info: dict[str, str]) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import options, urls
+from . import beside, options, projects, services, sources, urls
 from .model import UNKNOWN, Host, Inventory, NotKnownError, Record
 from .text import shown
 
@@ -149,6 +149,18 @@ def environment(host: Host, _inventory: Inventory) -> Texts:
         for key, value in given.items():
             for problem in _setting(key, value):
                 yield variable, f"{key}: {problem}"
+    for called, group in _each_group(host):
+        try:
+            given = group.table("environment", {})
+        except NotKnownError:
+            continue
+        for key, value in given.items():
+            for problem in _setting(key, value):
+                yield "celery_app_worker_groups", f"{called}: environment: {key}: {problem}"
+    for variable, called, record in services.each(host):
+        for key, value in record.table("environment", {}).items():
+            for problem in _setting(key, value):
+                yield variable, f"{called}: environment: {key}: {problem}"
 
 
 def _setting(key: str, value: Any) -> Iterator[str]:
@@ -229,4 +241,5 @@ def _login_problem(url: urls.Url, inventory: Inventory) -> str:
 RULES = (
     *(name, place, user, group_names, group_queues, group_options, group_bounds, plain),
     *(environment, broker, logins),
+    *(*projects.RULES, *beside.RULES, *services.RULES, *sources.RULES),
 )

@@ -27,6 +27,9 @@ GROUP: dict[str, tuple[float, float]] = {
 BOUNDS: dict[str, tuple[float, float]] = {
     **{f"celery_app_worker_groups.{name}": bounds for name, bounds in GROUP.items()},
     **{f"celery_autoscaler_groups.{name}": bounds for name, bounds in GROUP.items() if name != "workers"},
+    **{f"celery_app_services.{name}": (1, 3_600) for name in ("start_timeout", "stop_timeout")},
+    "celery_app_timers.randomized_delay": (0, 86_400),
+    "celery_app_timers.timeout": (1, 604_800),
     "celery_app_keep_releases": (1, 1000),
     "celery_app_stop_timeout": (1, 86_400),
     "celery_autoscaler_cpu_threshold": PERCENT,

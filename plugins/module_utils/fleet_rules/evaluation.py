@@ -15,6 +15,7 @@ from .text import called, resembling
 
 WORD = re.compile(r"[A-Za-z_]\w*")
 UNDEFINED = re.compile(r"'(\w+)' is undefined")
+NO_ATTRIBUTE = re.compile(r"has no attribute '(\w+)'")
 # How Ansible connects: set in inventories, and no facts.
 CONNECTION = frozenset({"ansible_host", "ansible_port", "ansible_user", "ansible_connection"})
 # What only a task of a role has.
@@ -89,24 +90,38 @@ class Values(Mapping[str, Any]):
                 ]
             if not isinstance(error, SecretError) and not self._needs_host(written):
                 reasons = self.failures.setdefault(name, [])
-                reasons.append(where + self._reason(error))
+                reasons.append(where + self._reason(error, written))
             return UNKNOWN
 
-    def _needs_host(self, written: Any) -> bool:
-        """Whether a value is made of facts, or of what only a task has, directly or by other variables."""
+    def _made_of(self, written: Any) -> Iterator[Any]:
+        """A value, and the values of the variables it is made of, directly or by others."""
         seen: set[str] = set()
         left = [written]
         while left:
-            for word in words(left.pop()) - seen:
-                seen.add(word)
-                if word in self._written and word != "ansible_facts":
-                    left.append(self._written[word])
-                elif word in OF_TASKS or (word.startswith("ansible_") and word not in CONNECTION):
-                    return True
-        return False
+            value = left.pop()
+            yield value
+            found = words(value) & self._written.keys() - seen - {"ansible_facts"}
+            seen |= found
+            left += [self._written[word] for word in found]
 
-    def _reason(self, error: Exception) -> str:
+    def _needs_host(self, written: Any) -> bool:
+        """Whether a value is made of facts, or of what only a task has, directly or by other variables."""
+        return any(
+            word in OF_TASKS or (word.startswith("ansible_") and word not in CONNECTION)
+            for value in self._made_of(written)
+            for word in words(value)
+            if word not in self._written or word == "ansible_facts"
+        )
+
+    def _needs_group(self, name: str, written: Any) -> bool:
+        """Whether a value is made of the hosts of a group of that name."""
+        group = re.compile(rf"\bgroups(\.{name}\b|\[['\"]{name}['\"]\])")
+        return any(group.search(text) for value in self._made_of(written) for text in _texts(value))
+
+    def _reason(self, error: Exception, written: Any) -> str:
         message = " ".join(str(error).split())
+        if (missing := NO_ATTRIBUTE.search(message)) and self._needs_group(missing[1], written):
+            return f"needs a host in the group {missing[1]}; there is no such group"
         if not (undefined := UNDEFINED.search(message)):
             return f"cannot be evaluated: {message[:200]}"
         # What is made of it is not what was meant.
@@ -156,10 +171,11 @@ def host(
         if variable.startswith("ansible_")
         or (variable in known and not _is_default(written[variable], known[variable]))
     )
-    values = Values({**specs.defaults(), **written}, mine, evaluate)
+    defaults = specs.defaults(written)
+    values = Values({**defaults, **written}, mine, evaluate)
     return Host(
         values,
-        specs.defaults(),
+        defaults,
         name=name,
         groups=frozenset(group for group, hosts in groups.items() if name in hosts),
         names=frozenset(variable for variable in written if not variable.startswith("ansible_")),

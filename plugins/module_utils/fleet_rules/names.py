@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
+from . import projects
 from .model import Finding, Host, Inventory, NotKnownError
 from .specs import options
 from .text import did_you_mean, resembling, shown
@@ -80,22 +81,43 @@ def _identity(host: Host) -> tuple[str, ...]:
     return (kind, address, port, *ways)
 
 
-def identities(inventory: Inventory) -> Iterator[Finding]:
-    """Find hosts that are one under several names."""
-    found: Mapping[tuple[str, ...], list[str]] = defaultdict(list)
+def _same_hosts(inventory: Inventory) -> dict[tuple[str, ...], list[Host]]:
+    """Return the hosts under each of their names."""
+    found: dict[tuple[str, ...], list[Host]] = defaultdict(list)
     for host in inventory.hosts.values():
         try:
-            found[_identity(host)].append(host.name)
+            found[_identity(host)].append(host)
         except NotKnownError:
             continue
-    for identity, names in found.items():
-        if len(names) > 1:
+    return found
+
+
+def further_names(inventory: Inventory, among: Collection[str]) -> dict[str, str]:
+    """Return the names of hosts that have another one before it, each with that one.
+
+    What is once a host is done under the first.
+    """
+    further: dict[str, str] = {}
+    for hosts in _same_hosts(inventory).values():
+        first, *others = [host.name for host in hosts if host.name in among] or [""]
+        further |= dict.fromkeys(others, first)
+    return further
+
+
+def identities(inventory: Inventory) -> Iterator[Finding]:
+    """Find hosts that are one under several names, which are not those of its projects."""
+    for identity, hosts in _same_hosts(inventory).items():
+        names = [host.name for host in hosts]
+        if projects.may_be_one(hosts):
+            yield from projects.in_common(hosts)
+        elif len(names) > 1:
             where = (
                 "this machine" if identity[0] == "local" else ":".join(part for part in identity[1:3] if part)
             )
             yield Finding(
                 "ansible_host",
-                f"{' and '.join(sorted(names))} are one host, {where}; allowed: one name a host",
+                f"{' and '.join(sorted(names))} are one host, {where}; allowed: one name a host, or one for "
+                "each project of it (celery_app_project)",
             )
 
 
@@ -112,4 +134,4 @@ def reference(variable: str, elsewhere: bool = False) -> Rule:
     return rule
 
 
-RULES = (variables, groups, files, identities)
+RULES = (variables, groups, files, identities, projects.shared_queues)

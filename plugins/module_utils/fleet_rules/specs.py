@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..celery_project import DEFAULT, defaults_of
 from .bounds import BOUNDS, FORMER_NAMES
 from .model import UNKNOWN, as_flag, as_number, as_text, as_whole
 from .text import called, did_you_mean, number, secret, shown
@@ -62,9 +63,14 @@ def options() -> dict[str, Option]:
     return {name: option for role in roles().values() for name, option in role.options.items()}
 
 
+def defaults(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults by variable, but for those that are computed from others than the project's name."""
+    project = variables.get("celery_app_project")
+    return _fixed_defaults() | defaults_of(project if isinstance(project, str) else DEFAULT)
+
+
 @cache
-def defaults() -> dict[str, Any]:
-    """The defaults by variable, but for those that are computed from other variables."""
+def _fixed_defaults() -> dict[str, Any]:
     return {
         name: option["default"]
         for name, option in options().items()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from . import urls
+from . import projects, urls
 from .model import Host, Inventory, NotKnownError, Record
 from .text import shown
 
@@ -92,8 +92,10 @@ def same_bounds(host: Host, inventory: Inventory) -> Texts:
         name = group.text("name")
         ours = group.whole("min_workers", 1), group.whole("max_workers", 10)
         for other in inventory.of("workers"):
+            if other.name >= host.name or projects.project_of(other) != projects.project_of(host):
+                continue
             theirs = _bounds(other, name)
-            if other.name < host.name and theirs not in (None, ours):
+            if theirs not in (None, ours):
                 yield (
                     variable,
                     f"{shown(name)}: min_workers and max_workers differ from those on {other.name}; "
@@ -143,7 +145,27 @@ def broker(host: Host, _inventory: Inventory) -> Texts:
         yield "celery_autoscaler_broker_url", problem
 
 
+def same_database(host: Host, _inventory: Inventory) -> Texts:
+    """The supervisor looks where the workers are."""
+    if not host.has("celery_autoscaler_broker_url"):
+        return
+    app = host.table("celery_app_environment").get("CELERY_BROKER_URL")
+    try:
+        ours, theirs = (
+            urls.parse(urls.parts(str(url))[0]).database
+            for url in (host.text("celery_autoscaler_broker_url"), app)
+        )
+    except urls.UrlError:
+        return
+    if ours != theirs:
+        yield (
+            "celery_autoscaler_broker_url",
+            f"names database {ours}, where the supervisor finds no workers; allowed: that of "
+            f"CELERY_BROKER_URL in celery_app_environment, {theirs}",
+        )
+
+
 RULES = (
     *(switches, some_group, known_groups, bounds, one_group_a_queue, same_bounds),
-    *(address, tokens, broker),
+    *(address, tokens, broker, same_database),
 )

@@ -27,6 +27,8 @@ class Url:
     password: str
     host: str
     port: int | None
+    database: str
+    """The number of a database of Redis."""
 
 
 def parse(text: str) -> Url:
@@ -56,7 +58,8 @@ def parse(text: str) -> Url:
         user, password, host = (unquote(part, errors="strict") for part in (user, password, host))
     except UnicodeDecodeError as error:
         raise UrlError(f"has a % that begins no encoded character; {ENCODE}") from error
-    return Url(scheme.lower(), user, password, host, port)
+    number = re.match(r"/([0-9]+)", after)
+    return Url(scheme.lower(), user, password, host, port, number[1] if number else "0")
 
 
 def _split(where: str, has_login: bool) -> tuple[str, int | None]:

@@ -1,55 +1,56 @@
 """Import the Celery app that `-A` names, with all its tasks, as a worker does.
 
-Says in one line why it cannot. The exit status is 3 where that does not depend on the machine, else 4.
+Says in one line why it cannot. The exit status is 3 where that does not depend on the machine, 5 where the
+database does not have what the app reads (yet), else 4.
 
-On a host it goes on: options and queues of the worker groups are checked as `celery worker` does, the
-supervisor's settings are read as the supervisor does, and what `celery-autoscaler check` finds in all of
-them is the answer.
-The arguments are the app, a JSON file that says what there is (`groups`, `plain`, `settings`), and the word
-that the answer begins with.
+On a host it goes on: options and queues of the worker groups are checked as `celery worker` does.
+The arguments are the app, a JSON file that says what there is (`groups`, `plain`, and in `beats` the hosts
+that run beat), and the word that the answer begins with.
 """
 
 import difflib
-import importlib
 import importlib.util
 import json
 import os
-import re
-import socket
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from celery import Celery
-from celery.app import utils
+from celery_autoscaler.protocol.description import find_app, masked, reason_of
 
 CERTAIN = (ModuleNotFoundError, SyntaxError, NameError, AttributeError, KeyError)
-SECRET = re.compile("PASS|SECRET|TOKEN|KEY|URL|BACKEND|DSN")
+# As every driver names them (PEP 249), and what Django and SQLAlchemy raise where a row is missing.
+DATABASE = {"DatabaseError", "ObjectDoesNotExist", "NoResultFound"}
 PREFIX = "CELERY_WORKER"
+SUPPORTED = "celery_autoscaler.consuming.supported"
 
 
-def fail(words: str, status: int) -> NoReturn:
-    """End with one line that shows no secret."""
-    for name, value in os.environ.items():
-        if value and SECRET.search(name.upper()):
-            words = words.replace(value, f"({name})")
+def fail(words: str, status: int, kind: str = "problem") -> NoReturn:
+    """End with one line that shows no secret: a problem of the import, or what is `refused` of a variable."""
+    words = masked(words)
     if len(sys.argv) > 3:
         # What the app prints when it ends may come after the line below.
-        print(f"\n{sys.argv[3]}{json.dumps({'problem': words})}", flush=True)  # noqa: T201
+        print(f"\n{sys.argv[3]}{json.dumps({kind: words})}", flush=True)  # noqa: T201
     sys.exit(print(words, file=sys.stderr) or status)  # noqa: T201
 
 
-def find_app(name: str) -> object:
-    """Find it as `celery -A` does, which keeps to itself what is wrong in the module where it looks last."""
-    try:
-        return utils.find_app(name)
-    except AttributeError:
-        if hasattr(sys.modules.get(name), "__path__") and importlib.util.find_spec(f"{name}.celery"):
-            importlib.import_module(f"{name}.celery")
-        raise
+def comes_from_the_database(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it was raised for, is one of a database."""
+    while error is not None:
+        if DATABASE & {kind.__name__ for kind in type(error).__mro__}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def status_of(error: BaseException) -> int:
+    """Return the exit status that says what an error depends on."""
+    if comes_from_the_database(error):
+        return 5
+    return 3 if isinstance(error, CERTAIN) else 4
 
 
 def import_app(name: str) -> Celery:
@@ -60,19 +61,7 @@ def import_app(name: str) -> Celery:
             app.loader.import_default_modules()
             app.finalize()
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a project may raise
-        frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, AttributeError) and frames[-1].filename == utils.__file__:
-            fail(f"there is no Celery app behind `celery -A {name}`", 3)
-        where = [
-            f"{frame.filename}:{frame.lineno}"
-            for frame in frames[2:]
-            if frame.filename.startswith("/") and not frame.filename.startswith((sys.base_prefix, sys.prefix))
-        ]
-        reason = (str(error).splitlines() or [""])[0]
-        fail(
-            f"{type(error).__name__}: {reason}{f' ({where[-1]})' if where else ''}",
-            3 if isinstance(error, CERTAIN) else 4,
-        )
+        fail(reason_of(error, name), status_of(error))
     if not isinstance(app, Celery):
         fail(f"there is no Celery app behind `celery -A {name}`", 3)
     return app
@@ -114,49 +103,58 @@ def wrong_queues(app: Celery, group: Mapping[str, Any]) -> Iterator[str]:
             yield f"queues: the app has no queue '{queue}' (task_queues){hint}; it has {names}"
 
 
-def wrong_address(address: str) -> str:
-    """Return why the supervisor cannot listen where its page is wanted; nothing if it can."""
-    if address.startswith("unix:"):
-        return ""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        # Any port: the wanted one may be that of the supervisor that runs.
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.bind((host, 0))
-    except OSError as error:
-        return f"celery_autoscaler_http: {host} is no address of this host ({error.strerror})"
-    return ""
+# Those of which two, on two hosts, send each task twice; RedBeat's is derived from one, and locks.
+LOCKLESS = ("celery.beat", "django_celery_beat.", "sqlalchemy_celery_beat.")
+LOCKING = "redbeat."
 
 
-def find_problems(app: Celery, path: Path | None) -> list[dict[str, str]]:
-    """Return what `celery-autoscaler check` finds, or end with what the supervisor refuses."""
-    check = importlib.import_module("celery_autoscaler.supervisor.settings_check")
-    settings = importlib.import_module("celery_autoscaler.settings")
-    try:
-        read = settings.load(app, str(path)) if path else None
-    except settings.SettingsError as error:
-        fail(error.message, 4)
-    if read and (problem := wrong_address(read.http)):
-        fail(problem, 4)
-    found = check.check_settings(app, read)
-    return [finding.as_dict() for finding in found]
+def two_schedulers(app: Celery, hosts: list[str]) -> tuple[str, str]:
+    """Return the level and the text of what the app's scheduler does on several hosts, if anything."""
+    from celery.beat import Service  # noqa: PLC0415 -- only on hosts
+    from celery.utils.imports import load_extension_class_names, symbol_by_name  # noqa: PLC0415
+
+    if len(hosts) < 2:
+        return "", ""
+    name: Any = app.conf.beat_scheduler or Service.scheduler_cls
+    aliases: Any = load_extension_class_names("celery.beat_schedulers")
+    found = symbol_by_name(name, dict(aliases))
+    if any(f"{kind.__module__}.".startswith(LOCKING) for kind in found.__mro__):
+        return "", ""
+    which = f"celery_app_beat: {', '.join(hosts)}: {found.__module__}.{found.__qualname__}"
+    allowed = "allowed: one host, or redbeat.RedBeatScheduler as beat_scheduler"
+    if f"{found.__module__}.".startswith(LOCKLESS):
+        return "error", f"{which} takes no lock, so each host would send every task; {allowed}"
+    return "warning", f"{which} has to take a lock, or each host sends every task; {allowed}"
+
+
+# What is said of workers that are none of ours.
+PLAIN = {
+    "level": "warning",
+    "text": "celery_app_plain_workers: the workers are plain Celery's; no guarantee about workers and "
+    "scaling holds for them (docs/explanation/guarantees.md, 1 to 23)",
+}
 
 
 def main() -> None:
     """Import the app; on a host also check what goes with it."""
     app = import_app(sys.argv[1])
     if len(sys.argv) > 2:
-        described = Path(sys.argv[2])
-        proof = json.loads(described.read_text(encoding="utf-8"))
+        proof = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
         wrong = [
             f"celery_app_worker_groups: {group['name']}: {problem}"
             for group in proof.get("groups", [])
             for problem in (*wrong_queues(app, group), *wrong_options(app, group))
         ]
         if wrong:
-            fail("; ".join(wrong), 4)
-        path = described.parent / proof["settings"] if "settings" in proof else None
-        answer = [] if proof.get("plain") else find_problems(app, path)
+            fail("; ".join(wrong), 4, "refused")
+        if not proof.get("plain") and (old := importlib.import_module(SUPPORTED).too_old()):
+            fail(old, 3)
+        answer = [PLAIN] if proof.get("plain") else []
+        level, text = two_schedulers(app, proof.get("beats", []))
+        if level == "error":
+            fail(text, 4, "refused")
+        if level:
+            answer.append({"level": level, "text": text})
         print(f"\n{sys.argv[3]}{json.dumps(answer)}")  # noqa: T201
 
 
