@@ -1,8 +1,8 @@
 # Images of Celery Fleet.
 #   host      a bare Debian host with systemd: what inventories/local and the scenarios about one service deploy to
-#   used-host the same with the packages of the roles, but no server: what the other scenarios need not install anew
+#   used-host the same with the packages of the roles, but no server: what the other scenarios need not install again
 #   services  Redis and PostgreSQL from Debian, for compose.yaml and for tests that need a server and no deployment
-#   app       a Celery project with its supervisor, for compose.yaml: PROJECT is its folder in this checkout
+#   app       a Celery project, for compose.yaml: PROJECT is its folder in this checkout; and apart from it its supervisor
 #   flower, prometheus   what profiles of compose.yaml add
 #
 # By hand: docker build --target host --build-arg BASE=debian:13-slim -t celery-fleet/host:trixie .
@@ -37,7 +37,7 @@ COPY scripts/apt-install .cache/ca* /tmp/build/
 RUN set -eu; \
     /tmp/build/apt-install redis-server postgresql; \
     install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/compose; \
-    # Docker mounts a tmpfs with the mode of the folder below it, and a container that is restarted gets it anew.
+    # Docker mounts a tmpfs with the mode of the folder below it, and a container that is restarted gets it again.
     install -d -m 1777 /run/redis /run/sockets; \
     rm -rf /tmp/build
 
@@ -53,39 +53,75 @@ RUN set -eu; \
     cat /etc/ssl/certs/ca-certificates.crt /tmp/ca/*.crt >/tmp/ca/all.pem 2>/dev/null || true
 ENV PIP_CERT=/tmp/ca/all.pem PIP_NO_CACHE_DIR=1 PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# What the locks name comes first: an edit of the code does not install it again.
-FROM python-build AS app-build
-ARG PROJECT=app/tasks
-COPY compose/merge-locks ${PROJECT}/requirements.txt /build/project/
-COPY app/autoscaler/requirements.txt /build/autoscaler/
+# Supervisor, page and command, whose requirements no project's can conflict with, and the worker side for the project.
+FROM python-build AS supervisor-build
+COPY app/autoscaler/requirements.txt /build/
 RUN set -eu; \
-    python3 /build/project/merge-locks /build/project/requirements.txt /build/autoscaler/requirements.txt >/build/lock.txt; \
-    /opt/app/bin/pip install --quiet --require-hashes --requirement /build/lock.txt
+    python3 -m venv --without-pip /opt/supervisor; \
+    /opt/app/bin/pip --python=/opt/supervisor/bin/python install --quiet --require-hashes --requirement /build/requirements.txt
 COPY app/autoscaler /build/autoscaler/
-COPY ${PROJECT} /build/project/
-# A project without a pyproject.toml is imported from /project as it is.
 RUN set -eu; \
-    /opt/app/bin/pip install --quiet --no-deps /build/autoscaler; \
-    if [ -e /build/project/pyproject.toml ]; then /opt/app/bin/pip install --quiet --no-deps /build/project; fi; \
+    /opt/app/bin/pip wheel --quiet --no-deps --wheel-dir /build/worker /build/autoscaler/worker; \
+    /opt/app/bin/pip --python=/opt/supervisor/bin/python install --quiet --no-deps /build/autoscaler; \
+    /opt/app/bin/pip --python=/opt/supervisor/bin/python check; \
+    # PYTHONPATH is the project's: -E leaves it to the workers.
+    sed -i '1s/$/ -EBu/' /opt/supervisor/bin/celery-autoscaler; \
+    # The same sources make the same files: no time of this build in the byte code.
+    python3 -m compileall -q --invalidation-mode unchecked-hash /opt/supervisor/lib
+
+# What reads lock files, as the role celery_app reads them.
+FROM python-build AS lock-reader
+COPY roles/celery_app/files /build/files/
+RUN set -eu; \
+    python3 -m venv /opt/reader; \
+    /opt/reader/bin/pip install --quiet --require-hashes --requirement /build/files/build.txt
+COPY plugins/module_utils/bundle_error.py plugins/module_utils/celery_*.py \
+    /build/ansible_collections/celery_fleet/platform/plugins/module_utils/
+COPY compose/install-project /build/
+ENV PYTHONPATH=/build ROLE_FILES=/build/files
+
+# What the lock names comes first: an edit of the code does not install it again.
+FROM lock-reader AS app-build
+ARG PROJECT=app/tasks
+ARG REQUIREMENTS=requirements.txt
+ARG REQUIREMENTS_EXTRAS
+ARG REQUIREMENTS_GROUPS
+ARG REQUIREMENTS_SDISTS
+# uv and Poetry need the pyproject.toml, too, where there is one.
+COPY ${PROJECT}/${REQUIREMENTS} ${PROJECT}/pyproject.tom[l] /build/lock/
+RUN /opt/reader/bin/python /build/install-project /build/lock "/build/lock/$(basename "$REQUIREMENTS")" /opt/app
+COPY --from=supervisor-build /build/worker /build/worker/
+COPY ${PROJECT} /build/project/
+# A project without a build system is imported from /project as it is.
+RUN set -eu; \
+    /opt/app/bin/pip install --quiet --no-deps --no-index /build/worker/*.whl; \
+    if [ -e /build/project/setup.py ] || grep -qs '^\[build-system\]' /build/project/pyproject.toml; then \
+        /opt/app/bin/pip install --quiet --no-deps /build/project; \
+    fi; \
     mkdir /project; \
     cp -a /build/project/. /project/; \
-    rm /project/merge-locks; \
     /opt/app/bin/pip check; \
     /opt/app/bin/pip uninstall --quiet --yes pip setuptools; \
-    # The same sources make the same files: no time of this build in the byte code.
     /opt/app/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/app/lib
 
 FROM python AS app
 ARG PROJECT=app/tasks
+ARG PACKAGES=""
+COPY scripts/apt-install .cache/ca* /tmp/build/
+# Of the distribution, what the project needs.
+RUN if [ -n "$PACKAGES" ]; then /tmp/build/apt-install $PACKAGES; fi; rm -rf /tmp/build
 LABEL org.opencontainers.image.title="Celery Fleet: app" \
     org.opencontainers.image.version="0.2.0" \
     org.opencontainers.image.description="The Celery project in ${PROJECT}, and the supervisor of its workers" \
     org.opencontainers.image.licenses="MIT"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin celery
+COPY --from=supervisor-build /opt/supervisor /opt/supervisor
 COPY --from=app-build /opt/app /opt/app
 COPY --from=app-build /project /project
 COPY compose/with-secrets /usr/local/bin/
+RUN ln -s /opt/supervisor/bin/celery-autoscaler /usr/local/bin/
 # The mounted sources come before what was installed of them.
+ENV CELERY_APP_PYTHON=/opt/app/bin/python
 ENV PATH=/opt/app/bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/project/src:/project PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER celery
 WORKDIR /tmp

@@ -1,21 +1,22 @@
-"""Check what the worker will be given, as the service `settings`: import the app, ask servers of your own.
+"""Check what the worker will be given, as the service `settings`: the app, and servers of your own.
 
 Prints all findings, one a line. If there are any, nothing that depends on this service starts.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
-from celery.app.utils import find_app
 from celery_autoscaler import settings as supervisor
+from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE, TIME_LIMIT_SECONDS, describe
 from stack_settings import Settings, check_values, url_problem
 
 # Seconds within which a server of your own has to accept a connection.
@@ -23,27 +24,39 @@ ANSWER = 5.0
 
 
 def check_app() -> Iterator[str]:
-    """Import the app as the worker will, and read the settings of the supervisor."""
-    name = os.environ["CELERY_APP"]
-    try:
-        app = find_app(name)
-        app.loader.import_default_modules()
-    except Exception as error:  # noqa: BLE001  whatever the project's code raises
-        yield f"CELERY_APP={name} is wrong: {type(error).__name__}: {masked(error)}"
+    """Have the app imported as the worker will, and read the settings of the supervisor."""
+    name, python = os.environ["CELERY_APP"], os.environ[PYTHON_VARIABLE]
+    if problem := import_problem(python):
+        yield f"CELERY_APP={name} is wrong: {problem}"
         return
     try:
+        app = describe(name, python)
         supervisor.load(app)
     except click.ClickException as error:
         yield error.message
-    url = app.conf.broker_url or ""
-    if problem := url_problem(url, any_scheme=False):
+        return
+    if problem := url_problem(";".join(app.broker_urls), any_scheme=False):
         yield f"the broker of {name} is wrong: allowed is {problem}"
 
 
-def masked(error: Exception) -> str:
-    """Return the first line of an error without passwords."""
-    lines = str(error).splitlines() or ["no reason given"]
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", lines[0])
+def import_problem(python: str) -> str:
+    """Return why the app cannot be imported in its environment; nothing if it can."""
+    program = Path(__file__).with_name("app_side.py")
+    try:
+        done = subprocess.run(
+            [python, "-P", program],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=TIME_LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it could not be imported within {TIME_LIMIT_SECONDS:g} s"
+    if not done.stdout:
+        return f"its import ends {python} with status {done.returncode}"
+    problem: str = json.loads(done.stdout).get("problem", "")
+    return problem
 
 
 def check_servers(environment: Mapping[str, str]) -> Iterator[str]:
@@ -77,6 +90,4 @@ def check_environment() -> int:
 
 
 if __name__ == "__main__":
-    # The project's modules come first, not those beside this file.
-    sys.path.remove(str(Path(__file__).resolve().parent))
     sys.exit(check_environment())

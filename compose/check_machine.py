@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from stack_settings import CHECKOUT, RULES, Settings, check_values, defaults, ports
+from stack_settings import BUILT_WITH, CHECKOUT, RULES, Settings, check_values, defaults, ports
 
 # What Compose and Docker's client read for themselves.
 FOREIGN = ("COMPOSE_", "DOCKER_", "BUILDKIT_")
@@ -92,7 +92,7 @@ def check_owner(settings: Settings) -> Iterator[str]:
 
 
 def check_ports(settings: Settings) -> Iterator[str]:
-    """Refuse ports that somebody else has."""
+    """Refuse ports that another process has."""
     if not os.environ.get("DOCKER_HOST", "unix:").startswith("unix:"):
         return
     form = '{{ .Names }} {{ .Label "com.docker.compose.project" }}'
@@ -143,7 +143,7 @@ def check_machine() -> int:
     for finding in sorted(findings, key=line_of):
         print(f"compose: {finding}", file=sys.stderr)  # noqa: T201
     if not findings:
-        for name in ("PROJECT", "COMPOSE_PROFILES"):
+        for name in (*BUILT_WITH, "COMPOSE_PROFILES"):
             print(f"{name}={settings[name]}")  # noqa: T201
     return int(bool(findings))
 

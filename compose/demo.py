@@ -3,15 +3,14 @@
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 
-from celery import Celery
-from celery.app.utils import find_app
-from celery.result import AsyncResult
 from celery_autoscaler.operations.terminal import (
     groups_table,
     last_change_view,
@@ -20,7 +19,10 @@ from celery_autoscaler.operations.terminal import (
     record_view,
 )
 from celery_autoscaler.protocol import broker as brokers
-from celery_autoscaler.supervisor.fleet_status import FleetStatus, Record, fleet_status, records
+from celery_autoscaler.protocol.decision import DecisionRecord
+from celery_autoscaler.protocol.status import GroupStatus
+from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE, describe
+from celery_autoscaler.supervisor.fleet_status import FleetStatus, decisions, fleet_status
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -67,20 +69,47 @@ def due(elapsed: float, peak: float) -> int:
     return int(peak * (rise**2 / (2 * RISE) + stay + fall - fall**2 / (2 * FALL)))
 
 
+class Sender:
+    """The app in its own environment, which sends tasks and looks after their results."""
+
+    def __init__(self, python: str, task: str, arguments: list[object]) -> None:
+        self.task = task
+        self.arguments = arguments
+        # The project's modules come first, not those beside this file.
+        command = [python, "-P", str(Path(__file__).with_name("app_side.py"))]
+        # Ctrl-C is for the demo: the end of its input ends this one.
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
+        )
+        self.app = self._answer()
+
+    def send(self, count: int) -> tuple[int, int]:
+        """Send some more; return how many of all have not ended, and how many have failed."""
+        line = json.dumps([self.task, self.arguments, count])
+        cast(IO[bytes], self.process.stdin).write(f"{line}\n".encode())
+        cast(IO[bytes], self.process.stdin).flush()
+        left, failed = self._answer()
+        return left, failed
+
+    def _answer(self) -> Any:
+        line = cast(IO[bytes], self.process.stdout).readline()
+        if not line:
+            sys.exit(f"the environment of the app ends with status {self.process.wait()}")
+        return json.loads(line)
+
+
 class Demo:
     """Tasks that are sent, and what is seen of them."""
 
-    def __init__(self, app: Celery, task: str, arguments: list[object]) -> None:
-        self.app = app
-        self.broker = brokers.connect(app)
+    def __init__(self, broker: brokers.Broker, sender: Sender) -> None:
+        self.broker = broker
+        self.sender = sender
         self.progress = Progress(
             TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
         self.sent = self.progress.add_task("sent")
         self.done = self.progress.add_task("done")
-        self.signature = app.signature(task, args=arguments)
         self.count = 0
-        self.left: list[AsyncResult[Any]] = []
         self.waiting: list[int] = []
         self.workers: list[int] = []
         self.oldest = 0.0
@@ -106,15 +135,13 @@ class Demo:
         before, since, sent = running(fleet_status(self.broker)), time.monotonic(), 0
         while (elapsed := time.monotonic() - since) < PATIENCE:
             wanted = due(elapsed, peak) if peak and elapsed < RISE + STAY + FALL else count
-            self.left += [self.signature.apply_async() for _ in range(wanted - sent)]
+            left, self.failed = self.sender.send(wanted - sent)
             sent = wanted
-            self.failed += sum(result.failed() for result in self.left)
-            self.left = [result for result in self.left if not result.ready()]
             self.progress.update(self.sent, completed=sent)
-            self.progress.update(self.done, completed=sent - len(self.left))
+            self.progress.update(self.done, completed=sent - left)
             status = fleet_status(self.broker)
             live.update(self.view(status, live.console.width), refresh=True)
-            if sent == count and not self.left and running(status) <= before:
+            if sent == count and not left and running(status) <= before:
                 return
             time.sleep(LOOK)
 
@@ -125,19 +152,18 @@ class Demo:
 
     def view(self, status: FleetStatus, width: int) -> RenderableType:
         """Return what is shown now."""
-        self.waiting.append(sum(int(group["waiting"]) for group in status.groups.values()))
+        self.waiting.append(sum(group.waiting for group in status.groups.values()))
         self.workers.append(running(status))
         held = []
-        self.cpu += [float(host["cpu"]) for host in status.supervisors.values()]
+        self.cpu += [host.cpu for host in status.supervisors.values()]
         now = time.monotonic()
         passed, self.looked = now - self.looked, now
         for name, group in status.groups.items():
-            self.oldest = max(self.oldest, float(group["age"]))
-            self.target = max(self.target, float(group["target_wait"]))
-            reason = limit(group)
-            if group["age"] > group["target_wait"]:
-                self.late[reason or "more workers have to start first"] += passed
-            if reason:
+            self.oldest = max(self.oldest, group.age)
+            self.target = max(self.target, group.target_wait)
+            if group.age > group.target_wait:
+                self.late[cause(group)] += passed
+            if reason := limit(group):
                 held.append(plain(f"{name}: {reason}", "bold yellow"))
         return Group(
             self.progress,
@@ -156,7 +182,10 @@ class Demo:
             f"{max(self.workers)} → {self.workers[-1]}"
         )
         if self.ended < self.count:
-            yield Text(f"Not waited for the others: {PATIENCE:g} s are over.", style="bold red")
+            yield Text(
+                f"Stopped waiting for the other {self.count - self.ended} after {PATIENCE:g} s.",
+                style="bold red",
+            )
         if self.oldest <= self.target:
             yield Text(
                 f"Target wait {self.target:g} s: kept. The longest wait was {self.oldest:.1f} s.",
@@ -171,42 +200,69 @@ class Demo:
             yield plain(f"  for {seconds:.0f} s: {reason}")
         busy = sum(self.cpu) / len(self.cpu)
         if busy > BUSY:
-            yield plain(f"  The CPUs were used to {busy:.0f} % on average: tasks and starts took longer.")
+            yield plain(f"  Average CPU usage: {busy:.0f} %, so tasks and starts took longer.")
 
 
-def limit(group: Mapping[str, Any]) -> str:
+def limit(group: GroupStatus) -> str:
     """Return what keeps a group from having more workers; nothing if nothing does."""
-    have = group["ready"] + group["starting"]
-    if group["held_back"] and have < group["want"]:
-        if group["limit"] == "start slots":
+    have = group.ready + group.starting
+    if group.held_back and have < group.want:
+        if group.limit == "start slots":
             return "workers are starting, 2 per CPU at a time"
-        variable = VARIABLES.get(group["limit"], "")
-        return f"held back: {group['held_back']}{variable and f' ({variable})'}"
-    if group["limit"] == "max_workers" and have >= group["max_workers"]:
-        return f"limited by max_workers = {group['max_workers']} (MAX_WORKERS)"
+        variable = VARIABLES.get(group.limit, "")
+        return f"held back: {group.held_back}{variable and f' ({variable})'}"
+    if group.limit == "max_workers" and have >= group.max_workers:
+        return f"limited by max_workers = {group.max_workers} (MAX_WORKERS)"
     return ""
+
+
+def cause(group: GroupStatus) -> str:
+    """Return why a group is late, without the figures of the moment, which would make one cause many."""
+    reason = limit(group)
+    if reason.startswith("held back") and group.limit in VARIABLES:
+        return f"held back by {group.limit} ({VARIABLES[group.limit]})"
+    return reason or "more workers have to start first"
 
 
 def running(status: FleetStatus) -> int:
     """Return how many workers there are, those that start or end among them."""
-    return sum(
-        int(group[state]) for group in status.groups.values() for state in ("ready", "starting", "draining")
-    )
+    return sum(group.ready + group.starting + group.draining for group in status.groups.values())
 
 
-def changes(found: Iterable[Record], since: float) -> list[Record]:
+def changes(found: Iterable[DecisionRecord], since: float) -> list[DecisionRecord]:
     """Return the decisions that started or stopped a worker, the oldest first."""
     return [record for record in found if record.here and record.at >= since][::-1]
 
 
 def peak_load(demo: Demo, seconds: float) -> float:
     """Return the tasks a second, each so long, that keep a part of the largest number of workers busy."""
-    slots = max(g["max_workers"] * g["concurrency"] for g in fleet_status(demo.broker).groups.values())
+    slots = max(g.max_workers * g.concurrency for g in fleet_status(demo.broker).groups.values())
     return max(1.0, PEAK * float(slots) / seconds)
 
 
+def check_task(said: Mapping[str, Any], name: str, task: str) -> None:
+    """Exit with one line where an app has no such task, or its end cannot be seen.
+
+    Args:
+        said: What the app's environment says of its tasks.
+        name: The app.
+        task: The task.
+    """
+    if problem := said.get("problem"):
+        sys.exit(f"CELERY_APP={name} is wrong: {problem}")
+    tasks = said["tasks"]
+    if task not in tasks:
+        known = ", ".join(sorted(each for each in tasks if not each.startswith("celery.")))
+        sys.exit(
+            f"--task {task}: {name} has no such task; there are: {known}. Name one and what it "
+            "takes: scripts/compose demo --task NAME --args '[…]' --seconds 0.5"
+        )
+    if not tasks[task]:
+        sys.exit(f"--task {task}: it keeps no result; allowed is a task whose end can be seen")
+
+
 def main() -> int:
-    """Run the demonstration; the exit status tells whether each task ended well."""
+    """Run the demonstration; the exit status says whether each task ended well."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", default="tasks.io_intensive.wait", help="name of the task")
     parser.add_argument("--args", type=json.loads, default=[0.5], help="its arguments, as a JSON list")
@@ -214,19 +270,12 @@ def main() -> int:
     parser.add_argument("--burst", action="store_true", help="send them all at once")
     parser.add_argument("--count", type=int, default=BURST, help="how many, of a burst")
     arguments = parser.parse_args()
-    app = find_app(os.environ["CELERY_APP"])
-    app.loader.import_default_modules()
-    if arguments.task not in app.tasks:
-        known = ", ".join(sorted(name for name in app.tasks if not name.startswith("celery.")))
-        sys.exit(
-            f"--task {arguments.task}: {app.main} has no such task; there are: {known}. Name one and what it "
-            "takes: scripts/compose demo --task NAME --args '[…]' --seconds 0.5"
-        )
-    if app.tasks[arguments.task].ignore_result:
-        sys.exit(f"--task {arguments.task}: it keeps no result; allowed is a task whose end can be seen")
+    name, python = os.environ["CELERY_APP"], os.environ[PYTHON_VARIABLE]
+    sender = Sender(python, arguments.task, arguments.args)
+    check_task(sender.app, name, arguments.task)
     console = new_console()
     begin = time.time()
-    demo = Demo(app, arguments.task, arguments.args)
+    demo = Demo(brokers.connect(describe(name, python)), sender)
     peak = 0.0 if arguments.burst else peak_load(demo, arguments.seconds)
     count = arguments.count if arguments.burst else due(RISE + STAY + FALL, peak)
     how = "at once" if arguments.burst else f"in {RISE + STAY + FALL:.0f} s, up to {peak:g} a second"
@@ -236,8 +285,11 @@ def main() -> int:
     with Live(console=console, auto_refresh=False) as live:
         demo.run(live, count, peak)
     console.print(Text("\nWhat the supervisor did, and why", style="bold"))
-    for record in changes(records(demo.broker, 1000), begin):
+    done = changes(decisions(demo.broker, 1000), begin)
+    for record in done:
         console.print(record_view(record))
+    if not done:
+        console.print("It started and stopped no worker.")
     console.print()
     for line in demo.outcome():
         console.print(line)
@@ -245,4 +297,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped watching: the tasks that were sent go on.")

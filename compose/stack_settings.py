@@ -58,23 +58,34 @@ def is_memory(value: str) -> bool:
 
 
 def is_project(value: str) -> bool:
-    """Tell whether this is the folder of a project that can be built into the image."""
-    folder, lock = CHECKOUT / value, CHECKOUT / value / "requirements.txt"
+    """Tell whether this is a folder that can be built into the image."""
     inside = re.match(r"(\./)?app/.", value) is not None and ".." not in Path(value).parts
-    return inside and folder.is_dir() and lock.is_file() and "--hash=" in lock.read_text(encoding="utf-8")
+    return inside and (CHECKOUT / value).is_dir()
+
+
+def is_locked(project: str, lock: str) -> bool:
+    """Tell whether a project has its lock file, which the role celery_app reads in the same way."""
+    path = CHECKOUT / project / lock
+    return path.is_file() and (
+        path.suffix in {".lock", ".toml"} or "--hash=" in path.read_text(encoding="utf-8")
+    )
 
 
 PORT = number(0, 65535)
 PERCENT = number(1, 100, float)
 NAME = pattern(r"[A-Za-z_][A-Za-z0-9_$-]*", "a name of letters, digits, '_' and '-', a letter first")
+NAMES = pattern(r"[\w.-]*(,[\w.-]+)*", "names, separated by commas")
 HOST = pattern(r"[A-Za-z0-9_.:-]+", "the name or the address of a host")
 ANYTHING = pattern(r"[^\n]*", "one line")
 RULES = {
-    "PROJECT": Rule(
-        is_project, "a folder below app/ of this checkout, with a requirements.txt that has hashes"
-    ),
+    "PROJECT": Rule(is_project, "a folder below app/ of this checkout"),
+    "REQUIREMENTS": pattern(r"[\w.-]+(/[\w.-]+)*", "the path of a lock file in the folder of the project"),
+    "REQUIREMENTS_EXTRAS": NAMES,
+    "REQUIREMENTS_GROUPS": NAMES,
+    "REQUIREMENTS_SDISTS": NAMES,
     "CELERY_APP": pattern(r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)*", "an app as in `celery -A`, such as tasks"),
     "MIGRATE_COMMAND": ANYTHING,
+    "PACKAGES": pattern(r"[a-z0-9][a-z0-9.+:=~-]*( [a-z0-9][a-z0-9.+:=~-]*)*", "names of Debian packages"),
     "LOG_FORMAT": pattern("plain|json", "plain or json"),
     "MIN_WORKERS": number(0, 10_000),
     "MAX_WORKERS": number(1, 10_000),
@@ -102,6 +113,8 @@ RULES = {
         ",".join(PROFILES) + ", or one of them",
     ),
 }
+# What the image of the app is made of.
+BUILT_WITH = ("PROJECT", "REQUIREMENTS", "REQUIREMENTS_EXTRAS", "REQUIREMENTS_GROUPS", "REQUIREMENTS_SDISTS")
 # Never shown.
 SECRET = ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "DB_PASSWORD")
 
@@ -141,6 +154,15 @@ def check_values(settings: Settings) -> Iterator[str]:
         if settings.given.get(name) and not rule.fits(settings[name]):
             wrong.add(name)
             yield settings.wrong(name, rule.allowed)
+    lock = settings["REQUIREMENTS"]
+    if (
+        settings["PROJECT"]
+        and not wrong & {"PROJECT", "REQUIREMENTS"}
+        and not is_locked(settings["PROJECT"], lock)
+    ):
+        yield settings.wrong(
+            "PROJECT", f"a folder below app/ of this checkout, with a {lock} that has hashes"
+        )
     bounds = {"MIN_WORKERS", "MAX_WORKERS"}
     if not wrong & bounds and int(settings["MIN_WORKERS"] or 0) > int(settings["MAX_WORKERS"] or 10_000):
         yield settings.wrong("MIN_WORKERS", f"at most MAX_WORKERS={settings['MAX_WORKERS']}")
@@ -153,10 +175,6 @@ def check_values(settings: Settings) -> Iterator[str]:
         yield settings.at("DB_HOST", f"DB_HOST={settings['DB_HOST']} needs its DB_PASSWORD, which is not set")
     if settings["DB_HOST"] in LOCAL:
         yield settings.wrong("DB_HOST", REACHABLE)
-    own_project = settings["PROJECT"].removeprefix("./").rstrip("/") != settings.defaults.get("PROJECT", "")
-    if settings["PROJECT"] and own_project and not settings.given.get("MIGRATE_COMMAND"):
-        needs = "its MIGRATE_COMMAND, which is not set (true for none)"
-        yield settings.at("PROJECT", f"PROJECT={settings['PROJECT']} needs {needs}")
     yield from same_ports(settings, wrong)
 
 
