@@ -1,7 +1,9 @@
 """What the playbooks print about the fleet, and how they refuse what was typed wrong."""
 
+import copy
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -76,6 +78,7 @@ def test_hosts_that_do_not_answer_are_the_first_warnings() -> None:
     host = {
         "answers": True,
         "units": [unit("redis-server.service", "failed")],
+        "project": "celery",
         "release": "",
         "redis": {},
         "postgres": {},
@@ -85,6 +88,16 @@ def test_hosts_that_do_not_answer_are_the_first_warnings() -> None:
     assert status.silent(hosts) == ["m does not answer", "z does not answer"]
     assert list(status.warnings(hosts, {})) == ["a: redis-server.service has failed"]
     assert shown(status.hosts_table(hosts, {})).count("does not answer") == 2
+
+
+def test_a_supervisor_that_runs_and_does_not_report_is_a_warning() -> None:
+    one = {**status.SILENT, "answers": True, "project": "celery"}
+    host = {**one, "units": [unit("celery-autoscaler.service")]}
+    supervisor = {"groups": {}, "state": "supervising"}
+
+    found = list(status.warnings({"a": host, "b": host}, {"celery": {"supervisors": {"b": supervisor}}}))
+
+    assert found == ["a: its supervisor runs but does not report: can the host reach Redis?"]
 
 
 # --- What is typed -------------------------------------------------------------------------------------
@@ -153,6 +166,11 @@ REFUSED: list[tuple[str, Sequence[str], str]] = [
         ["-e", "group=genral", "-e", "min_workers=1"],
         "no worker group is named 'genral' (did you mean",
     ),
+    (
+        "scale",
+        ["-e", "group=general", "-e", "minimum=2"],
+        "minimum: the name of this variable is min_workers now",
+    ),
     ("scale", ["-e", "group=general"], "give at least one of -e min_workers=…, -e max_workers=…, -e reset=…"),
     ("scale", ["-e", "group=general", "-e", "min_workers=1"], "nothing is deployed yet: site.yml does that"),
     ("pause", ["--limit", "worker1"], "no worker host answers"),
@@ -194,6 +212,113 @@ def test_every_problem_is_named_at_once() -> None:
         "name the host: -e host=<one of a>",
         "min_workers: 'x' is wrong; allowed is a digit",
     ]
+
+
+READ = {"group": {}, "min_workers": {"formerly": "minimum"}, "max_workers": {}, "reset": {}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "given", "words"),
+    [
+        ("minimum", ["group"], "the name of this variable is min_workers now"),
+        ("min", ["group"], "did you mean min_workers?"),
+        ("max_worker", ["group"], "did you mean max_workers?"),
+        ("gruop", [], "did you mean group?"),
+        ("worker_group", [], "did you mean group?"),
+        # Perhaps the inventory reads it.
+        ("group_of_mine", ["group"], ""),
+        ("ansible_user", [], ""),
+        ("redis_operator_password", [], ""),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(
+    typed: str, given: Sequence[str], words: str
+) -> None:
+    found = list(request.problems(dict.fromkeys(given, "x"), READ, typed=[*given, typed], any_of=["reset"]))
+
+    assert [words in line for line in found] == [True], found
+    assert found[0].startswith(f"{typed}: " if words else "give at least one of "), found
+
+
+# Two projects: worker1 and worker2 have one, worker3 another.
+SEVERAL = copy.deepcopy(INVENTORY)
+SEVERAL["all"]["children"]["workers"]["hosts"]["worker3"] = {"celery_app_project": "shop"}
+
+AMBIGUOUS = "name the project: -e fleet_project=<one of celery, shop>"
+OF_PROJECTS: list[tuple[str, Sequence[str], str]] = [
+    *((playbook, [], AMBIGUOUS) for playbook in ("rollback", "pause")),
+    ("scale", ["-e", "group=general", "-e", "min_workers=1"], AMBIGUOUS),
+    ("pause", ["-e", "fleet_project=shoop"], "no project is named 'shoop' (did you mean shop?)"),
+    ("pause", ["-e", "project=shop"], "this playbook reads no such variable (did you mean fleet_project?)"),
+    # The dead host of the other project is not asked.
+    ("rollback", ["-e", "fleet_project=shop"], "nothing is deployed yet: site.yml does that"),
+    ("rollback", ["--limit", "worker3"], "nothing is deployed yet: site.yml does that"),
+    ("drain", ["-e", "host=worker3"], "nothing is deployed yet: site.yml does that"),
+]
+
+
+@pytest.mark.parametrize(("playbook", "options", "words"), OF_PROJECTS)
+def test_a_playbook_acts_on_one_project(
+    tmp_path: Path, playbook: str, options: Sequence[str], words: str
+) -> None:
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps(SEVERAL), encoding="utf-8")
+
+    assert words in refusal(path, playbook, *options)
+
+
+# --- Hosts that are cut off from Redis -----------------------------------------------------------------
+
+CUT_OFF = "echo 'Error: Redis: Timeout connecting to server' >&2; exit 1"
+DONE = "echo 'general: paused'"
+PAUSED = '"msg": "general: paused"'
+REFUSED_THERE = "echo 'Error: all groups are paused' >&2; exit 4"
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "words"),
+    [
+        ([DONE, DONE], 1, PAUSED),
+        ([CUT_OFF, DONE], 2, PAUSED),
+        ([REFUSED_THERE, DONE], 1, '"msg": "all groups are paused"'),
+        (
+            [CUT_OFF, CUT_OFF],
+            2,
+            '"msg": "worker2: Redis: Timeout connecting to server;'
+            ' worker3: Redis: Timeout connecting to server"',
+        ),
+    ],
+    ids=["done", "the second can", "refused", "nobody can"],
+)
+def test_hosts_are_asked_until_one_has_an_answer(
+    tmp_path: Path, answers: Sequence[str], asked: int, words: str
+) -> None:
+    """Both hosts are this machine: the command answers each time as the next one of them."""
+    (tmp_path / "current").symlink_to("releases/1")
+    command = tmp_path / "celery-app"
+    command.write_text(f"#!/bin/sh\nset -- {tmp_path}/*-answer\nmv $1 $1.given\n. $1.given\n")
+    command.chmod(0o755)
+    for number, answer in enumerate(answers):
+        (tmp_path / f"{number}-answer").write_text(answer)
+    hosts: dict[str, Any] = {"all": {**INVENTORY["all"], "vars": {**INVENTORY["all"]["vars"]}}}
+    hosts["all"]["vars"] |= {"ansible_become": False, "celery_app_root": str(tmp_path)}
+    (tmp_path / "hosts.json").write_text(json.dumps(hosts), encoding="utf-8")
+
+    done = subprocess.run(
+        [
+            *(str(ANSIBLE_PLAYBOOK), "-i", str(tmp_path / "hosts.json"), str(PLAYBOOKS / "pause.yml")),
+            *("--limit", "worker2,worker3"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+
+    assert words in done.stdout, done.stdout + done.stderr
+    assert (done.returncode == 0) == (words == PAUSED)
+    assert len(list(tmp_path.glob("*-answer"))) == len(answers) - asked
 
 
 def test_the_playbooks_find_their_roles_and_plugins_from_any_folder(tmp_path: Path) -> None:

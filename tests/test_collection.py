@@ -19,6 +19,7 @@ VERSIONED = (
     "Dockerfile",
     "CHANGELOG.md",
     "app/autoscaler/pyproject.toml",
+    "app/autoscaler/worker/pyproject.toml",
     "app/tasks/pyproject.toml",
 )
 
@@ -80,6 +81,7 @@ def test_a_release_is_of_one_version(archives: Path) -> None:
 
     assert sorted(path.name for path in archives.iterdir()) == [
         f"celery_autoscaler-{version}-py3-none-any.whl",
+        f"celery_autoscaler_worker-{version}-py3-none-any.whl",
         f"celery_fleet-platform-{version}.tar.gz",
         f"tasks-{version}-py3-none-any.whl",
     ]

@@ -30,7 +30,7 @@ PLANTED = (
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     """An image of all that a build is given, of a checkout with planted files."""
     context = tmp_path_factory.mktemp("checkout")
-    for folder in ("app", "compose"):
+    for folder in ("app", "compose", "plugins/module_utils", "roles/celery_app/files"):
         shutil.copytree(CHECKOUT / folder, context / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / ".dockerignore", context)
     for project in (".", "app", "app/tasks", "app/autoscaler", "compose"):
@@ -73,7 +73,14 @@ def test_no_layer_holds_a_secret_or_history(layers: dict[str, bytes]) -> None:
 
 
 def test_layers_hold_all_that_the_images_are_made_of(layers: dict[str, bytes]) -> None:
-    wanted = {"scripts/apt-install", ".cache/ca/ca-bundle.crt", "compose/with-secrets", "compose/merge-locks"}
+    wanted = {
+        "scripts/apt-install",
+        ".cache/ca/ca-bundle.crt",
+        "compose/with-secrets",
+        "compose/install-project",
+    }
+    wanted |= {str(p.relative_to(CHECKOUT)) for p in (CHECKOUT / "plugins/module_utils").glob("celery_*.py")}
+    wanted |= {str(p.relative_to(CHECKOUT)) for p in (CHECKOUT / "roles/celery_app/files").rglob("*.txt")}
     for project in ("app/tasks", "app/autoscaler"):
         for path in (CHECKOUT / project).rglob("*"):
             if path.is_file() and not any(is_left_behind(part) for part in path.relative_to(CHECKOUT).parts):

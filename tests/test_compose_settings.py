@@ -15,7 +15,7 @@ from support.role_files import CHECKOUT
 
 URL = "redis://user:password@host:port/0"
 PORTS = ("REDIS_PORT", "POSTGRES_PORT", "PAGE_PORTS", "FLOWER_PORT", "PROMETHEUS_PORT")
-PROJECT = "a folder below app/ of this checkout, with a requirements.txt that has hashes"
+PROJECT = "a folder below app/ of this checkout"
 MEMORY = "at least 256m, written as 1536m or 2g"
 
 
@@ -127,16 +127,51 @@ def test_a_password_that_is_not_encoded_is_refused_and_not_shown(checkout: Path,
     assert "pa" not in finding.replace("password", "")
 
 
-def test_a_project_of_your_own_needs_a_lock_and_a_word_on_migrations(checkout: Path) -> None:
+def test_a_project_of_your_own_needs_a_lock(checkout: Path) -> None:
     _, findings = check(checkout, "PROJECT=app/shop\nMIGRATE_COMMAND=true\n")
     assert findings == [f".env:1: PROJECT=app/shop is wrong: allowed is {PROJECT}"]
     shutil.copytree(checkout / "app/tasks", checkout / "app/shop")
-    _, findings = check(checkout, "PROJECT=app/shop\nMIGRATE_COMMAND=true\n")
+    _, findings = check(checkout, "PROJECT=app/shop\nCELERY_APP=shop\nPACKAGES=git libpq5\n")
     assert findings == []
-    _, findings = check(checkout, "PROJECT=app/shop\n")
+    own = "PROJECT=app/shop\nREQUIREMENTS=uv.lock\n"
+    _, findings = check(checkout, own)
     assert findings == [
-        ".env:1: PROJECT=app/shop needs its MIGRATE_COMMAND, which is not set (true for none)"
+        f".env:1: PROJECT=app/shop is wrong: allowed is {PROJECT}, with a uv.lock that has hashes"
     ]
+    (checkout / "app/shop/uv.lock").touch()
+    said, findings = check(checkout, f"{own}REQUIREMENTS_EXTRAS=mail,pdf\n")
+    assert findings == []
+    assert "REQUIREMENTS=uv.lock\nREQUIREMENTS_EXTRAS=mail,pdf\n" in said
+
+
+@pytest.mark.parametrize(
+    ("app", "words"), [("shop", "shop has no migrations"), ("tasks", "DB_HOST is not set")]
+)
+def test_only_the_example_is_migrated_without_a_command(checkout: Path, app: str, words: str) -> None:
+    script = checkout / "compose/migrate.sh"
+
+    done = subprocess.run(
+        ["sh", script],
+        cwd=script.parent,
+        env={"CELERY_APP": app, "PATH": os.environ["PATH"], "PYTHONSAFEPATH": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert words in done.stdout + done.stderr
+    assert done.returncode == (app == "tasks")
+
+
+def test_a_project_brings_settings_of_its_own(checkout: Path) -> None:
+    script = (checkout / "compose/with-secrets").read_text().replace("/project", str(checkout))
+    (checkout / "compose.env").write_text("SHOP_COLOUR='dark red'\n")
+
+    done = subprocess.run(
+        ["sh", "-c", script, "-", "printenv", "SHOP_COLOUR"], check=True, capture_output=True, text=True
+    )
+
+    assert done.stdout == "dark red\n"
 
 
 def test_all_findings_come_at_once_in_the_order_of_the_file(checkout: Path) -> None:

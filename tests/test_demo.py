@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery_autoscaler.protocol.status import GroupStatus
 from support.role_files import CHECKOUT
 
 spec = spec_from_file_location("demo", CHECKOUT / "compose/demo.py")
@@ -16,7 +18,7 @@ assert spec.loader is not None
 demo = module_from_spec(spec)
 spec.loader.exec_module(demo)
 
-GROUP = {"ready": 1, "starting": 0, "want": 8, "max_workers": 8, "limit": "", "held_back": ""}
+GROUP = GroupStatus(ready=1, want=8, max_workers=8)
 
 
 def test_the_load_rises_stays_and_falls() -> None:
@@ -35,18 +37,32 @@ def test_the_load_rises_stays_and_falls() -> None:
         ({}, ""),
         ({"ready": 8, "limit": "max_workers"}, "limited by max_workers = 8 (MAX_WORKERS)"),
         (
-            {"limit": "CPU", "held_back": "CPU is used to 97 %, over 90 %"},
-            "held back: CPU is used to 97 %, over 90 % (CPU_THRESHOLD)",
+            {"limit": "CPU", "held_back": "CPU usage is 97 %, above 90 %"},
+            "held back: CPU usage is 97 %, above 90 % (CPU_THRESHOLD)",
         ),
         (
             {"limit": "start slots", "held_back": "started 2 of 7 (2 per CPU at a time)"},
             "workers are starting, 2 per CPU at a time",
         ),
-        ({"ready": 8, "limit": "CPU", "held_back": "CPU is used to 97 %, over 90 %"}, ""),
+        ({"ready": 8, "limit": "CPU", "held_back": "CPU usage is 97 %, above 90 %"}, ""),
     ],
 )
 def test_what_keeps_a_group_from_more_workers_is_named(seen: dict[str, Any], words: str) -> None:
-    assert demo.limit(GROUP | seen) == words
+    assert demo.limit(replace(GROUP, **seen)) == words
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ({}, "more workers have to start first"),
+        ({"ready": 8, "limit": "max_workers"}, "limited by max_workers = 8 (MAX_WORKERS)"),
+        ({"limit": "CPU", "held_back": "CPU usage is 97 %, above 90 %"}, "held back by CPU (CPU_THRESHOLD)"),
+        ({"limit": "CPU", "held_back": "CPU usage is 98 %, above 90 %"}, "held back by CPU (CPU_THRESHOLD)"),
+        ({"limit": "other", "held_back": "something else"}, "held back: something else"),
+    ],
+)
+def test_a_cause_has_no_figure_of_the_moment(seen: dict[str, Any], words: str) -> None:
+    assert demo.cause(replace(GROUP, **seen)) == words
 
 
 @pytest.mark.parametrize(
@@ -69,7 +85,7 @@ def test_what_keeps_a_group_from_more_workers_is_named(seen: dict[str, Any], wor
             [
                 "Target wait 10 s: exceeded. The longest wait was 11.0 s.",
                 "  for 1 s: limited",
-                "  The CPUs were used to 95 % on average: tasks and starts took longer.",
+                "  Average CPU usage: 95 %, so tasks and starts took longer.",
             ],
         ),
     ],
@@ -90,4 +106,4 @@ def test_the_outcome_says_that_the_rest_was_not_waited_for() -> None:
     first, second, *_ = [str(line) for line in demo.Demo.outcome(found)]
 
     assert first == "333 of 400 tasks ended; workers: 1 → 1 → 1"
-    assert second == "Not waited for the others: 300 s are over."
+    assert second == "Stopped waiting for the other 67 after 300 s."

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 LOOK = """
+from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.supervisor.settings_check import check_app
 from tasks.celery import app
-for finding in check_app(app):
+for finding in check_app(describe(app, "app")):
     print(finding)
 """
 SERVERS = {"CELERY_BROKER_URL": "redis://localhost/0", "CELERY_RESULT_BACKEND": "redis://localhost/1"}

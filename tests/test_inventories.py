@@ -1,6 +1,7 @@
 """The example inventories and the playbooks fit together."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,9 +36,21 @@ def test_an_inventory_has_every_group_and_the_inputs_of_its_roles(inventory: str
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
-@pytest.mark.parametrize("playbook", PLAYBOOKS)
-def test_a_playbook_has_valid_syntax(inventory: str, playbook: str) -> None:
-    ansible("ansible-playbook", "-i", f"inventories/{inventory}", "--syntax-check", playbook)
+def test_every_playbook_has_valid_syntax(inventory: str) -> None:
+    ansible("ansible-playbook", "-i", f"inventories/{inventory}", "--syntax-check", *PLAYBOOKS)
+
+
+@pytest.mark.parametrize("group", ["workers", "redis"])
+def test_no_playbook_warns_of_groups_that_an_inventory_does_not_have(group: str, tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"all": {"children": {group: {"hosts": {"one": {}}}}}}), "utf-8")
+
+    command = ["ansible-playbook", "-i", str(inventory), "--list-hosts", *PLAYBOOKS]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=CHECKOUT)
+
+    assert "Could not match" not in done.stderr, done.stderr
+    # The plays of that group have hosts.
+    assert re.search(rf"pattern: \['{group}'.*\]\n +hosts \(1\)", done.stdout), done.stdout
 
 
 def test_no_inventory_in_the_repository_holds_a_secret() -> None:

@@ -103,6 +103,7 @@ def desk(tmp_path: Path) -> Desk:
         "#!/bin/sh\n"
         'case "$*" in\n'
         '    *"deployment=one"*) echo 0123 ;;\n'
+        '    inspect*"IPAddress"*celery-fleet-worker1) echo 192.0.2.21 ;;\n'
         f'    "ps --all --filter"*) echo "celery-fleet-data1 one {first}" ;;\n'
         f'    *) echo "$*" >>{tmp_path}/touched ;;\n'
         "esac\n"
@@ -147,3 +148,21 @@ def test_a_clone_that_was_moved_keeps_its_hosts(desk: Desk) -> None:
     moved = desk.first.rename(desk.first.parent / "moved")
     done = fleet(desk, moved, "mine")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_last_lines_lead_to_the_page(desk: Desk) -> None:
+    play = desk.first.parent / "bin/ansible-playbook"
+    play.write_text("#!/bin/sh\n")
+    play.chmod(0o755)
+    done = fleet(desk, desk.first, "up")
+    assert done.returncode == 0, done.stderr
+    assert "http://192.0.2.21:9541/" in done.stdout
+    assert "cat inventories/local/.secrets/page_token" in done.stdout
+
+
+@pytest.mark.parametrize("inventory", ["local", "ha"])
+def test_the_page_of_a_container_is_open_to_this_machine(inventory: str) -> None:
+    command = ["ansible-inventory", "-i", f"inventories/{inventory}", "--host", "worker1"]
+    done = subprocess.run(command, check=True, cwd=CHECKOUT, capture_output=True, text=True)
+    assert '"celery_autoscaler_http": "0.0.0.0:9541"' in done.stdout
+    assert "/page_token" in done.stdout

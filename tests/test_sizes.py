@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 from collections.abc import Iterator
 
 import pytest
-from support.role_files import CHECKOUT
+from support.role_files import CHECKOUT, tracked
 
 MODULE_LINES, CLASS_LINES, FUNCTION_LINES = 450, 300, 60
 RECORD = CHECKOUT / "docs/decisions/0024-sizes.md"
-
-
-def tracked(*patterns: str) -> list[str]:
-    """Return the files of the repository that fit, without links."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-s", *patterns], cwd=CHECKOUT, check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    return [line.partition("\t")[2] for line in listed if not line.startswith("120000")]
 
 
 def too_long(text: str) -> Iterator[tuple[str, int]]:

@@ -237,7 +237,7 @@ class Check:
         return unheard and self.stopped(begun.main, begun.at, until)
 
     def stopped(self, main: int, since: float, until: float) -> bool:
-        """Whether a worker was asked to end or to start anew, so that it may have ended meanwhile."""
+        """Whether a worker was asked to end or to restart, so that it may have ended meanwhile."""
         launched = any(death.pid == main and "@" in death.name for death in self.history.deaths)
         return any(
             (

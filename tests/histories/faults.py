@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import psutil
 from celery_autoscaler.operations.overrides import change
-from celery_autoscaler.operations.rollout import RolloutError, living, replace_workers
-from celery_autoscaler.protocol.broker import Broker
-from celery_autoscaler.protocol.recovery import Client
+from celery_autoscaler.operations.rollout import RolloutError, replace_workers
+from celery_autoscaler.protocol.broker import Broker, Client
+from celery_autoscaler.protocol.lease import leased_workers
 from docker.errors import APIError
 from redis.exceptions import RedisError
 from support.processes.services import RedisServer, ServiceError, wait_for
@@ -157,7 +157,7 @@ class Faults:
                 process.wait(60)
 
     def hang_up(self, step: Step) -> None:
-        """Have a worker start itself anew."""
+        """Have a worker restart itself."""
         # Before a worker has begun, the signal ends it, as it does any process.
         if ready := [one for one in self.stage.workers if one.ready and one.asked is None]:
             worker = ready[step.target % len(ready)]
@@ -199,7 +199,7 @@ class Faults:
         """Replace workers by others that consume before the old ones end."""
         if self.stage.supervisors and (step.number % 2 or not self.stage.workers):
             broker = self.broker()
-            names = {name.rpartition(":")[0] for name in living(broker)}
+            names = {name.rpartition(":")[0] for name in leased_workers(broker.client, broker.keys)}
             hosts = tuple(f"@host{number}" for number in range(len(self.stage.supervisors)))
             wanted = [name for name in names if name.endswith(hosts)]
             with self.stage.fault(FaultKind.DEPLOY, subject=" ".join(wanted)), suppress(RolloutError):

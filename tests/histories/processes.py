@@ -1,4 +1,4 @@
-"""The processes of a history: workers that are started anew when they end, and supervisors."""
+"""The processes of a history: workers that are restarted when they end, and supervisors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Process(PythonProcess):
         """When it was asked to end, by the recorder's clock."""
         self.frozen = False
         self.restarts = 0
-        """How often it was asked to start itself anew."""
+        """How often it was asked to restart itself."""
         self.since = time.monotonic()
         self.clock = Clock(folder / f"{name}.clock")
         variables = clean_environment() | with_path(SOURCES) | dict(environment) | self.clock.environment()
@@ -67,7 +67,7 @@ class Worker(Process):
 
     @property
     def ready(self) -> bool:
-        """Whether it has said that it consumes since it was last started anew."""
+        """Whether it has said that it consumes since it was last restarted."""
         return self.output().count("ready.") > self.restarts
 
     def mains(self) -> list[int]:

@@ -82,7 +82,7 @@ class Script:
     seed: int
     pool: str = "prefork"
     seats: int = 2
-    """Workers that are started anew whenever they end, as systemd does."""
+    """Workers that are restarted whenever they end, as systemd does."""
     supervisors: int = 0
     prefetch: int = 1
     tasks_per_child: int = 0

@@ -63,7 +63,7 @@ class Servers:
         self._stack.close()
 
     def clear(self) -> None:
-        """Begin anew: every server empty, the replica in step."""
+        """Start over: every server empty, the replica in step."""
         self.heal()
         for server in (self.recorder, self.results, self.primary):
             with client_of(server.port) as client:

@@ -1,5 +1,7 @@
 """The role celery_autoscaler without a host: its settings, its rights, its unit."""
 
+import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ CPU: dict[str, Any] = {
 OWN = {name: value for name, value in CPU.items() if name != "workers"}
 APP: dict[str, Any] = {
     "__celery_app_target": {"python": "3.13", "glibc": "2.41", "group": "celery"},
+    "__celery_app_supervisor_bundle": {"release": "5ae0d1c2b3f4"},
     "celery_app_name": "proj",
     "celery_app_root": "/opt/celery",
     "celery_app_user": "celery",
@@ -216,6 +219,39 @@ def test_the_unit_exposes_at_most_2_5(files: dict[str, str], tmp_path: Path) -> 
 
     assert score.returncode == 0, score.stdout + score.stderr
     assert "Overall exposure level" in score.stdout
+
+
+def test_groups_without_their_workers_are_named_with_the_reason() -> None:
+    def status(**ready: int) -> dict[str, Any]:
+        groups = {
+            name.replace("_", "-"): {
+                "ready": number, "min_workers": 1, "limit": "", "held_back": "", "last_failure": "it died",
+            }
+            for name, number in ready.items()
+        }  # fmt: skip
+        return {"__celery_autoscaler_status": {"stdout": json.dumps({"groups": groups}), "stderr_lines": []}}
+
+    silent = {"__celery_autoscaler_status": {"stdout": "", "stderr_lines": ["Error: Redis is away"]}}
+    cases = [status(general=1, cpu_bound=2), status(general=0, cpu_bound=1), status(general=1), silent]
+
+    served, failing, unknown, no_answer = evaluate(
+        "celery_autoscaler", "__celery_autoscaler_unserved", [APP | case for case in cases]
+    )
+
+    assert served == []
+    assert failing == ["general (it died)"]
+    assert unknown == ["cpu-bound"]
+    assert no_answer == ["general (Error: Redis is away)", "cpu-bound (Error: Redis is away)"]
+
+
+def test_the_supervisor_may_stop_workers_of_a_group_that_is_no_longer_named(files: dict[str, str]) -> None:
+    starts, ends = (re.compile(found) for found in re.findall(r"/(\^.*\$)/\.test", files[RULES]))
+
+    assert starts.match("celery-worker@cpu-bound-12.service")
+    assert not starts.match("celery-worker@gone-before-12.service")
+    assert ends.match("celery-worker@gone-before-12.service")
+    assert not ends.match("celery-beat.service")
+    assert not ends.match("celery-worker@gone.service")
 
 
 def test_a_token_is_read_from_a_file_that_others_cannot_read() -> None:

@@ -1,8 +1,6 @@
 """Bundles of an application: what they are made from, what is built again, what is refused."""
 
 import json
-import platform
-import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -12,8 +10,8 @@ from support.made_up_projects import (
     BACKEND,
     BUILD,
     PYPROJECT,
-    TARGET,
     collect,
+    content_of,
     contents,
     find,
     git,
@@ -27,29 +25,34 @@ from support.role_files import (
 )
 
 bundle = load_module("celery_bundle")
+content = load_shared("celery_content")
+host = load_shared("celery_host")
+lock = load_shared("celery_lock")
+wheels = load_shared("celery_wheels")
 release = load_module("celery_release")
 source = load_shared("celery_source")
 
 
 def test_the_release_id_follows_sources_and_lock_and_nothing_else(tmp_path: Path) -> None:
-    def checkout(place: str, code: str = "x = 1", lock: str = "a", companion: str = "b") -> str:
+    def checkout(place: str, code: str = "x = 1", lock: str = "a", beside: str = "b") -> str:
         project = tmp_path / place
         for name in ("__pycache__/tasks.pyc", "my-venv/pyvenv.cfg", ".env", "db.sqlite3", ".git/HEAD"):
             write(project / name, place)
         write(project / "tasks.py", code)
         write(project / "lock", lock)
-        write(tmp_path / f"{place} companion", companion)
-        locks = [project / "lock", tmp_path / f"{place} companion"]
-        return str(bundle.release_id([source.Source(project)], locks))
+        part = write(tmp_path / f"{place} parts/part/module.py", beside).parent
+        worker_package = write(tmp_path / f"{place} parts/worker_package/pyproject.toml", "").parent
+        sources = [source.Source(project), source.Source(worker_package, parts=(part,))]
+        return str(content.release_id(sources, project / "lock"))
 
     assert checkout("here") == checkout("elsewhere")
     assert checkout("here2") != checkout("changed", code="x = 2")
     assert checkout("here3") != checkout("relocked", lock="b")
-    assert checkout("here4") != checkout("companion", companion="c")
+    assert checkout("here4") != checkout("worker_package", beside="c")
 
 
 def test_the_same_input_makes_the_same_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def collect(folder: Path, *_: object) -> None:
+    def collect(folder: Path, _content: object) -> None:
         (folder / "proj-1-py3-none-any.whl").write_text("wheel")
         (folder / "pip-1-py3-none-any.whl").write_text("pip")
 
@@ -57,7 +60,7 @@ def test_the_same_input_makes_the_same_bundle(tmp_path: Path, monkeypatch: pytes
     write(tmp_path / "modules/app.py", "x = 1")
     modules = source.Source(tmp_path / "modules", builds=False)
     for name in ("one.tar", "two.tar"):
-        bundle.write_bundle(tmp_path / name, "id", TARGET, [modules], bundle.Content({}, set()))
+        bundle.write_bundle(tmp_path / name, "id", content_of(modules, tmp_path))
 
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     with tarfile.open(tmp_path / "one.tar") as tar:
@@ -92,14 +95,14 @@ def test_only_what_changed_is_built_and_downloaded_again(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(bundle, "pip", pip_that_downloads_nothing(asked))
+    monkeypatch.setattr(wheels, "pip", pip_that_downloads_nothing(asked))
 
     for number, line in enumerate(("", "# More.\n", "")):
         with (repository / "proj.py").open("a") as module:
             module.write(line)
         cache = tmp_path / "cache"
-        wheels = collect(find(repository, cache), tmp_path / str(number), cache)
-        assert wheels == {"proj-1-py3-none-any.whl"}
+        built = collect(find(repository, cache), tmp_path / str(number), cache)
+        assert built == {"proj-1-py3-none-any.whl"}
 
     assert asked == ["wheel", "download", "wheel"]
 
@@ -109,18 +112,24 @@ def test_what_builds_a_project_is_locked_with_its_hashes(
 ) -> None:
     asked: list[tuple[str, ...]] = []
 
-    def pip(*arguments: str) -> None:
+    def pip(*arguments: str, **_: object) -> None:
         asked.append(arguments)
         Path(arguments[-1]).mkdir(exist_ok=True)
 
-    monkeypatch.setattr(bundle, "pip", pip)
+    monkeypatch.setattr(wheels, "pip", pip)
     write(project / "pyproject.toml", PYPROJECT.replace("requires = []", 'requires = ["hatchling>=1.20"]'))
-    bundle.build_wheels(find(project, tmp_path), write(tmp_path / "cache/x", "").parent, BUILD)
+    build(project, tmp_path)
 
-    [download, build] = asked
+    [download, built] = asked
     assert {"--require-hashes", "--only-binary=:all:"} <= set(download)
-    assert "--no-index" in build
-    assert [a for a in build if a.startswith("--find-links=")] == [f"--find-links={only_folder(tmp_path)}"]
+    assert "--no-index" in built
+    assert [a for a in built if a.startswith("--find-links=")] == [f"--find-links={only_folder(tmp_path)}"]
+
+
+def build(project: Path, tmp_path: Path, back_ends: Path = BUILD) -> None:
+    """Build a project with what a lock file names."""
+    cache = write(tmp_path / "cache/x", "").parent
+    wheels.build_wheels(find(project, tmp_path), "key", wheels.Supplies(cache, back_ends))
 
 
 def only_folder(cache: Path) -> Path:
@@ -132,21 +141,19 @@ def only_folder(cache: Path) -> Path:
 def test_a_build_system_that_is_not_locked_is_refused(project: Path, tmp_path: Path) -> None:
     requires = 'requires = ["maturin>=1", "hatchling>=999"]'
     write(project / "pyproject.toml", PYPROJECT.replace("requires = []", requires))
-    lock = write(tmp_path / "lock", "hatchling==1.27.0 --hash=sha256:aa\nmaturin==1.9 --hash=sha256:aa\n")
+    own = write(tmp_path / "lock", "hatchling==1.27.0 --hash=sha256:aa\nmaturin==1.9 --hash=sha256:aa\n")
 
-    for path, words in ((BUILD, "maturin>=1, which is in no lock file"), (lock, "needs hatchling>=999")):
+    for path, words in ((BUILD, "maturin>=1, which is in no lock file"), (own, "needs hatchling>=999")):
         with pytest.raises(bundle.BundleError, match=f"proj cannot be built: .*{words}.*build_requirements"):
-            bundle.build_wheels(find(project, tmp_path), tmp_path / "cache", path)
+            build(project, tmp_path, path)
 
 
 def test_our_own_package_is_built_with_what_is_locked() -> None:
     own = source.Source(CHECKOUT / "app/autoscaler")
-    python = "{}.{}".format(*sys.version_info)
-    pins = bundle.lock_for_target(BUILD.read_text(), "build.txt", python, "x86_64")
+    here = host.this_machine()
+    pins = wheels.read_back_ends(BUILD, here).pins
 
-    bundle.refuse_unmet(
-        "it", own.build_requirements(), pins, bundle.environment_of(python, platform.machine())
-    )
+    lock.refuse_unmet("it", own.build_requirements(), pins, here.environment())
 
 
 def test_a_build_sees_nothing_of_the_users_environment(
@@ -158,7 +165,7 @@ def test_a_build_sees_nothing_of_the_users_environment(
         f"import json, os\n{BACKEND}\nopen('env', 'w').write(json.dumps([*os.environ]))",
     )
 
-    bundle.build_wheels(find(project, tmp_path), write(tmp_path / "cache/x", "").parent, BUILD)
+    build(project, tmp_path)
 
     seen = set(json.loads((project / "env").read_text()))
     assert {"PATH", "HOME"} <= seen
@@ -194,6 +201,61 @@ def test_a_project_that_is_not_packaged_goes_along_as_it_is(tmp_path: Path) -> N
         "shop/settings.py",
         "shop/templates/mail.html",
     }
+
+
+def test_a_src_layout_without_a_build_system_is_not_guessed_one(tmp_path: Path) -> None:
+    write(tmp_path / "docs/pyproject.toml", '[project]\nname = "docs"\nversion = "1"\n')
+    files = {"src/docs/tasks.py", "src/docs/locale/de.po", "src/manage.py", "src/docs/static/dist/app.js"}
+    for name in files:
+        write(tmp_path / "docs" / name, "")
+
+    found = find(tmp_path / "docs", tmp_path)
+
+    assert found.import_paths() == ["src", "."]
+    assert {found.name_of(path) for path in found.files()} == files | {"pyproject.toml"}
+
+
+def test_a_build_product_is_known_by_what_it_holds_and_not_by_its_name(tmp_path: Path) -> None:
+    kept = {"app.py", "build/__init__.py", "dist/index.html", "shop/build/step.py", "shop/static/dist/x.js"}
+    for name in kept:
+        write(tmp_path / "kept" / name, "")
+    for name in ("app.py", "build/lib/app.py", "dist/app-1.tar.gz", "dist/app-1-py3-none-any.whl"):
+        write(tmp_path / "left" / name, "")
+
+    kept_in, left_in = (source.Source(tmp_path / name, builds=False) for name in ("kept", "left"))
+
+    assert {kept_in.name_of(path) for path in kept_in.files()} == kept
+    assert {left_in.name_of(path) for path in left_in.files()} == {"app.py"}
+
+
+def test_a_project_may_be_in_a_folder_of_its_repository(repository: Path, tmp_path: Path) -> None:
+    write(repository / "services/mail/app.py", "")
+    git("-C", str(repository), "add", ".")
+    git("-C", str(repository), "commit", "-qm", "two")
+    url = f"file://{repository}"
+
+    named = source.find_source(url, "main", tmp_path, "run", "services/mail")
+    written = find(f"git+{url}#subdirectory=services/mail", tmp_path, "main")
+
+    assert named == written
+    assert [path.name for path in named.files()] == ["app.py"]
+    for folder in ("services/web", "../other"):
+        with pytest.raises(source.BundleError, match=r"celery_app_subdirectory: .* has no folder"):
+            source.find_source(url, "main", tmp_path, "run", folder)
+
+
+def test_a_package_of_an_index_is_what_the_lock_file_pins(tmp_path: Path) -> None:
+    found = find("Shop[mail]==1.0", tmp_path)
+    pins = {"shop": lock.Locked("1.0", "shop==1.0 --hash=sha256:aa")}
+
+    roots = [*content.asked_by_project(content_of(found, tmp_path, lock=lock.Lock(pins)))]
+
+    assert roots[-1].requirements == ("Shop[mail]==1.0",)
+    assert [*found.files()] == found.import_paths() == []
+    with pytest.raises(source.BundleError, match=r"does not pin Shop\[mail\]==1\.0: lock it too"):
+        [*content.asked_by_project(content_of(found, tmp_path))]
+    with pytest.raises(source.BundleError, match="names no single version"):
+        find("shop>=1", tmp_path)
 
 
 def test_a_branch_is_looked_up_once_a_run_and_a_commit_needs_no_network(
@@ -240,11 +302,34 @@ def test_a_wheel_brings_no_lock_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.13"])
-def test_the_examples_bundle_has_what_the_autoscaler_needs(python: str) -> None:
-    own, companion = (CHECKOUT / f"app/{project}/requirements.txt" for project in ("tasks", "autoscaler"))
+def test_a_release_of_the_example_holds_the_worker_side_alone(python: str, tmp_path: Path) -> None:
+    target = host.Target(python, "x86_64", "2.36")
+    own = lock.read_requirements(CHECKOUT / "app/tasks/requirements.txt", target.environment())
+    project = source.Source(CHECKOUT / "app/tasks")
+    made = content_of(project, tmp_path, lock=own)._replace(target=target)
+
+    name, worker_package = bundle.find_worker_package(CHECKOUT / "app/autoscaler/worker", made)
+    assert name == "celery-autoscaler-worker"
+
+    contracts = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [modules] = [each["source_modules"] for each in contracts if "nothing but Celery" in each["name"]]
+    parts = {part.name.removesuffix(".py") for part in worker_package.parts}
+    assert parts == {name.partition(".")[2] for name in modules} | {"__init__", "py.typed"}
+    assert {"pyproject.toml", "../src/celery_autoscaler/launch.py"} <= set(
+        map(worker_package.name_of, worker_package.files())
+    )
+
+
+def test_a_fault_in_the_environment_of_the_supervisor_is_told_as_such(tmp_path: Path) -> None:
+    files = dict.fromkeys(("installer", "build", "tools", "cache", "supervisor_package"), str(tmp_path))
+
+    with pytest.raises(source.BundleError, match=r"^the environment of the supervisor: "):
+        bundle.make_supervisor(files | host.Target("3.13", "x86_64", "2.36")._asdict(), False)
+
+
+def test_the_environment_of_the_supervisor_is_locked() -> None:
     metadata = tomllib.loads((CHECKOUT / "app/autoscaler/pyproject.toml").read_text())["project"]
+    environment = host.Target("3.13", "x86_64", "2.36").environment()
+    own = lock.read_requirements(CHECKOUT / "app/autoscaler/requirements.txt", environment)
 
-    content = bundle.read_locks(own, companion, python, "x86_64")
-
-    assert content.added
-    bundle.refuse_unmet("it", metadata["dependencies"], content.pins, bundle.environment_of(python, "x86_64"))
+    lock.refuse_unmet("it", metadata["dependencies"], own.pins, environment)

@@ -19,9 +19,10 @@ from support.role_files import (
     load_shared,
 )
 
-bundle = load_module("celery_bundle")
+host = load_shared("celery_host")
 proof = load_module("celery_proof")
 release = load_module("celery_release")
+SOURCES = str(CHECKOUT / "app/autoscaler/src")
 source = load_shared("celery_source")
 
 
@@ -40,10 +41,10 @@ def test_a_wheel_that_does_not_run_on_the_host_is_refused(tags: str, runs: bool)
     wheel = Path(f"proj-1-{tags}.whl")
 
     if runs:
-        bundle.refuse_foreign(wheel, TARGET)
+        host.refuse_foreign(wheel, TARGET)
     else:
         with pytest.raises(source.BundleError, match="does not run on the host's Python"):
-            bundle.refuse_foreign(wheel, TARGET)
+            host.refuse_foreign(wheel, TARGET)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,19 @@ def test_a_wheel_that_does_not_run_on_the_host_is_refused(tags: str, runs: bool)
         ),
         ({"app.py": "import os\nint(os.environ['DB_PASSWORD'])"}, 4, "'(DB_PASSWORD)' ({}/app.py:2)"),
         ({"app.py": "import os\nos.environ['SHOP_HOST']"}, 3, "KeyError: 'SHOP_HOST'"),
+        (
+            {"app.py": "import sqlite3\nsqlite3.connect(':memory:').execute('SELECT * FROM sites')"},
+            5,
+            "OperationalError: no such table: sites ({}/app.py:2)",
+        ),
+        (
+            {
+                "app.py": "import sqlite3\ntry:\n    sqlite3.connect(':memory:').execute('SELECT * FROM x')\n"
+                "except sqlite3.Error as error:\n    raise KeyError('settings') from error"
+            },
+            5,
+            "KeyError: 'settings' ({}/app.py:5)",
+        ),
         (
             {
                 "app.py": "import celery; app = celery.Celery(include=['app_tasks'])",
@@ -82,7 +96,7 @@ def test_an_app_is_imported_with_its_tasks_or_one_line_says_why_not(
     done = subprocess.run(
         [sys.executable, "-", "app"],
         cwd=tmp_path,
-        env={"PATH": "/usr/bin", "DB_PASSWORD": "12345678x"},
+        env={"PATH": "/usr/bin", "PYTHONPATH": SOURCES, "DB_PASSWORD": "12345678x"},
         input=script.read_text(),
         capture_output=True,
         text=True,
@@ -105,9 +119,10 @@ def test_the_controller_refuses_only_what_no_host_could_import(
     contents(find(project, tmp_path), tmp_path / "1")
     with tarfile.open(tmp_path / "id.tar", "w") as tar:
         tar.add(tmp_path / "1/wheels", "wheels")
+        tar.add(write(tmp_path / "manifest", '{"paths": ["src", "."]}'), "manifest.json")
         tar.add(
             write(tmp_path / "app.py", f"import os, proj\nassert os.environ['PORT'] == '1'\n{end}"),
-            "source/app.py",
+            "source/src/app.py",
         )
     words = "import sys\ntry:\n  import app\nexcept Exception as e:\n  print(e, file=sys.stderr)\n"
     script = write(tmp_path / "script", f"{words}  sys.exit(3 if isinstance(e, ImportError) else 4)")

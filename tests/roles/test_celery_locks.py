@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 from support.made_up_projects import write
 from support.role_files import (
-    load_module,
+    load_shared,
 )
 
-bundle = load_module("celery_bundle")
+celery_lock = load_shared("celery_lock")
+content = load_shared("celery_content")
+host = load_shared("celery_host")
+requirements = load_shared("celery_requirements")
+HOST = host.Target("3.13", "x86_64", "2.36")
+
+
+def environment(python: str) -> dict[str, str]:
+    """What markers ask for on a host with a Python."""
+    return dict(HOST._replace(python=python).environment())
 
 
 def test_the_lock_is_cut_to_what_the_host_needs() -> None:
@@ -25,20 +34,21 @@ tzdata==2026.1 ; sys_platform == 'win32' \\
     --hash=sha256:cc
 backports==1.0 ; python_full_version < '3.13' --hash=sha256:dd
 """
-    assert bundle.lock_for_target(lock, "lock", "3.13", "x86_64") == {
-        "celery": ("5.7.0", "celery==5.7.0 --hash=sha256:aa --hash=sha256:bb")
+    assert celery_lock.pins_of(lock, "lock", environment("3.13")) == {
+        "celery": celery_lock.Locked("5.7.0", "celery==5.7.0 --hash=sha256:aa --hash=sha256:bb")
     }
-    assert bundle.lock_for_target(lock, "lock", "3.11", "x86_64")["backports"] == (
-        "1.0",
-        "backports==1.0 --hash=sha256:dd",
+    assert celery_lock.pins_of(lock, "lock", environment("3.11"))["backports"].line == (
+        "backports==1.0 --hash=sha256:dd"
     )
 
 
 def test_a_line_for_another_machine_may_be_pinned_otherwise_and_all_wrong_lines_are_named() -> None:
     lock = "pywin32>=1 ; sys_platform == 'win32'\nsix>=1 --hash=sha256:aa\nrich==1\n"
 
-    with pytest.raises(bundle.BundleError, match=r"^lock: 'six>=1' is not pinned.*; 'rich==1' has no hash"):
-        bundle.lock_for_target(lock, "lock", "3.13", "x86_64")
+    with pytest.raises(
+        celery_lock.BundleError, match=r"^lock: 'six>=1' is not pinned.*; 'rich==1' has no hash"
+    ):
+        celery_lock.pins_of(lock, "lock", environment("3.13"))
 
 
 def test_a_lock_says_where_its_wheels_come_from(tmp_path: Path) -> None:
@@ -48,9 +58,8 @@ def test_a_lock_says_where_its_wheels_come_from(tmp_path: Path) -> None:
         "--find-links wheels\n--trusted-host index.example\n--only-binary :all:\n--require-hashes\n"
         "six==1.16.0 --hash=sha256:bb\n"
     )
-    own, companion = write(tmp_path / "own", text), write(tmp_path / "companion", "")
 
-    assert bundle.read_locks(own, companion, "3.13", "x86_64").options == (
+    assert celery_lock.read_requirements(write(tmp_path / "own", text), environment("3.13")).options == (
         "--index-url https://index.example/simple",
         "--extra-index-url https://more.example/simple",
         f"--find-links {tmp_path}/wheels",
@@ -60,10 +69,12 @@ def test_a_lock_says_where_its_wheels_come_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["-r other.txt", "-c limits.txt", "-e .", "--no-binary :all:", "--pre"])
 def test_an_option_that_would_not_be_followed_is_refused(tmp_path: Path, line: str) -> None:
-    own, companion = write(tmp_path / "own", f"{line}\n"), write(tmp_path / "companion", "")
+    own = write(tmp_path / "own", f"{line}\n")
 
-    with pytest.raises(bundle.BundleError, match=rf"own: the option {line.partition(' ')[0]} has no place"):
-        bundle.read_locks(own, companion, "3.13", "x86_64")
+    with pytest.raises(
+        celery_lock.BundleError, match=rf"own: the option {line.partition(' ')[0]} has no place"
+    ):
+        celery_lock.read_requirements(own, environment("3.13"))
 
 
 @pytest.mark.parametrize(
@@ -75,26 +86,15 @@ def test_an_option_that_would_not_be_followed_is_refused(tmp_path: Path, line: s
     ],
 )
 def test_a_lock_that_locks_nothing_is_refused(line: str, problem: str) -> None:
-    with pytest.raises(bundle.BundleError, match=problem):
-        bundle.lock_for_target(line, "lock", "3.13", "x86_64")
+    with pytest.raises(celery_lock.BundleError, match=problem):
+        celery_lock.pins_of(line, "lock", environment("3.13"))
 
 
 @pytest.fixture
-def locks(tmp_path: Path) -> Any:
-    """What goes into the bundle of a project that has some requirements in common with its companion."""
+def locked(tmp_path: Path) -> Any:
+    """What the lock of a project pins."""
     (tmp_path / "own").write_text("Celery==5.7.1 --hash=sha256:aa\nsix==1.16.0 --hash=sha256:bb\n")
-    (tmp_path / "companion").write_text("celery==5.7.0 --hash=sha256:cc\nrich==15.0.0 --hash=sha256:dd\n")
-    return bundle.read_locks(tmp_path / "own", tmp_path / "companion", "3.13", "x86_64")
-
-
-def test_the_companion_adds_what_the_project_lacks_and_overrides_nothing(locks: Any) -> None:
-    assert {name: pin.version for name, pin in locks.pins.items()} == {
-        "celery": "5.7.1",
-        "six": "1.16.0",
-        "rich": "15.0.0",
-    }
-    assert locks.added == {"rich"}
-    assert locks.pins["celery"].line == "Celery==5.7.1 --hash=sha256:aa"
+    return celery_lock.read_requirements(tmp_path / "own", environment("3.13"))
 
 
 @pytest.mark.parametrize(
@@ -108,29 +108,70 @@ def test_the_companion_adds_what_the_project_lacks_and_overrides_nothing(locks: 
         ("psutil>=5.9 ; extra == 'processes'", None),
     ],
 )
-def test_a_version_that_the_companion_cannot_work_with_is_refused(
-    locks: Any, needed: str, problem: str | None
+def test_a_version_that_the_worker_package_cannot_work_with_is_refused(
+    locked: Any, needed: str, problem: str | None
 ) -> None:
-    refuse = partial(bundle.refuse_unmet, "it", [needed], locks.pins, bundle.environment_of("3.13", "x86_64"))
+    refuse = partial(celery_lock.refuse_unmet, "it", [needed], locked.pins, environment("3.13"))
 
     if problem is None:
         refuse()
     else:
-        with pytest.raises(bundle.BundleError, match=re.escape(problem)):
+        with pytest.raises(celery_lock.BundleError, match=re.escape(problem)):
             refuse()
 
 
-def test_what_the_companion_needs_must_work_with_the_project_as_well(tmp_path: Path, locks: Any) -> None:
-    for name in ("rich-15.0.0", "celery-5.7.1"):
-        with zipfile.ZipFile(tmp_path / f"{name}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{name}.dist-info/METADATA", f"Name: {name}\nRequires-Dist: six>=1.17\n\nText\n")
+def wheel(folder: Path, name: str, *needs: str) -> None:
+    """Write a wheel that says what it needs."""
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as archive:
+        lines = "".join(f"Requires-Dist: {need}\n" for need in needs)
+        archive.writestr(f"{name}.dist-info/METADATA", f"Name: {name}\n{lines}\nText\n")
 
-    with pytest.raises(bundle.BundleError, match=r"six==1\.16\.0, but rich 15\.0\.0 needs six>=1\.17"):
-        bundle.refuse_conflicts(tmp_path, locks, bundle.environment_of("3.13", "x86_64"))
+
+def test_all_that_does_not_go_together_is_named_at_once(tmp_path: Path) -> None:
+    wheel(tmp_path / "w", "celery-5.7.0", "kombu[redis]==5.7.*; extra == 'redis'", "vine>=5")
+    wheel(tmp_path / "w", "kombu-5.7.0", "redis>=6.2 ; extra == 'redis'", "tzdata ; sys_platform == 'win32'")
+    wheel(tmp_path / "w", "redis-5.3.0")
+
+    asked = requirements.Root("ours", ("celery[redis]>=5.4",))
+    assert requirements.conflicts(tmp_path / "w", [asked], environment("3.13")) == [
+        "celery 5.7.0 needs vine>=5, which is in no lock file",
+        "the lock file pins redis==5.3.0, but kombu[redis] 5.7.0 needs redis>=6.2: "
+        "allow such a version and lock again",
+    ]
+    # Nobody asks for the extra, or the project has decided.
+    assert len(requirements.conflicts(tmp_path / "w", [], environment("3.13"))) == 1
+    assert len(requirements.conflicts(tmp_path / "w", [asked], environment("3.13"), ["redis"])) == 1
+
+
+def test_an_extra_that_the_project_does_not_ask_for_bounds_versions_from_below_only(tmp_path: Path) -> None:
+    wheel(tmp_path / "w", "ours-1.0", "celery[redis]>=5.4")
+    wheel(tmp_path / "w", "celery-5.6.3", "kombu<5.8,>=5.6", "kombu[redis]; extra == 'redis'")
+    wheel(tmp_path / "w", "kombu-5.6.2", "redis!=5.0.2,<6.5,>=4.5.2 ; extra == 'redis'")
+
+    def found(redis: str, *asked: Any) -> list[str]:
+        wheel(tmp_path / "w", f"redis-{redis}")
+        problems = requirements.conflicts(tmp_path / "w", asked, environment("3.13"), added="ours")
+        (tmp_path / f"w/redis-{redis}-py3-none-any.whl").unlink()
+        return [problem.partition(":")[0] for problem in problems]
+
+    assert found("7.4.1") == []
+    assert found("4.4.0") == [
+        "the lock file pins redis==4.4.0, but kombu[redis] 5.6.2 needs redis!=5.0.2,>=4.5.2"
+    ]
+    assert found("7.4.1", requirements.Root("the project", ("celery[redis]",))) == [
+        "the lock file pins redis==7.4.1, but kombu[redis] 5.6.2 needs redis!=5.0.2,<6.5,>=4.5.2"
+    ]
+
+
+def test_what_many_ask_for_who_do_not_need_it_may_be_missing(tmp_path: Path) -> None:
+    wheel(tmp_path / "w", "gevent-1.0", "setuptools>=40")
+
+    assert requirements.conflicts(tmp_path / "w", [], environment("3.13")) == []
 
 
 def test_wheels_for_an_older_glibc_are_good_and_for_a_newer_one_are_not() -> None:
-    platforms = bundle.platforms("x86_64", "2.36")
+    platforms = HOST.platforms()
 
     assert platforms[0] == "manylinux_2_36_x86_64"
     assert "manylinux_2_17_x86_64" in platforms

@@ -12,12 +12,14 @@ from support.role_files import (
     HERE,
     evaluate,
     load_module,
+    load_shared,
     render,
 )
 
 bundle = load_module("celery_bundle")
 release = load_module("celery_release")
 current = load_module("celery_current")
+releases = load_shared("celery_releases")
 
 
 @pytest.fixture
@@ -67,10 +69,10 @@ def test_only_processes_of_the_app_s_user_keep_a_release() -> None:
     )
     try:
         me = pwd.getpwuid(os.getuid()).pw_name
-        assert "r\ufffd" in list(current.running(me))
+        assert "r\ufffd" in list(releases.running(me))
         other = next(user.pw_name for user in pwd.getpwall() if user.pw_uid != os.getuid())
-        assert "r\ufffd" not in list(current.running(other))
-        assert list(current.running("nobody-of-this-name")) == []
+        assert "r\ufffd" not in list(releases.running(other))
+        assert list(releases.running("nobody-of-this-name")) == []
     finally:
         process.kill()
         process.wait()
@@ -119,3 +121,84 @@ def test_compiling_a_project_executes_nothing_of_its_dependencies(tmp_path: Path
 def test_the_room_on_a_disk_is_what_df_says() -> None:
     case = {"__celery_app_disk": {"stdout_lines": ["  Avail", "  123MB"]}}
     assert evaluate("celery_app", "__celery_app_room", [case], HERE) == ["123"]
+
+
+# --- Another Python ------------------------------------------------------------------------------------
+
+
+def environment(path: Path, python: str) -> Path:
+    """A virtual environment of a release."""
+    packages = path / f"venv-{python}/lib/python{python}/site-packages"
+    packages.mkdir(parents=True)
+    (packages / "proj.py").write_text(python)
+    return path / f"venv-{python}"
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_release_gets_a_second_environment_and_keeps_the_first_in_its_place(
+    tmp_path: Path, is_link: bool
+) -> None:
+    first = environment(tmp_path, "3.11")
+    if is_link:
+        release.point(tmp_path, first)
+    else:
+        first.rename(tmp_path / "venv")
+    (tmp_path / "manifest.json").write_text("")
+    assert release.python_of(tmp_path) == "3.11"
+    assert current.other_python(tmp_path, Path("/usr/bin/python3.13")).endswith(
+        "was installed for Python 3.11, and the host has 3.13 now: deploy it again, which rebuilds it"
+    )
+
+    release.point(tmp_path, environment(tmp_path, "3.13"))
+
+    assert release.python_of(tmp_path) == "3.13"
+    for python in ("3.11", "3.13"):
+        assert (tmp_path / f"venv/lib/python{python}/site-packages/proj.py").read_text() == python
+        assert (tmp_path / f"venv/lib/python{python}/../../../manifest.json").exists()
+    assert current.other_python(tmp_path, Path("/usr/bin/python3.13")) == ""
+
+
+def test_a_release_that_is_rebuilt_stays_as_old_as_it_was(tmp_path: Path) -> None:
+    for number, name in enumerate(("r1", "r2"), start=1):
+        manifest = tmp_path / name / "manifest.json"
+        manifest.parent.mkdir()
+        manifest.write_text("")
+        os.utime(manifest, (number, number))
+    unpacked = tmp_path / "r1/unpacked"
+    unpacked.mkdir()
+    (unpacked / "manifest.json").write_text("{}")
+    (tmp_path / "r1/proved.json").write_text("")
+
+    release.finish(tmp_path / "r1", unpacked, environment(tmp_path / "r1", "3.13"))
+
+    assert [path.name for path in current.by_age(tmp_path)] == ["r1", "r2"]
+    assert not (tmp_path / "r1/proved.json").exists()
+    assert (tmp_path / "r1/manifest.json").read_text() == "{}"
+
+
+class _EndedError(Exception):
+    """The module has ended; what it returned."""
+
+
+@pytest.mark.parametrize("there", ["", "3.9"])
+def test_a_release_that_is_rebuilt_is_not_new_and_so_stays_when_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    path = tmp_path / "r1"
+    if there:
+        release.point(path, environment(path, there))
+        (path / "manifest.json").write_text("")
+
+    class Module:
+        params: ClassVar = {"bundle": str(tmp_path / "r1.tar"), "path": str(path)}
+        check_mode = True
+
+        def exit_json(self, **answer: Any) -> None:
+            raise _EndedError(answer)
+
+    monkeypatch.setattr(release, "AnsibleModule", lambda **_options: Module())
+
+    with pytest.raises(_EndedError) as ended:
+        release.main()
+
+    assert ended.value.args == ({"changed": True, "new": not there},)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.made_up_projects import INPUTS
+from support.made_up_projects import INPUTS, write
 from support.role_files import (
     Place,
     evaluate,
@@ -97,6 +97,26 @@ def test_adopted_units_that_are_outdated_are_replaced_once_their_process_has_beg
     assert not replaces("active", {"CELERY_APP_RELEASE": "r2"})
 
 
+def test_the_workers_of_a_group_that_is_gone_are_left_to_the_supervisor() -> None:
+    groups = [{"name": "web", "workers": 1}, {"name": "mails", "workers": 1}]
+
+    owned = evaluate(
+        "celery_app",
+        "__celery_app_owned_units",
+        [
+            INPUTS | {"celery_app_worker_groups": groups, "celery_app_supervised": True},
+            INPUTS | {"celery_app_worker_groups": groups},
+            INPUTS | {"celery_app_supervised": True},
+        ],
+    )
+
+    assert owned == [
+        ["celery-worker@web-[0-9]*.service", "celery-worker@mails-[0-9]*.service"],
+        ["celery-worker@*.service"],
+        ["celery-worker@*.service"],
+    ]
+
+
 def test_units_that_are_handed_back_go_on() -> None:
     seen = {"worker@a-1.service": unit(enabled=False), "worker@a-2.service": unit(enabled=False)}
 
@@ -185,6 +205,26 @@ def test_a_worker_has_the_inventory_s_name_of_its_host(host: str) -> None:
 
     assert f'worker --hostname "$2@{host}" ' in lines
     assert "%h" not in lines
+
+
+def test_tasks_find_the_console_scripts_of_their_release(tmp_path: Path) -> None:
+    launcher = "usr/local/sbin/celery-launch.j2"
+    inputs = INPUTS | {"celery_app_root": str(tmp_path)}
+    text = render("celery_app", [launcher], inputs)[launcher].replace("/etc/celery", str(tmp_path))
+    program = write(tmp_path / "releases/r1/venv/bin/python", "#!/bin/sh\necho $PATH\n")
+    program.chmod(0o755)
+    (tmp_path / "current").symlink_to("releases/r1")
+    write(tmp_path / "groups/web.env", "")
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", text, "celery-launch", "worker", "web-1"],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == f"{program.parent}:/usr/bin:/bin"
 
 
 def test_the_definition_of_a_host_changes_with_its_name() -> None:

@@ -3,7 +3,6 @@
 import grp
 import json
 import os
-import pwd
 import socket
 import stat
 import subprocess
@@ -13,35 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_module import Module, RefusedError
 from support.role_files import CHECKOUT, load_module
 
 files = load_module("celery_files")
 run = load_module("celery_run")
-target = load_module("celery_target")
-release = load_module("celery_release")
-current = load_module("celery_current")
 
 SCRIPT = CHECKOUT / "roles/celery_app/files/import_app.py"
-
-
-class RefusedError(Exception):
-    """A module has failed."""
-
-
-class Module:
-    """What a module asks Ansible for."""
-
-    def __init__(self, **params: Any) -> None:
-        self.params = params
-
-    def run_command(self, command: list[str], **_: Any) -> tuple[int, str, str]:
-        """Run a command."""
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    def fail_json(self, msg: str) -> None:
-        """Fail."""
-        raise RefusedError(msg)
 
 
 @pytest.fixture
@@ -89,6 +66,32 @@ def test_a_folder_that_is_closed_to_others_is_opened(tmp_path: Path) -> None:
     assert files.is_open(folder) == (os.getuid() == 0)
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.toml", "a ="), ("a.conf", "")])
+def test_settings_that_no_program_could_read_replace_nothing(tmp_path: Path, name: str, text: str) -> None:
+    wanted = [file(tmp_path / name, text)]
+
+    if name.endswith(".conf"):
+        files.put(Module(), wanted, tmp_path / "kept.tar")
+        assert wanted[0].is_there()
+        return
+    with pytest.raises(RefusedError, match=rf"^\S+/{name} would be refused: \S.*$"):
+        files.put(Module(), wanted, tmp_path / "kept.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_longer_named_are_found(tmp_path: Path) -> None:
+    for name in ("old.py", "new.py", "other.py", "not-mine"):
+        (tmp_path / name).touch()
+    params = {
+        "files": [{"path": str(tmp_path / "new.py")}],
+        "others": [str(tmp_path / "other.py")],
+        "owned": [f"{tmp_path}/*.py"],
+    }
+
+    assert files.left_over(params) == [str(tmp_path / "old.py")]
+    assert files.left_over(params | {"owned": []}) == []
+
+
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_one_file_that_is_refused_replaces_none(tmp_path: Path, place: str) -> None:
     before = file(tmp_path / "app.env", "A=1")
@@ -114,11 +117,39 @@ def test_what_was_replaced_comes_back_and_what_was_new_goes(tmp_path: Path) -> N
     assert absent == [tmp_path / "new.env"]
 
 
+# Django's system checks, with what only warns at the end.
+CHECKS = """SystemCheckError: System check identified some issues:
+
+ERRORS:
+?: (otp.E010) Relying party ID not configured.
+\tHINT: Set the OTP_WEBAUTHN_RP_ID setting.
+
+WARNINGS:
+?: (shop.W033) Command not found: hg
+\tHINT: https://docs.example.com
+"""
+UNKNOWN_TABLE = """Traceback (most recent call last):
+  File "ab.py", line 1, in <module>
+    raise known from error
+sqlalchemy.exc.ProgrammingError: relation "ab" does not exist
+LINE 1: SELECT name FROM ab
+                         ^
+
+[SQL: SELECT name
+FROM ab]
+(Background on this error at: https://sqlalche.me/e/14/f405)
+"""
+
+
 @pytest.mark.parametrize(
     ("ended", "words"),
     [
         (run.Ended(1, "out\n", "Traceback\nValueError: no table\n\n"), "ValueError: no table"),
         (run.Ended(1, "no such command\n", " \n"), "no such command"),
+        (run.Ended(1, "", CHECKS), "?: (otp.E010) Relying party ID not configured."),
+        (run.Ended(1, "", UNKNOWN_TABLE), 'sqlalchemy.exc.ProgrammingError: relation "ab" does not exist'),
+        (run.Ended(1, "", UNKNOWN_TABLE + "CommandError: no way on\n"), "CommandError: no way on"),
+        (run.Ended(2, "", "Usage: superset\n\nError: No such command.\n"), "No such command."),
         (run.Ended(137, "", ""), "it was killed by SIGKILL (out of memory?)"),
         (run.Ended(7, "", ""), "it ended with status 7 and said nothing"),
         (
@@ -157,8 +188,31 @@ def test_settings_for_a_proof_can_be_read_by_root_alone_and_go_with_it() -> None
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("umask")
+def test_a_command_finds_the_files_of_the_inventory_in_the_place_of_those_of_the_host(tmp_path: Path) -> None:
+    target = tmp_path / "etc/files"
+    group = grp.getgrgid(os.getgid()).gr_name
+    wanted = [{"path": f"{target}/settings.py", "content": "A = 1\r\n", "mode": "0640"}]
+
+    with run.overlaid(tmp_path, {"directory": str(target), "group": group, "files": wanted}) as shown:
+        assert shown == [f"--property=BindReadOnlyPaths={tmp_path}/overlay:{target}"]
+        assert target.is_dir()
+        staged = tmp_path / "overlay/settings.py"
+        assert (staged.read_bytes(), mode(staged)) == (b"A = 1\r\n", 0o640)
+    assert not target.exists()
+    with run.overlaid(tmp_path, {}) as shown:
+        assert shown == []
+
+
 def test_a_proof_holds_for_what_was_proved_and_nothing_else(tmp_path: Path) -> None:
-    params = {"command": ["a"], "script": "", "environment": ["A=1"], "files": {}, "sandbox": ""}
+    params = {
+        "command": ["a"],
+        "script": "",
+        "environment": ["A=1"],
+        "files": {},
+        "overlay": {},
+        "sandbox": "",
+    }
 
     assert run.fingerprint(params) == run.fingerprint(dict(params))
     assert run.fingerprint(params) != run.fingerprint({**params, "environment": ["A=2"]})
@@ -168,11 +222,14 @@ def test_a_proof_holds_for_what_was_proved_and_nothing_else(tmp_path: Path) -> N
     assert mode(tmp_path / "proof") == 0o600
 
 
-def prove(tmp_path: Path, code: str, proof: dict[str, Any], **environment: str) -> tuple[int, str, list[Any]]:
-    """Import an app as it is done on a host; the status, the last line, and the answer."""
+SOURCES = str(CHECKOUT / "app/autoscaler/src")
+
+
+def prove(tmp_path: Path, code: str, proof: dict[str, Any], **environment: str) -> tuple[int, str]:
+    """Import an app as it is done on a host; the status, and what is said of it in a line."""
     (tmp_path / "app.py").write_text(f"import celery\napp = celery.Celery()\nprint('[imported]')\n{code}")
     (tmp_path / "proof.json").write_text(json.dumps(proof))
-    path = os.pathsep.join([str(CHECKOUT / "app/autoscaler/src"), str(tmp_path)])
+    path = os.pathsep.join([SOURCES, str(tmp_path)])
     done = subprocess.run(
         [sys.executable, SCRIPT, "app", str(tmp_path / "proof.json"), "word:"],
         cwd=tmp_path,
@@ -183,31 +240,81 @@ def prove(tmp_path: Path, code: str, proof: dict[str, Any], **environment: str) 
     )
     answer = run.answer_in(done.stdout, "word:")
     if done.returncode:
-        return done.returncode, answer["problem"], []
-    return 0, (done.stderr.splitlines() or [""])[-1], [each["text"] for each in answer]
+        ended = run.Ended(done.returncode, done.stdout, done.stderr)
+        return done.returncode, run.told(ended, answer, "the app").removeprefix("the app: ")
+    return 0, "; ".join(finding["text"] for finding in answer)
+
+
+def check(tmp_path: Path, code: str, toml: str = "") -> tuple[str, list[str]]:
+    """Have the supervisor look at an app and its settings as on a host; what it refuses, or what it finds."""
+    (tmp_path / "app.py").write_text(f"import celery\napp = celery.Celery()\nprint('[imported]')\n{code}")
+    (tmp_path / "autoscaler.toml").write_text(toml)
+    options = ["--config", str(tmp_path / "autoscaler.toml")] if toml else []
+    done = subprocess.run(
+        [sys.executable, "-m", "celery_autoscaler.cli", "-A", "app", "prove", *options],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([SOURCES, str(tmp_path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return run.reason(run.Ended(done.returncode, done.stdout, done.stderr)), []
+    return "", [finding["text"] for finding in json.loads(done.stdout)]
 
 
 SAFE = "app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=1)\n"
 
 
 def test_settings_by_which_tasks_can_be_lost_are_the_answer(tmp_path: Path) -> None:
-    toml = "[groups.web]\nqueues = ['mails']\n"
-    (tmp_path / "autoscaler.toml").write_text(toml)
-
-    assert prove(tmp_path, "app.conf.worker_prefetch_multiplier = 1", {})[2] == [
-        "task_acks_late is off: a worker that is killed loses the tasks it runs"
-    ]
-    assert prove(tmp_path, SAFE, {}) == (0, "", [])
-    assert prove(tmp_path, "", {"plain": True}) == (0, "", [])
-    [queue, *_] = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})[2]
+    assert check(tmp_path, "app.conf.worker_prefetch_multiplier = 1") == (
+        "",
+        ["task_acks_late is off: a worker that is killed loses the tasks it runs"],
+    )
+    assert check(tmp_path, SAFE) == ("", [])
+    [queue, *_] = check(tmp_path, SAFE, "[groups.web]\nqueues = ['mails']\n")[1]
     assert queue == "queue celery of the app belongs to no group: its tasks wait forever"
+
+
+def test_workers_of_plain_celery_are_no_secret(tmp_path: Path) -> None:
+    assert prove(tmp_path, "", {}) == (0, "")
+    assert prove(tmp_path, "", {"plain": True})[1].startswith(
+        "celery_app_plain_workers: the workers are plain Celery's"
+    )
+
+
+OWN = "import celery.beat\nclass Own({}): ...\nOwn.__module__ = 'own'\napp.conf.beat_scheduler = Own"
+
+
+@pytest.mark.parametrize(
+    ("code", "hosts", "status", "words"),
+    [
+        ("", ["a"], 0, ""),
+        ("", ["a", "b"], 4, "celery_app_beat: a, b: celery.beat.PersistentScheduler takes no lock"),
+        ("app.conf.beat_scheduler = 'redbeat.RedBeatScheduler'", ["a", "b"], 0, ""),
+        (
+            OWN.format("celery.beat.Scheduler"),
+            ["a", "b"],
+            0,
+            "celery_app_beat: a, b: own.Own has to take a lock",
+        ),
+        (OWN.format("__import__('redbeat').RedBeatScheduler"), ["a", "b"], 0, ""),
+    ],
+)
+def test_beat_runs_on_several_hosts_only_with_a_lock(
+    tmp_path: Path, code: str, hosts: list[str], status: int, words: str
+) -> None:
+    found, line = prove(tmp_path, f"app.conf.redbeat_redis_url = 'redis://'\n{code}", {"beats": hosts})
+
+    assert found == status
+    assert line.startswith(words) if words else line == ""
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "sys.exit('no settings')", "raise ValueError('no settings')"])
 def test_an_app_that_ends_or_talks_at_its_end_is_refused_with_its_reason(tmp_path: Path, end: str) -> None:
     talk = "import atexit, sys\natexit.register(lambda: print('Sending 2 events', file=sys.stderr))\n"
 
-    status, problem, _ = prove(tmp_path, talk + end, {})
+    status, problem = prove(tmp_path, talk + end, {})
 
     assert status == 4
     assert problem.startswith(("SystemExit: ", "ValueError: "))
@@ -215,12 +322,9 @@ def test_an_app_that_ends_or_talks_at_its_end_is_refused_with_its_reason(tmp_pat
 
 
 def test_settings_that_the_supervisor_refuses_are_named(tmp_path: Path) -> None:
-    (tmp_path / "autoscaler.toml").write_text("[groups.web]\nqueues = ['celery']\ntarget_wait = -5\n")
+    refused, _ = check(tmp_path, SAFE, "[groups.web]\nqueues = ['celery']\ntarget_wait = -5\n")
 
-    status, line, _ = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})
-
-    assert status == 4
-    assert line.endswith(
+    assert refused.endswith(
         "autoscaler.toml: groups.web.target_wait=-5 is wrong: allowed is a number from 0.1 to 86400 seconds"
     )
 
@@ -247,7 +351,7 @@ def test_options_that_celery_would_refuse_are_named(
 ) -> None:
     group = {"name": "web", "pool": "prefork", "options": options}
 
-    status, line, _ = prove(tmp_path, SAFE, {"groups": [group]})
+    status, line = prove(tmp_path, SAFE, {"groups": [group]})
 
     assert (status, line) == (4, f"celery_app_worker_groups: web: options: {words}")
 
@@ -261,7 +365,7 @@ def test_a_queue_without_which_a_worker_would_not_start_is_named(
     )
     group = {"name": "web", "pool": "solo", "queues": ["mials"]}
 
-    found, line, _ = prove(tmp_path, f"{SAFE}import kombu\n{queues}", {"groups": [group]})
+    found, line = prove(tmp_path, f"{SAFE}import kombu\n{queues}", {"groups": [group]})
 
     assert found == status
     assert line == (
@@ -275,99 +379,17 @@ def test_a_queue_without_which_a_worker_would_not_start_is_named(
 def test_an_address_that_the_supervisor_cannot_have_is_named_before_anything_runs_there(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "autoscaler.toml").write_text("http = '192.0.2.1:9541'\n[groups.web]\nqueues = ['celery']\n")
+    group = "[groups.web]\nqueues = ['celery']\n"
 
-    status, line, _ = prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})
-
-    assert status == 4
-    assert line.startswith("celery_autoscaler_http: 192.0.2.1 is no address of this host")
+    assert check(tmp_path, SAFE, f"http = '192.0.2.1:9541'\n{group}")[0].startswith(
+        "http: 192.0.2.1 is no address of this host"
+    )
     with socket.create_server(("127.0.0.1", 0)) as running:
-        (tmp_path / "autoscaler.toml").write_text(
-            f"http = '127.0.0.1:{running.getsockname()[1]}'\n[groups.web]\nqueues = ['celery']\n"
-        )
-        assert prove(tmp_path, SAFE, {"settings": "autoscaler.toml"})[0] == 0
+        port = running.getsockname()[1]
+        assert check(tmp_path, SAFE, f"http = '127.0.0.1:{port}'\n{group}")[0] == ""
 
 
 def test_options_that_celery_has_are_good(tmp_path: Path) -> None:
     options = {"max_tasks_per_child": 50, "autoscale": "4,1", "without_heartbeat": True, "time_limit": 1.5}
 
     assert prove(tmp_path, SAFE, {"groups": [{"name": "web", "pool": "solo", "options": options}]})[0] == 0
-
-
-# --- What a release runs on ----------------------------------------------------------------------------
-
-
-def test_the_python_of_the_host_is_asked_and_not_that_of_ansible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    python = tmp_path / "python3"
-    python.write_text("#!/bin/sh\necho '[3, 99, \"glibc 2.77\"]'\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(target, "PYTHON", str(python))
-    assert target.ask_python(Module()) == ("3.99", "2.77")
-
-    python.write_text("#!/bin/sh\necho No module named venv >&2\nexit 1\n")
-    with pytest.raises(RefusedError, match=r"which releases run on, does not work: No module named venv"):
-        target.ask_python(Module())
-
-
-def test_a_user_who_is_there_stays_as_it_is_unless_it_may_do_everything() -> None:
-    me = next(user for user in pwd.getpwall() if user.pw_uid)
-
-    assert target.group_of(Module(), me.pw_name) == grp.getgrgid(me.pw_gid).gr_name
-    assert target.group_of(Module(), "nobody-of-this-name") == ""
-    with pytest.raises(RefusedError, match="celery_app_user: root may do everything"):
-        target.group_of(Module(), "root")
-
-
-# --- Another Python ------------------------------------------------------------------------------------
-
-
-def environment(path: Path, python: str) -> Path:
-    """A virtual environment of a release."""
-    packages = path / f"venv-{python}/lib/python{python}/site-packages"
-    packages.mkdir(parents=True)
-    (packages / "proj.py").write_text(python)
-    return path / f"venv-{python}"
-
-
-@pytest.mark.parametrize("is_link", [False, True])
-def test_a_release_gets_a_second_environment_and_keeps_the_first_in_its_place(
-    tmp_path: Path, is_link: bool
-) -> None:
-    first = environment(tmp_path, "3.11")
-    if is_link:
-        release.point(tmp_path, first)
-    else:
-        first.rename(tmp_path / "venv")
-    (tmp_path / "manifest.json").write_text("")
-    assert release.python_of(tmp_path) == "3.11"
-    assert current.other_python(tmp_path, Path("/usr/bin/python3.13")).endswith(
-        "was installed for Python 3.11, and the host has 3.13 now: deploy it again, which rebuilds it"
-    )
-
-    release.point(tmp_path, environment(tmp_path, "3.13"))
-
-    assert release.python_of(tmp_path) == "3.13"
-    for python in ("3.11", "3.13"):
-        assert (tmp_path / f"venv/lib/python{python}/site-packages/proj.py").read_text() == python
-        assert (tmp_path / f"venv/lib/python{python}/../../../manifest.json").exists()
-    assert current.other_python(tmp_path, Path("/usr/bin/python3.13")) == ""
-
-
-def test_a_release_that_is_rebuilt_stays_as_old_as_it_was(tmp_path: Path) -> None:
-    for number, name in enumerate(("r1", "r2"), start=1):
-        manifest = tmp_path / name / "manifest.json"
-        manifest.parent.mkdir()
-        manifest.write_text("")
-        os.utime(manifest, (number, number))
-    unpacked = tmp_path / "r1/unpacked"
-    unpacked.mkdir()
-    (unpacked / "manifest.json").write_text("{}")
-    (tmp_path / "r1/proved.json").write_text("")
-
-    release.finish(tmp_path / "r1", unpacked, environment(tmp_path / "r1", "3.13"))
-
-    assert [path.name for path in current.by_age(tmp_path)] == ["r1", "r2"]
-    assert not (tmp_path / "r1/proved.json").exists()
-    assert (tmp_path / "r1/manifest.json").read_text() == "{}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.
 from support.made_up_fleets import as_written
 from support.role_files import Place, evaluate, refusal, security_score
 
+ROLE = Path(__file__).resolve().parents[2] / "roles/monitoring"
 ALERTMANAGER = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
 USERS = [{"name": "monitor", "preset": "monitor", "password": "a-monitors-password"}]
 HERE = Place(
@@ -150,3 +153,21 @@ def test_the_role_itself_refuses_wrong_input() -> None:
     assert refusal("monitoring", {**GIVEN, "monitoring_retention": "15"}).startswith(
         "monitoring_retention: is '15'; allowed: a time"
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1", ""),
+        ("::", ""),
+        ("localhost", ""),
+        ("192.0.2.1", "monitoring_exporters_address: 192.0.2.1 is no address of this host"),
+    ],
+)
+def test_an_address_at_which_no_exporter_can_listen_is_named(address: str, words: str) -> None:
+    script = ROLE / "files/own_address.py"
+
+    done = subprocess.run([sys.executable, script, address], check=False, capture_output=True, text=True)
+
+    assert (done.returncode == 0) == (not words)
+    assert done.stderr.startswith(words)

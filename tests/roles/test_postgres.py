@@ -1,5 +1,6 @@
 """The modules and the templates of the role postgres, without a host."""
 
+import base64
 import os
 import socket
 import subprocess
@@ -8,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.celery_fleet.platform.plugins.module_utils import postgres_privileges as privileges
+from ansible_collections.celery_fleet.platform.plugins.module_utils.postgres_scram import (
+    password_matches,
+    scram_verifier,
+)
 from support.made_up_postgres import (
     ARCHIVE,
     OF_DATA1,
@@ -20,7 +26,6 @@ from support.role_files import (
     load_shared,
 )
 
-access = load_module("postgres_access")
 config = load_module("postgres_config")
 scratch = load_shared("postgres_scratch")
 server = load_shared("postgres_server")
@@ -33,7 +38,7 @@ certificate = load_module("certificate")
 
 def test_the_verifier_is_that_of_the_standard() -> None:
     # The exchange of RFC 7677: password, salt and the proof that the client gives.
-    verifier = access.scram_verifier("pencil", access.base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
+    verifier = scram_verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)
     assert verifier == (
         "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:"
         "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
@@ -43,37 +48,37 @@ def test_the_verifier_is_that_of_the_standard() -> None:
 @pytest.mark.parametrize(
     ("stored", "matches"),
     [
-        (access.scram_verifier("right", b"salt"), True),
-        (access.scram_verifier("right", b"salt", 10_000), True),
-        (access.scram_verifier("wrong", b"salt"), False),
+        (scram_verifier("right", b"salt"), True),
+        (scram_verifier("right", b"salt", 10_000), True),
+        (scram_verifier("wrong", b"salt"), False),
         ("md5" + "0" * 32, False),
         ("right", False),
         (None, False),
     ],
 )
 def test_a_stored_password_is_compared(stored: str | None, matches: bool) -> None:
-    assert access.password_matches("right", stored) is matches
+    assert password_matches("right", stored) is matches
 
 
 def test_what_is_held_beyond_the_wanted_is_superfluous() -> None:
-    wanted = access.wanted_privileges({"app": "read_only"}, "celery", ["public"], ["public.job"], [])
+    wanted = privileges.wanted_privileges({"app": "read_only"}, "celery", ["public"], ["public.job"], [])
     too_much = {
-        access.Privilege("TABLE", "public.job", "app", "TRUNCATE"),
-        access.Privilege("SCHEMA", "public", "idle", "CREATE"),
-        access.Privilege("DATABASE", '"celery"', "PUBLIC", "CONNECT"),
-        access.Privilege("SCHEMA", "public", "PUBLIC", "CREATE"),
+        privileges.Privilege("TABLE", "public.job", "app", "TRUNCATE"),
+        privileges.Privilege("SCHEMA", "public", "idle", "CREATE"),
+        privileges.Privilege("DATABASE", '"celery"', "PUBLIC", "CONNECT"),
+        privileges.Privilege("SCHEMA", "public", "PUBLIC", "CREATE"),
     }
     left_alone = {
-        access.Privilege("TABLE", "public.job", "owner", "TRUNCATE"),
-        access.Privilege("SCHEMA", "public", "PUBLIC", "USAGE"),
-        access.Privilege("TABLE", "public.job", "exporter", "SELECT"),
+        privileges.Privilege("TABLE", "public.job", "owner", "TRUNCATE"),
+        privileges.Privilege("SCHEMA", "public", "PUBLIC", "USAGE"),
+        privileges.Privilege("TABLE", "public.job", "exporter", "SELECT"),
     }
-    assert access.superfluous(wanted | too_much | left_alone, wanted, {"app", "idle"}) == too_much
+    assert privileges.superfluous(wanted | too_much | left_alone, wanted, {"app", "idle"}) == too_much
 
 
 def test_statements_name_each_thing_once() -> None:
-    wanted = access.wanted_privileges({"app": "read_write"}, "celery", ["public"], ['public."Job"'], [])
-    assert access.privilege_statements("GRANT", "owner", wanted) == [
+    wanted = privileges.wanted_privileges({"app": "read_write"}, "celery", ["public"], ['public."Job"'], [])
+    assert privileges.privilege_statements("GRANT", "owner", wanted) == [
         'GRANT CONNECT ON DATABASE "celery" TO "app"',
         'ALTER DEFAULT PRIVILEGES FOR ROLE "owner" GRANT USAGE ON SCHEMAS TO "app"',
         'ALTER DEFAULT PRIVILEGES FOR ROLE "owner" GRANT SELECT, USAGE ON SEQUENCES TO "app"',
@@ -81,14 +86,14 @@ def test_statements_name_each_thing_once() -> None:
         'GRANT USAGE ON SCHEMA public TO "app"',
         'GRANT DELETE, INSERT, SELECT, UPDATE ON TABLE public."Job" TO "app"',
     ]
-    revoked = {access.Privilege("DATABASE", '"celery"', "PUBLIC", "CONNECT")}
-    assert access.privilege_statements("REVOKE", "owner", revoked) == [
+    revoked = {privileges.Privilege("DATABASE", '"celery"', "PUBLIC", "CONNECT")}
+    assert privileges.privilege_statements("REVOKE", "owner", revoked) == [
         'REVOKE CONNECT ON DATABASE "celery" FROM PUBLIC'
     ]
 
 
 def test_names_are_quoted() -> None:
-    assert access.quoted('a"b') == '"a""b"'
+    assert privileges.quoted('a"b') == '"a""b"'
 
 
 @pytest.mark.parametrize(("loaded", "is_stale"), [(99.0, True), (100.05, True), (100.2, False)])

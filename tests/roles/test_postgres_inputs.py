@@ -225,3 +225,26 @@ def test_pgbouncer_knows_the_networks_of_the_host() -> None:
     }
     (networks,) = evaluate("postgres", "__postgres_own_networks", [{"ansible_facts": facts}], HERE)
     assert networks.split() == ["10.1.0.0/16", "10.0.0.0/24", "10.2.0.0/24", "127.0.0.0/8"]
+
+
+def test_the_rules_about_servers_get_what_was_found() -> None:
+    primary = {
+        "versions": ["17"], "data": True, "configured": True, "running": True, "standby": False,
+        "position": 9, "errors": [],
+    }  # fmt: skip
+    standby = primary | {"standby": True, "streaming": False, "replayed": 9}
+    cases = [
+        {
+            **OF_DATA1,
+            "postgres_version": "17",
+            "__postgres_states": {"data1": primary, "data2": standby, "data3": {"unreachable": True}},
+            "__postgres_pgbouncer_check": {"rc": 0},
+        }
+    ]
+    expression = "[__postgres_state_errors, __postgres_promote_errors, __postgres_verify_errors]"
+
+    [[state, promotion, health]] = evaluate("postgres", expression, cases, ON_DATA2)
+
+    assert state == []
+    assert promotion == ["it does not follow data1, which is the primary and answers"]
+    assert health[0].startswith("it does not follow data1; playbooks/failover_postgres.yml")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes.services import RedisServer, RedisServerFactory, free_port
+from redis import Redis
+from support.processes.services import RedisServer, RedisServerFactory, free_port, wait_for
 from support.role_files import load_module, load_shared
 
 takeover = load_module("redis_takeover")
@@ -32,6 +34,36 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[RedisServe
         return server.Server(("-h", target.host, "-p", str(target.port)), None, "")
 
     return way
+
+
+def test_a_connection_that_is_closed_before_the_reply_is_made_again(
+    redis_server: RedisServer, ask: Callable[[RedisServer], Any]
+) -> None:
+    client = Redis.from_url(redis_server.url, decode_responses=True)
+
+    def waiting() -> str:
+        return wait_for(
+            lambda: next((one["id"] for one in client.client_list() if one["cmd"] == "blpop"), None),
+            "nobody waits",
+        )
+
+    with ThreadPoolExecutor(1) as executor:
+        asked = executor.submit(ask(redis_server).do, ("BLPOP", "reply", "60"))
+        first = waiting()
+        client.client_kill_filter(_id=first)
+        wait_for(lambda: waiting() != first, "the command is not sent again")
+        client.rpush("reply", "7")
+
+        assert asked.result() == [["reply", "7"]]
+
+
+def test_a_connection_that_is_closed_each_time_is_an_error_and_no_empty_reply(
+    redis_server: RedisServer, ask: Callable[[RedisServer], Any]
+) -> None:
+    way = ask(redis_server)
+
+    with pytest.raises(server.RedisError, match=r"^redis-cli: .*Error: "):
+        way.raw(["CLIENT KILL TYPE normal SKIPME no", "INFO"])
 
 
 def test_a_node_of_a_cluster_is_refused(

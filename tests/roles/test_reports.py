@@ -42,7 +42,17 @@ def test_status_warns_of_settings_that_can_lose_tasks() -> None:
         ]
     }
 
-    assert list(load("fleet_status").warnings({}, fleet)) == ["unsafe settings: task_acks_late is off"]
+    assert list(load("fleet_status").warnings({}, {"celery": fleet})) == [
+        "unsafe settings: task_acks_late is off"
+    ]
+
+
+def test_status_says_which_hosts_run_plain_workers() -> None:
+    plugin = load("fleet_status")
+
+    assert list(plugin.warnings({"web1": plugin.SILENT, "web2": plugin.SILENT | {"plain": True}}, {})) == [
+        "web2: plain Celery workers, for which no guarantee about workers and scaling holds"
+    ]
 
 
 class Stats(NamedTuple):
@@ -56,7 +66,7 @@ def test_status_begins_with_the_hosts_that_do_not_answer(capsys: pytest.CaptureF
     fleet = {"verdict": "keeping up", "why": "no tasks waiting"}
 
     plugin.CallbackModule().v2_playbook_on_stats(
-        Stats({"_run": {"fleet_status": {"hosts": {}, "expected": ["web1"], "fleet": fleet}}})
+        Stats({"_run": {"fleet_status": {"hosts": {}, "expected": ["web1"], "fleets": {"celery": fleet}}}})
     )
 
     lines = capsys.readouterr().out.split("\n")
@@ -67,6 +77,36 @@ def test_status_begins_with_the_hosts_that_do_not_answer(capsys: pytest.CaptureF
 def test_status_names_a_host_that_was_drained_and_how_it_comes_back() -> None:
     drained = {"state": "leaving", "why": "ann", "groups": {}}
 
-    assert list(load("fleet_status").warnings({}, {"supervisors": {"web2": drained}})) == [
+    assert list(load("fleet_status").warnings({}, {"celery": {"supervisors": {"web2": drained}}})) == [
         "web2: runs no workers, drained by ann; resume.yml ends that"
     ]
+
+
+def test_status_shows_each_project_and_blames_none_for_the_broker_of_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plugin = load("fleet_status")
+    keeps_up = {"verdict": "keeping up", "why": "no tasks waiting", "supervisors": {}}
+    unit = {"unit": "celery-blog-autoscaler.service", "active": "active"}
+    hosts = {
+        name: plugin.SILENT | {"answers": True, "project": project, "release": release}
+        for name, project, release in [("web1", "shop", "r1"), ("web2", "blog", "b1"), ("web3", "blog", "b2")]
+    }
+    hosts["web2"] = hosts["web2"] | {"units": [unit]}
+
+    plugin.CallbackModule().v2_playbook_on_stats(
+        Stats(
+            {
+                "_run": {
+                    "fleet_status": {"hosts": hosts, "expected": [], "fleets": {"shop": keeps_up, "blog": {}}}
+                }
+            }
+        )
+    )
+
+    shown = capsys.readouterr().out
+    assert shown.split("\n")[:3] == [
+        "", "blog: No supervisor answers.", "shop: KEEPING UP  no tasks waiting",
+    ]  # fmt: skip
+    assert "the hosts of blog are on 2 releases: b1, b2" in shown
+    assert "does not report" not in shown

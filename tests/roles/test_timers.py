@@ -1,4 +1,4 @@
-"""Services that timers start, in every role."""
+"""Services that timers and other services start, in every role."""
 
 from pathlib import Path
 
@@ -17,6 +17,6 @@ def test_there_are_some() -> None:
 
 
 @pytest.mark.parametrize("unit", ONESHOTS, ids=lambda path: path.name)
-def test_a_service_of_a_timer_may_start_at_any_time(unit: Path) -> None:
-    # A timer fires again after each daemon-reload; by default five of them in ten seconds are too many.
+def test_a_service_that_ends_at_once_may_start_at_any_time(unit: Path) -> None:
+    # A timer fires again after each daemon-reload, and a worker may crash: five starts are soon used up.
     assert "\nStartLimitIntervalSec=0\n" in unit.read_text(encoding="utf-8").partition("[Service]")[0]

@@ -10,7 +10,9 @@ from support.role_files import ROLES
 
 # Their packages give them one, whose exposure is tested on hosts; the roles' additions widen nothing.
 IN_THEIR_OWN = {"redis-server.service", "redis-sentinel.service"}
-SANDBOX = re.compile(r"\| celery_fleet\.platform\.(service|app)_sandbox \}\}")
+SANDBOX = re.compile(
+    r"(\| celery_fleet\.platform\.(service|app)_sandbox|\{\{ __celery_(app|autoscaler)_sandbox) \}\}"
+)
 
 
 def templates() -> dict[str, list[Path]]:

@@ -73,6 +73,8 @@ worker2 celery_app_stop_timeout=soon
 [workers:vars]
 celery_app_supervised=false
 celery_app_environment={{ settings_of_the_app }}
+celery_app_check_command={{ first_server }}
+first_server=["echo", "{{ groups['redis'][0] }}"]
 monitoring_exporters_address={{ ansible_facts['default_ipv4']['address'] }}
 """
 
@@ -87,14 +89,16 @@ def test_all_faults_are_told_before_a_host_is_asked(playbook: str, tmp_path: Pat
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if re.match(r"[\w, ]+: [\w, ]+: |ansible_host: ", line)]
     assert sorted(told) == [
-        "ansible_host: worker1 and worker2 are one host, 198.51.100.1:22; allowed: one name a host",
+        "ansible_host: worker1 and worker2 are one host, 198.51.100.1:22; allowed: one name a host, "
+        "or one for each project of it (celery_app_project)",
         "worker1: celery_app_beat: is 'perhaps'; allowed: true or false",
         "worker2: celery_app_stop_timeout: is 'soon'; allowed: a whole number from 1 to 86400",
+        "workers: celery_app_check_command: needs a host in the group redis; there is no such group",
         "workers: celery_app_environment: uses settings_of_the_app, which is undefined",
         "workers: celery_app_plain_workers: is 'maybe'; allowed: true or false",
         "workers: celery_app_supervise: is unknown; did you mean celery_app_supervised?",
     ]
-    assert "wrong in the inventory: 6" in done.stdout
+    assert "wrong in the inventory: 7" in done.stdout
     assert "UNREACHABLE" not in done.stdout
     assert done.stdout.count("TASK [") == 1
 

@@ -2,22 +2,7 @@
 
 from typing import Any
 
-import celery.bin.worker
 import pytest
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import app, lines, validate
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.bounds import BOUNDS, GROUP
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.options import (
-    ALLOWED,
-    REFUSED,
-)
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.specs import options
-from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.urls import (
-    UrlError,
-    parse,
-    problems,
-)
-from celery_autoscaler import settings as supervisor
 from support.made_up_fleets import (
     APP,
     CPU,
@@ -25,8 +10,6 @@ from support.made_up_fleets import (
     GENERAL,
     GROUPS,
     HOSTS,
-    WORKERS,
-    as_written,
     findings,
     with_group,
     with_settings,
@@ -137,7 +120,7 @@ def test_texts_that_mean_a_boolean_or_a_number_are_right(variable: str, value: A
         ({"minimum": 4}, "'general': minimum is named min_workers now"),
         ({"promise": 4}, "'general': promise is named target_wait now"),
         ({"queue": ["a"]}, "'general': queue is unknown; did you mean queues?"),
-        ({"colour": "red"}, "'general': colour is unknown; allowed: concurrency, drain_timeout, max_workers"),
+        ({"colour": "red"}, "'general': colour is unknown; allowed: concurrency, cpu_quota, drain_timeout"),
         ({"name": "Web"}, "'Web' cannot be a name; allowed: lower case letters"),
         ({"name": "beat"}, "'beat' cannot be a name"),
         ({"name": "cpu"}, "duplicate name: cpu; allowed: one group a name"),
@@ -357,6 +340,27 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
         {"celery_app_worker_groups": []},
         "celery_app_worker_groups: is an empty list: there is nothing",
     ),
+    ("workers", {"celery_app_sdists": ["odfpy==1.4"]}, "celery_app_sdists: 'odfpy==1.4' is no name; allowed"),
+    (
+        "workers",
+        {"celery_app_sdists_image": "debian:13\nRUN curl x"},
+        "celery_app_sdists_image: 'debian:13\\nRUN curl x' is no name; allowed: an image such as debian:13",
+    ),
+    (
+        "workers",
+        {"celery_app_sdists_packages": ["gcc; id"]},
+        "celery_app_sdists_packages: 'gcc; id' is no name; allowed: packages of Debian, such as libldap-dev",
+    ),
+    (
+        "workers",
+        {"celery_app_indexes": [{"url": f"https://deploy:{APP}@index.example/simple"}]},
+        "celery_app_indexes: element 1: url holds a user or a password; allowed: username and password",
+    ),
+    (
+        "workers",
+        {"celery_app_indexes": [{"url": "index.example/simple"}]},
+        "celery_app_indexes: element 1: url is 'index.example/simple'; allowed: the URL of a simple index",
+    ),
     ("workers", {"celery_autoscaler_http": "0.0.0.0:9541"}, "celery_autoscaler_http: is open to other hosts"),
     (
         "workers",
@@ -438,197 +442,3 @@ def test_all_findings_are_told_at_once() -> None:
         "postgres_port",
         "celery_app_beat",
     ]
-
-
-def test_misspelt_and_empty_groups_are_named() -> None:
-    misspelt = {**GROUPS, "worker": GROUPS["workers"]}
-    del misspelt["workers"]
-
-    assert "group worker: is unknown, and there is no group workers; did you mean workers?" in findings(
-        HOSTS, misspelt
-    )
-    assert "group workers: is empty; allowed: at least one host, or no such group" in findings(
-        HOSTS, {**GROUPS, "workers": []}
-    )
-    assert findings(HOSTS, {**GROUPS, "datacenter1": ["data1"], "worker": ["worker1"]}) == []
-    (nothing, *_) = findings({"host1": {}}, {"webservers": ["host1"]})
-    assert nothing == (
-        "groups: no host is in a group that a playbook deploys; "
-        "allowed: redis, postgres, workers, beat, monitoring"
-    )
-    assert findings({}, {}) == [
-        "hosts: there is no host; allowed: hosts in the groups redis, postgres, workers, beat, monitoring"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "one"),
-    [
-        ({"ansible_host": "198.51.100.22"}, {}, True),
-        ({"ansible_host": "2001:DB8::16"}, {"ansible_host": "2001:db8:0:0::16"}, True),
-        ({"ansible_host": "Worker.example"}, {"ansible_host": "worker.example."}, True),
-        ({"ansible_host": "198.51.100.22", "ansible_port": 22}, {}, True),
-        ({"ansible_host": "198.51.100.22", "ansible_port": 2222}, {}, False),
-        ({"ansible_host": "198.51.100.22", "ansible_ssh_common_args": "-J a"}, {}, False),
-        ({"ansible_connection": "local"}, {"ansible_connection": "ansible.builtin.local"}, True),
-        ({"ansible_connection": "docker", "ansible_host": "c1"}, {"ansible_connection": "docker"}, False),
-    ],
-)
-def test_two_names_of_one_host_are_named(first: dict[str, Any], second: dict[str, Any], one: bool) -> None:
-    hosts = {**HOSTS, "worker1": {**HOSTS["worker1"], **first}, "worker2": {**HOSTS["worker2"], **second}}
-
-    found = findings(hosts, GROUPS)
-
-    assert ["are one host" in line for line in found] == [True] * one
-    assert not one or found[0].startswith("ansible_host: worker1 and worker2 are one host")
-
-
-SENTINEL = {"redis_sentinel": True, "redis_replication_of": "data1"}
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (
-            {"redis_sentinel": "true"},
-            "redis_replication_of: is empty; allowed: the address of the first primary",
-        ),
-        (SENTINEL, "redis_sentinel: 1 hosts have a sentinel of celery; allowed: an odd number, 3 or more"),
-        (SENTINEL, "redis_sentinel: redis_users has no user with the preset sentinel"),
-        (SENTINEL, "redis_sentinel_quorum: 2 of 1 sentinels cannot agree"),
-        (
-            {"redis_replication_of": "localhost"},
-            "redis_replication_of: localhost makes each host a replica of itself",
-        ),
-        (
-            {"redis_replication_of": "data11"},
-            "redis_replication_of: 'data11' is no host of the inventory; did you mean",
-        ),
-    ],
-)
-def test_a_fault_of_replication_is_named(values: dict[str, Any], words: str) -> None:
-    assert [line for line in with_values("data1", **values) if line.startswith(f"data1: {words}")]
-
-
-def test_an_address_from_elsewhere_can_be_the_first_primary() -> None:
-    users = [*DATA["redis_users"], {"name": "replica", "preset": "replication", "password": APP}]
-
-    assert with_values("data1", redis_users=users, redis_replication_of="redis.example.com") == []
-
-
-def test_files_of_variables_that_resemble_a_group_are_named() -> None:
-    files = {
-        "worker": "group_vars/worker.yml",
-        "workers": "group_vars/workers.yml",
-        "site": "group_vars/site",
-    }
-    seen = inventory(HOSTS, {**GROUPS, "all": list(HOSTS)}, as_written, files)
-
-    assert lines(validate(seen), seen) == [
-        "group_vars/worker.yml: names no group and no host of the inventory; did you mean workers?"
-    ]
-
-
-def test_many_hosts_with_one_fault_are_one_line() -> None:
-    names = [f"worker{number}" for number in range(1, 21)]
-    hosts = {name: {"ansible_host": f"198.51.100.{100 + n}", **WORKERS} for n, name in enumerate(names)}
-    groups = {**GROUPS, "workers": names}
-    for name in names[:8]:
-        hosts[name]["celery_app_root"] = "x"
-
-    (line,) = findings({"data1": HOSTS["data1"], **hosts}, groups)
-
-    assert line.startswith("worker1, worker2, worker3, worker4, worker5 and 3 more: celery_app_root: ")
-
-
-def test_a_name_with_control_characters_stays_in_its_line() -> None:
-    (line,) = with_values("workers", celery_app_root="/opt/a\n\x1b[31mred")
-
-    assert "\n" not in line
-    assert "\x1b" not in line
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://data1",
-        "redis://data1:6379/0",
-        "rediss://app:a%40b%2Fc@[2001:db8::1]:6379/0?ssl_cert_reqs=required&ssl_ca_certs=/etc/x@y",
-        "redis://app:a:b@data1/0",
-        "redis+socket:///run/redis/redis.sock",
-        "db+postgresql://u:p%25@host/name",
-        "sentinel://app:p@s1:26379/0;sentinel://app:p@s2:26379/0",
-        "redis://:only-a-password@data1:6379/0",
-    ],
-)
-def test_an_encoded_url_is_right(url: str) -> None:
-    assert list(problems(url)) == []
-
-
-@pytest.mark.parametrize("char", list("@/?#% []"))
-def test_each_character_that_must_be_encoded_is_found(char: str) -> None:
-    password = f"before{char}after"
-
-    assert list(problems(f"redis://app:{password}@data1:6379/0")), password
-
-
-def test_the_parts_of_a_url_are_decoded() -> None:
-    url = parse("rediss://a%2Fb:c%40d@[2001:db8::1]:6380/0")
-
-    assert (url.scheme, url.user, url.password, url.host, url.port) == (
-        "rediss",
-        "a/b",
-        "c@d",
-        "2001:db8::1",
-        6380,
-    )
-
-
-@pytest.mark.parametrize("url", ["data1:6379", "redis://data1:99999/0", "redis://a]b/0", ""])
-def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(UrlError):
-        parse(url)
-
-
-def test_the_options_of_workers_are_those_of_celerys_command() -> None:
-    assert ALLOWED.keys() | REFUSED.keys() == {
-        parameter.name for parameter in celery.bin.worker.worker.params
-    }
-    assert not ALLOWED.keys() & REFUSED.keys()
-
-
-def test_the_bounds_are_those_that_the_supervisor_takes() -> None:
-    fields = {name: field.metadata for name, field in supervisor.Group.__dataclass_fields__.items()} | {
-        name: field.metadata for name, field in supervisor.Settings.__dataclass_fields__.items()
-    }
-    ours = {name: bounds for name, bounds in GROUP.items() if name != "workers"} | {
-        name.removeprefix("celery_autoscaler_"): bounds
-        for name, bounds in BOUNDS.items()
-        if name.startswith("celery_autoscaler_") and "." not in name
-    }
-    for name, (low, high) in ours.items():
-        rule = fields[name]["rule"]
-        assert rule.fits(low), name
-        assert rule.fits(high), name
-        assert not rule.fits(high + 1), name
-        assert not rule.fits(low - 1), name
-    assert app.GROUP_NAME.pattern == supervisor.GROUP_NAME
-
-
-def test_each_bound_is_one_of_a_number_that_a_role_knows() -> None:
-    for path in BOUNDS:
-        name, _, key = path.partition(".")
-        option = options()[name]
-        assert (option["options"][key] if key else option)["type"] in ("int", "float"), path
-
-
-def test_the_defaults_of_the_roles_keep_the_bounds() -> None:
-    for path, (low, high) in BOUNDS.items():
-        if "." not in path and "default" in options()[path]:
-            assert low <= options()[path]["default"] <= high, path
-
-
-def test_each_whole_number_has_bounds() -> None:
-    numbers = {name for name, option in options().items() if option.get("type") in ("int", "float")}
-
-    assert numbers - BOUNDS.keys() == set()

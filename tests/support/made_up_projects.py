@@ -8,12 +8,14 @@ import pytest
 
 from support.role_files import (
     CHECKOUT,
-    load_module,
     load_shared,
 )
 
-bundle = load_module("celery_bundle")
+content = load_shared("celery_content")
+host = load_shared("celery_host")
+lock = load_shared("celery_lock")
 source = load_shared("celery_source")
+wheels = load_shared("celery_wheels")
 AWKWARD = {
     "PLAIN": "redis://app:secret@data1:6379/0",
     "SHELL": "$HOME `id` \\ \"quoted\" 'single' #; &",
@@ -62,7 +64,7 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 
 
 BUILD = CHECKOUT / "roles/celery_app/files/build.txt"
-TARGET = {"python": "3.13", "machine": "x86_64", "glibc": "2.41", "build": str(BUILD)}
+TARGET = host.Target("3.13", "x86_64", "2.41")
 
 
 def write(path: Path, text: str) -> Path:
@@ -86,29 +88,34 @@ def find(named: Path | str, cache: Path, revision: str = "", run: str = "run") -
 
 def pip_that_downloads_nothing(asked: list[str]) -> Any:
     """A pip that builds, and writes down what it was asked for."""
-    build = bundle.pip
+    build = wheels.pip
 
-    def pip(kind: str, *rest: str) -> None:
+    def pip(kind: str, *rest: str, **how: Any) -> None:
         asked.append(kind)
         if kind == "wheel":
-            build(kind, *rest)
+            build(kind, *rest, **how)
 
     return pip
 
 
+def content_of(found: Any, cache: Path, **parts: Any) -> Any:
+    """What goes into a bundle of a project, and nothing else than the parts that are named."""
+    supplies = wheels.Supplies(cache, BUILD, **parts.pop("supplies", {}))
+    return content.Content(TARGET, (found,), parts.pop("lock", lock.Lock({})), "", supplies, **parts)
+
+
 def collect(found: Any, scratch: Path, cache: Path) -> set[str]:
     """The wheels of a bundle of the project, without any requirements."""
-    wheels = scratch / "wheels"
-    wheels.mkdir(parents=True)
+    folder = scratch / "wheels"
+    folder.mkdir(parents=True)
     cache.mkdir(exist_ok=True)
-    params = TARGET | {"installer": str(write(scratch / "installer", "")), "cache": str(cache)}
-    bundle.collect_wheels(wheels, params, [found], bundle.Content({}, set()))
-    return {wheel.name for wheel in wheels.iterdir()}
+    content.collect_wheels(folder, content_of(found, cache))
+    return {wheel.name for wheel in folder.iterdir()}
 
 
 def contents(found: Any, scratch: Path) -> set[str]:
     """What is in a bundle of the project, without any requirements."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle, "pip", pip_that_downloads_nothing([]))
-        wheels = collect(found, scratch, scratch / "cache")
-    return wheels | {found.name_of(f) for f in found.files()}
+        patch.setattr(wheels, "pip", pip_that_downloads_nothing([]))
+        built = collect(found, scratch, scratch / "cache")
+    return built | {found.name_of(f) for f in found.files()}

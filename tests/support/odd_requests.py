@@ -11,8 +11,9 @@ from support.odd_values import dumps, mutated, odd
 CRLF = b"\r\n"
 PATHS = (
     "/", "/healthz", "/status", "/metrics", "/events", "/history?range=1h", "/history?range=1e9",
-    "/letters?queue=celery",
-    "/letters?queue=%ff%00", "/letters", "/page/page.js", "/page/../page.py", "/page/%2e%2e/page.py",
+    "/dead-letters?queue=celery",
+    "/dead-letters?queue=%ff%00", "/dead-letters",
+    "/page/page.js", "/page/../page.py", "/page/%2e%2e/page.py",
     "/nosuch", "//", "",
     "*", "http://elsewhere/status", "/actions/", "/actions/pause", "/actions/resume", "/actions/scale",
     "/actions/drain",
@@ -88,7 +89,7 @@ headers = st.one_of(
 good_headers = [("Host", "127.0.0.1"), ("X-Celery-Fleet", "1")]
 bodies = st.one_of(
     st.just(b""),
-    mutated(st.just(WISH)).map(lambda wish: dumps(wish).encode()),
+    mutated(st.just(WISH)).map(lambda request: dumps(request).encode()),
     odd.map(lambda value: dumps(value).encode()),
     st.binary(max_size=50),
     st.sampled_from(

@@ -191,3 +191,11 @@ def security_score(folder: Path, unit: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
     )
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Return the files of the repository that fit, without links."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-s", *patterns], cwd=CHECKOUT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    return [line.partition("\t")[2] for line in listed if not line.startswith("120000")]

@@ -14,21 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.policy.law import Decision, GroupPolicy, Seen
+from celery_autoscaler.supervisor.policy.law import Decision, GroupPolicy, GroupSeen
 
-from support.simulated_fleet import (
-    Law,
-    SimulatedGroup,
-    SimulatedHost,
-    Simulation,
-    Task,
-    Trace,
-    as_tasks,
-    even,
-    full_speed,
-    poisson,
-    repeatable,
-)
+from support.simulated_fleet import SimulatedGroup, SimulatedHost, Simulation, full_speed
+from support.simulated_load import Law, Task, Trace, as_tasks, even, poisson, repeatable
 
 HOUR = 3600.0
 TARGET = 10.0
@@ -53,7 +42,7 @@ class Load:
     """Whether maximum and hosts allow that all but one of a hundred tasks start within the target wait."""
 
     def run(self, law: Law, seed: int, *, braked: bool = True) -> Trace:
-        """Let a law meet it; without brakes its workers start at once however many they are."""
+        """Let a law meet it; without limits its workers start at once however many they are."""
         group = SimulatedGroup(
             self.group, law, self.tasks(repeatable(seed)), startup=self.startup, speed=self.speed
         )
@@ -162,7 +151,7 @@ def mixed(chance: random.Random) -> list[Task]:
 
 
 def pareto(chance: random.Random) -> list[Task]:
-    """Five tasks a second whose sizes have a heavy tail: Pareto, 0.9 s in the mean, up to 300 s."""
+    """Five tasks a second whose sizes have a heavy tail: Pareto, 0.9 s on average, up to 300 s."""
     return as_tasks(
         times := poisson(5.0, HOUR, chance), [min(300.0, 0.3 * chance.paretovariate(1.5)) for _ in times]
     )
@@ -273,7 +262,7 @@ class Hpa:
     _want: int | None = None
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def decide(self, group: Group, seen: Seen) -> Decision:
+    def decide(self, group: Group, seen: GroupSeen) -> Decision:
         """Return what is wanted."""
         have = seen.ready + seen.starting
         if self._want is None:
@@ -299,7 +288,7 @@ class Fixed:
 
     workers: int
 
-    def decide(self, group: Group, seen: Seen) -> Decision:
+    def decide(self, group: Group, seen: GroupSeen) -> Decision:
         """Return it."""
         del group, seen
         return Decision(self.workers, "")

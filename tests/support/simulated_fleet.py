@@ -1,26 +1,23 @@
 """A discrete-event simulation of worker groups and hosts that follow the real control law, without a process.
 
 Arrivals, sizes of tasks and the time that a start takes are given. The estimates, the law, the shares of the
-hosts and their brakes are the real ones and see no more than a supervisor sees: lengths, counters, workers.
+hosts and their limits are the real ones and see no more than a supervisor sees: lengths, counters, workers.
 Drains are ideal.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
-import random
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice, pairwise
-from typing import Protocol
+from dataclasses import dataclass
+from itertools import islice
 
 from celery_autoscaler.protocol.ended import Ended
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.policy.estimates import Age, Meter, WorkerCounters, merged
-from celery_autoscaler.supervisor.policy.law import Decision, Seen
+from celery_autoscaler.supervisor.policy.law import Decision, GroupSeen
 from celery_autoscaler.supervisor.policy.limits import (
     HostLimits,
     HostSeen,
@@ -32,30 +29,20 @@ from celery_autoscaler.supervisor.policy.run_times import RunTimes
 from celery_autoscaler.supervisor.policy.shares import Offer, moves
 from celery_autoscaler.supervisor.policy.throughput import Throughput
 
+from support.simulated_load import Law, Task, Tick, Trace
+
 QUEUE = "celery"
+
+
 HOST = "host"
+
+
 # Messages of the queue whose kind a supervisor sees.
 PEEK = 100
+
+
 # Seconds ahead for which a supervisor is told how many tasks come due, at most.
 HORIZON = 120.0
-
-
-class Law(Protocol):
-    """Anything that wants a number of workers once a tick."""
-
-    def decide(self, group: Group, seen: Seen) -> Decision:
-        """Return what is wanted."""
-        ...
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task: when it can run, how long it takes alone, what it is called, when an ETA task was sent."""
-
-    at: float
-    size: float
-    kind: str = "task"
-    sent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,61 +76,6 @@ class SimulatedWorker:
             running=self.running,
             slots=slots,
         )
-
-
-@dataclass(frozen=True)
-class Tick:
-    """What one tick saw and decided."""
-
-    seen: Seen
-    decision: Decision
-    true_age: float
-
-    @property
-    def have(self) -> int:
-        """Workers that consumed or started."""
-        return self.seen.ready + self.seen.starting
-
-
-@dataclass
-class Trace:
-    """What happened to the tasks of a group, and to its workers."""
-
-    waits: list[float] = field(default_factory=list)
-    """Of each task that has begun, in seconds."""
-    unfinished: int = 0
-    """Tasks that had not begun at the end."""
-    ticks: list[Tick] = field(default_factory=list)
-    worker_seconds: float = 0.0
-
-    @property
-    def hours(self) -> float:
-        """Hours of workers."""
-        return self.worker_seconds / 3600
-
-    def wait(self, part: float) -> float:
-        """Return the wait that a part of the tasks stays below; infinite if that part never began."""
-        ordered = sorted(self.waits)
-        place = int(part * (len(ordered) + self.unfinished))
-        if place >= len(ordered):
-            return math.inf if self.unfinished else ordered[-1]
-        return ordered[place]
-
-    def turns(self, after: float) -> int:
-        """Return how often the number of workers changed its direction."""
-        counts = [tick.have for tick in self.ticks if tick.seen.now >= after]
-        steps = [b - a for a, b in pairwise(counts) if a != b]
-        return sum((a > 0) != (b > 0) for a, b in pairwise(steps))
-
-    def quickest_regret(self) -> float:
-        """Return the shortest time from a start until a stop, in seconds."""
-        shortest, grown = math.inf, -math.inf
-        for before, tick in pairwise(self.ticks):
-            if tick.have > before.have:
-                grown = tick.seen.now
-            elif tick.have < before.have:
-                shortest = min(shortest, tick.seen.now - grown)
-        return shortest
 
 
 def full_speed(_running: int) -> float:
@@ -181,7 +113,7 @@ class SimulatedGroup:
         self.workers: dict[int, SimulatedWorker] = {}
         self.initial = group.min_workers if workers is None else workers
         self.decision = Decision(self.initial, "")
-        self.seen = Seen(now=0.0)
+        self.seen = GroupSeen(now=0.0)
         self._tasks = deque(sorted(tasks, key=lambda task: task.at))
         self._etas = sorted(task.at for task in tasks if task.sent is not None)
         self._sent = {task.at: task.sent for task in tasks if task.sent is not None}
@@ -208,7 +140,7 @@ class SimulatedGroup:
         age = now - self._waiting[0].at if self._waiting else 0.0
         self.trace.ticks.append(Tick(self.seen, self.decision, age))
 
-    def _observe(self, now: float) -> Seen:
+    def _observe(self, now: float) -> GroupSeen:
         workers, slots = self.workers, self.group.concurrency
         consuming = {n: w for n, w in workers.items() if w.ready_at <= now}
         backlog, busy = len(self._waiting), len(self._begun)
@@ -220,7 +152,7 @@ class SimulatedGroup:
         limit = self._throughput.update(
             now, self._run_times.totals, busy=busy, waiting=backlog, lateness=age / self.group.target_wait
         )
-        return Seen(
+        return GroupSeen(
             now=now,
             backlog=backlog,
             busy=busy,
@@ -367,7 +299,7 @@ class Simulation:
     ) -> None:
         """Prepare; without hosts, any number of workers may start at a time."""
         self.groups, self.hosts, self.tick = groups, hosts, tick
-        self._brakes = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
+        self._host_limits = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
         starts = sum(HostLimits.starts_at_once(HostSeen(cpus=host.cpus)) for host in hosts) or None
         for group in groups:
             group.starts = starts
@@ -413,7 +345,7 @@ class Simulation:
         starting = [w for w in workers if w.ready_at > now]
         used = len(starting) * host.start_cpu + sum(w.running for w in workers) * host.task_cpu
         seen = HostSeen(cpus=host.cpus, cpu=min(100.0, 100 * used / host.cpus))
-        if self._brakes.against_starts(seen, slowing=False, worker_memory=0, starting=len(starting)):
+        if self._host_limits.against_starts(seen, slowing=False, worker_memory=0, starting=len(starting)):
             # A busy CPU keeps no group below its minimum, or its tasks waiting for nobody.
             missing = {
                 group: min(count, max(group.group.min_workers, 1) - len(group.counted()))
@@ -452,29 +384,3 @@ def simulate(
     """Simulate one group; see :class:`SimulatedGroup`."""
     run = SimulatedGroup(group, law, tasks, startup=startup, workers=workers, speed=speed)
     return Simulation([run], hosts, tick=tick).run(until)[0]
-
-
-# --- Chance and times --------------------------------------------------------------------------------
-
-
-def repeatable(seed: int) -> random.Random:
-    """Return chance that is the same each time."""
-    return random.Random(seed)  # noqa: S311  nothing is kept secret by it
-
-
-def even(rate: float, seconds: float, begin: float = 0.0) -> list[float]:
-    """Return the times of a number of arrivals a second, evenly spread."""
-    return [begin + number / rate for number in range(round(rate * seconds))]
-
-
-def poisson(rate: float, seconds: float, chance: random.Random, begin: float = 0.0) -> list[float]:
-    """Return the times of arrivals that do not depend on each other."""
-    times, now = [], begin
-    while (now := now + chance.expovariate(rate)) < begin + seconds:
-        times.append(now)
-    return times
-
-
-def as_tasks(arrivals: Sequence[float], sizes: Sequence[float], kind: str = "task") -> list[Task]:
-    """Return tasks of one kind."""
-    return [Task(at, size, kind) for at, size in zip(arrivals, sizes, strict=True)]

@@ -24,7 +24,7 @@ def test_every_service_is_active_after_a_reboot(host: Host) -> None:
 
 def test_every_worker_executes_tasks_of_its_queues(host: Host) -> None:
     queues = " ".join(f"--queue={queue}" for queue in QUEUES)
-    smoke_test = "celery-app python -m celery_autoscaler.operations.smoke_test -A tasks"
+    smoke_test = "celery-app python -m celery_autoscaler.smoke_test -A tasks"
 
     report = json.loads(host.check_output(f"{smoke_test} --workers 3 --at-least {queues}"))
 

@@ -15,9 +15,9 @@ units = ["celery-autoscaler", "celery-worker@general-1", "celery-worker@slow-1"]
 logger = logging.getLogger(__name__)
 
 RATE = 50.0  # tasks a second
-LONG = 20.0  # seconds of some of them
+LONG = 10.0  # seconds of some of them
 GROUPS = ("general", "slow")
-LOOKS_BEFORE = 200  # for half a minute or so
+LOOKS_BEFORE = 100  # for a quarter of a minute or so
 
 
 @contextmanager
@@ -32,14 +32,14 @@ def mixed_load(trace: str) -> Iterator[list[str]]:
     ids.extend(long)
 
 
-def test_three_deploys_and_a_rollback_lose_and_repeat_no_task(
+def test_two_deploys_and_a_rollback_lose_and_repeat_no_task(
     rollouts: Rollouts, source: Source, trace: str
 ) -> None:
     releases: list[str] = []
     with mixed_load(trace) as ids, sampled(*GROUPS) as samples:
         wait_for(lambda: samples.looks >= LOOKS_BEFORE, "nobody looks")
         waited_before = dict(samples.longest)
-        for number, hosts_at_a_time in ((1, 1), (2, 2), (3, 2)):
+        for number, hosts_at_a_time in ((1, 1), (2, 2)):
             source.append(f"# Release {number}.")
             ids.extend(more_long_tasks(trace, number))
             rollouts.deploy(source, rollout_serial=hosts_at_a_time, rollout_verify=False)
@@ -51,7 +51,7 @@ def test_three_deploys_and_a_rollback_lose_and_repeat_no_task(
     assert found.exactly_once, found
     assert min(samples.least.values()) >= 1, samples.least
     assert set(releases) <= samples.releases
-    assert set(rollouts.current().values()) == rollouts.running() == {releases[1]}
+    assert set(rollouts.current().values()) == rollouts.running() == {releases[0]}
     logger.info("least workers that took tasks in %d looks: %s", samples.looks, samples.least)
     logger.info("longest wait of a task before: %s, and after: %s", waited_before, samples.longest)
 
@@ -63,8 +63,7 @@ def more_long_tasks(trace: str, number: int) -> list[str]:
 
 
 def test_the_same_again_changes_nothing_and_builds_nothing(rollouts: Rollouts, source: Source) -> None:
-    for number in (1, 2):
-        source.append(f"# Release {number}.")
+    source.append("# Release 1.")
 
     printed = rollouts.deploy(source)
 

@@ -10,9 +10,9 @@ import docker
 import pytest
 from support.hosts.deployed_app import redis
 from support.hosts.fleet_workers import enlisted, load, outcome
-from support.hosts.lost_hosts import without_power
+from support.hosts.lost_hosts import without_power, without_route
 from support.hosts.releases import PLAYBOOKS, Rollouts, Source, sampled
-from support.hosts.scenario import Scenario
+from support.hosts.scenario import Scenario, address
 from support.hosts.supervised_fleet import SupervisedHost, by_host, consuming, wait_for_workers
 from support.processes.counted_tasks import Outcome
 from support.processes.services import wait_for
@@ -73,6 +73,24 @@ def test_hosts_are_told_apart_that_call_themselves_the_same(hosts: dict[str, Sup
     executed = [line.split("│") for line in shown.splitlines() if line.startswith("│ worker")]
     assert [cells[1].strip() for cells in executed] == sorted(hosts)
     assert all(int(cells[4]) > 0 for cells in executed), shown
+
+
+def test_a_host_that_is_cut_off_from_redis_keeps_nobody_from_the_supervisors(
+    hosts: dict[str, SupervisedHost],
+) -> None:
+    assert next(iter(hosts)) == "worker1"
+    with without_route(hosts["worker1"].host, address(Scenario("deploy").hosts()["data1"])):
+        paused = play("pause", group="slow")
+        assert redis().hget("fleet:overrides", "slow")
+        shown = play("status")
+    play("pause", group="slow", undo=True)
+
+    assert '"msg": "slow: paused"' in paused
+    assert "worker1 -> worker2" in paused
+    assert "PAUSED  slow: paused by" in shown, shown
+    assert "worker1: its supervisor runs but does not report" in shown, shown
+    wait_for(lambda: redis().zcard("fleet:supervisors") == len(hosts), "a supervisor is missing", 180.0)
+    wait_for_workers(lambda numbers: bool(numbers["worker1"]), "worker on the host that came back", 180.0)
 
 
 # --- The first worker host dies while it is deployed. The last tests here: they leave other releases --------
@@ -166,9 +184,6 @@ def test_verify_names_a_dead_host_and_judges_the_others(dead_host: str) -> None:
 def test_any_living_host_tells_the_supervisors() -> None:
     play("scale", group="general", min_workers=1, max_workers=3)
     assert redis().hget("fleet:overrides", "general")
-    play("pause", group="slow")
-    assert redis().hget("fleet:overrides", "slow")
-    play("pause", group="slow", undo=True)
     play("scale", group="general", reset=True)
 
 

@@ -227,7 +227,7 @@ def test_nobody_but_prometheus_reaches_an_exporter(host: Host) -> None:
     host.check_output(f"python3 -c '{script}' {asked}")
 
 
-# Writes down what it is sent; to clients of PostgreSQL it says that it wants the password in the clear.
+# Writes down what it is sent; to clients of PostgreSQL it says that it wants an unencrypted password.
 LISTENER = r"""
 import socket
 WANTED = b"R\0\0\0\x08\0\0\0\x03"
@@ -247,7 +247,7 @@ with socket.create_server(("127.0.0.1", 7777)) as server, open("/run/sent", "wb"
 
 @pytest.fixture
 def listener(host: Host) -> Iterator[str]:
-    """An address of somebody else, who writes down what it is sent."""
+    """An address of another machine, which writes down what it is sent."""
     host.check_output("systemd-run --quiet --unit=listener python3 -c %s", LISTENER)
     wait_for(lambda: host.socket("tcp://127.0.0.1:7777").is_listening or None, "nobody listens", WITHIN)
     yield "127.0.0.1:7777"

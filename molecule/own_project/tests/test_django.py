@@ -5,7 +5,7 @@ from typing import Any
 from support.processes.services import wait_for
 
 testinfra_hosts = ["ansible://django"]
-units = ["celery-worker@general-1"]
+units = ["celery-shop-worker@general-1"]
 
 WITHIN = 120.0  # seconds
 

@@ -10,8 +10,8 @@ from support.hosts.secrets_scan import assert_no_secrets
 from support.processes.services import wait_for
 from testinfra.host import Host
 
-testinfra_hosts = ["ansible://workers"]
-units = ["celery-beat", "celery-autoscaler", "celery-worker@*"]
+testinfra_hosts = ["ansible://redis"]
+units = ["celery*-beat", "celery*-autoscaler", "celery*-worker@*"]
 
 WITHIN = 120.0  # seconds
 TASKS = 40
@@ -42,19 +42,20 @@ def test_beat_sends_what_the_project_schedules(project: Any) -> None:
     wait_for(lambda: len(project.executed("beat")) >= before + 2, "beat sends nothing", WITHIN)
 
 
-def test_no_setting_can_lose_or_double_tasks(project: Any, host: Host) -> None:
-    check = f"celery-app -e /etc/celery/autoscaler.env celery-autoscaler -A {project.name} check --json"
+def test_no_setting_can_lose_or_double_tasks(project: Any) -> None:
+    check = f"-e /etc/{project.prefix}/autoscaler.env celery-autoscaler -A {project.name} check --json"
 
-    found = json.loads(host.check_output(check).splitlines()[-1])
+    found = json.loads(project.run(check).splitlines()[-1])
 
     assert [one["text"] for one in found if one["level"] == "error"] == []
 
 
-def test_the_release_lists_its_parts(host: Host) -> None:
-    parts = json.loads(host.check_output("cat /opt/celery/current/sbom.cdx.json"))
+def test_the_release_lists_its_parts(project: Any, host: Host) -> None:
+    release = f"/opt/{project.prefix}/current"
+    parts = json.loads(host.check_output(f"cat {release}/sbom.cdx.json"))
     installed = json.loads(
         host.check_output(
-            "/opt/celery/current/venv/bin/python -c %s",
+            f"{release}/venv/bin/python -c %s",
             "import importlib.metadata as m, json;"
             "print(json.dumps({d.name.lower().replace('_', '-'): d.version for d in m.distributions()}))",
         )

@@ -367,6 +367,42 @@ def test_what_cannot_be_rewound_is_copied_and_said() -> None:
     assert_all_servers_agree()
 
 
+def test_a_frozen_primary_that_goes_on_stops_before_it_splits_the_data(say: Callable[[str], None]) -> None:
+    # By default a standby misses its primary after a minute.
+    for name in ("data1", "data2"):
+        ask(name, "ALTER SYSTEM SET wal_receiver_timeout = '5s'")
+        ask(name, "SELECT pg_reload_conf()")
+    with Client() as client:
+        wait_for(partial(client.has_confirmed, 10), "no rows are written")
+        container("data3").pause()
+        try:
+            promoted = furthest("data1", "data2")
+            (other,) = {"data1", "data2"} - {promoted}
+            # The other standby waits for the frozen host until it is led to the new primary.
+            fail_over(promoted)
+            follows = "SELECT status || ' ' || sender_host FROM pg_stat_wal_receiver"
+            assert ask(other, follows) == f"streaming {promoted}"
+        finally:
+            container("data3").unpause()
+        begin = time.monotonic()
+        wait_for(
+            lambda: not hosts()["data3"].service("postgresql@17-main").is_running, "two servers take writes"
+        )
+        say(f"frozen primary: stopped {time.monotonic() - begin:.1f} s after it went on")
+        for name in ("data1", "data2"):
+            ask(name, "ALTER SYSTEM RESET wal_receiver_timeout")
+            ask(name, "SELECT pg_reload_conf()")
+        fail_over(promoted)
+        wait_for(partial(client.has_confirmed, len(client.confirmed) + 1), "no rows are written after it")
+
+    journal = hosts()["data3"].check_output("journalctl -o cat -u postgres-fence")
+    assert "another server is the primary now" in journal
+    assert primaries() == [promoted]
+    assert client.confirmed - stored(promoted) == set()
+    assert_all_servers_agree()
+    converge_changes_nothing()
+
+
 @pytest.mark.parametrize("name", ["data1", "data2", "data3"])
 def test_no_secret_and_no_key_can_be_seen(name: str) -> None:
     keys = [path.read_text().splitlines()[1] for path in SCENARIO.authority.parent.glob("**/*.key")]

@@ -35,7 +35,7 @@ def test_a_burst_is_met_by_all_workers_of_both_hosts(hosts: dict[str, Supervised
         assert wait_for_workers(lambda seen: seen.total() > 1, "a second worker") < SECOND_WORKER
         wait_for_workers(lambda seen: seen == dict.fromkeys(hosts, MAXIMUM // 2), "the maximum")
         assert all_once(trace, ids)
-        wait_for_workers(lambda seen: seen.total() == 1, "back to the minimum")
+        wait_for_workers(lambda seen: seen.total() == 1, "back to the minimum", 180.0)
 
     assert max(numbers) == MAXIMUM
     assert min(numbers) == 1

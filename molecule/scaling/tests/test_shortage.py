@@ -59,7 +59,7 @@ def test_a_host_short_of_memory_starts_no_worker(hosts: dict[str, SupervisedHost
         short.load(EAT.format(int(0.95 * limit) - used)),
     ):
         wait_for(lambda: short.status()["memory"] > MEMORY_THRESHOLD, "the memory is not used")
-        assert_the_other_takes_over(short, trace, "memory is used to 9")
+        assert_the_other_takes_over(short, trace, "memory usage is 9")
 
 
 @pytest.mark.usefixtures("idle")

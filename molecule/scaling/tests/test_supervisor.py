@@ -25,8 +25,8 @@ from testinfra.host import Host
 testinfra_hosts = ["ansible://worker1"]
 units = [SUPERVISOR]
 
-CURRENT = "/opt/celery/current"
-UPGRADED = "/opt/celery/releases/upgraded"
+CURRENT = "/opt/celery-fleet/supervisor/current"
+UPGRADED = "/opt/celery-fleet/supervisor/releases/upgraded"
 AUTOSCALER = "celery-app celery-autoscaler -A tasks"
 FILES = [
     "/etc/celery/autoscaler.env",
@@ -79,14 +79,13 @@ def kill(host: SupervisedHost) -> None:
 
 
 def upgrade(host: SupervisedHost) -> None:
-    """Let the supervisor come from another release, then from the present one again."""
+    """Let the supervisor come from another environment, then from the present one again."""
     host.host.check_output(
         f"release=$(readlink -f {CURRENT}) && cp --archive $release {UPGRADED}"
-        f' && sed -i "1s|$release|{UPGRADED}|" {UPGRADED}/venv/bin/celery-*'
+        f' && sed -i "1s|$release|{UPGRADED}|" {UPGRADED}/venv/bin/celery-autoscaler'
         f" && ln -sfn {UPGRADED} {CURRENT} && systemctl restart {SUPERVISOR} && ln -sfn $release {CURRENT}"
     )
-    environment = host.host.check_output(f"tr '\\0' '\\n' </proc/{host.supervisor()}/environ")
-    assert "CELERY_APP_RELEASE=upgraded" in environment.splitlines()
+    assert UPGRADED in host.host.check_output(f"tr '\\0' ' ' </proc/{host.supervisor()}/cmdline")
     host.host.check_output(f"rm --recursive {UPGRADED} && systemctl restart {SUPERVISOR}")
 
 
@@ -185,6 +184,7 @@ def test_switched_off_and_on_again_the_workers_that_fit_go_on(
         ("kill --signal=TERM celery-worker@general-9.service", True),
         ("stop celery-worker@general-9.service", True),
         ("start celery-worker@other-1.service", False),
+        ("stop celery-worker@other-1.service", True),
         ("enable celery-worker@general-1.service", False),
         ("stop celery-autoscaler.service", False),
         ("stop systemd-journald.service", False),

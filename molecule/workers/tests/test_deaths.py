@@ -54,7 +54,7 @@ def test_a_worker_woken_after_its_lease_is_fenced(worker1: Worker, trace: str, w
     assert set(counted.started_again) <= on_record
     assert len(counted.started_again) <= CONCURRENCY
     journal = worker1.journal(since)
-    assert "Fenced: the lease ran out" in journal
+    assert "Fenced: the lease expired" in journal
     assert "code=exited, status=75" in journal
     assert "Watchdog" not in journal
     assert int(worker1.property("NRestarts")) == restarts + 1

@@ -1,7 +1,9 @@
 """A Celery app in one file: tasks, settings and a schedule."""
 
+import json
 import os
 import time
+from pathlib import Path
 
 from celery import Celery, Task
 from redis import Redis
@@ -14,6 +16,9 @@ app.conf.worker_prefetch_multiplier = 1
 # As long as the tasks of the tests: where tasks grow longer while CPUs are short, nothing is started.
 app.conf.beat_schedule = {"tick": {"task": "app.record", "schedule": 5.0, "args": ("beat", 0.5)}}
 
+# It would not start without the file of the inventory, nor without the folder that it may write in.
+settings = json.loads(Path(os.environ["APP_SETTINGS"]).read_text())
+Path(settings["folder"], "imported").touch()
 results = Redis.from_url(os.environ["CELERY_RESULT_BACKEND"], decode_responses=True)
 
 

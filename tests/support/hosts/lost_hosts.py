@@ -28,3 +28,13 @@ def without_network(host: Any) -> Iterator[None]:
         yield
     finally:
         host.check_output("ip link set eth0 up")
+
+
+@contextmanager
+def without_route(host: Any, to: str) -> Iterator[None]:
+    """Let a host reach an address no more until the block ends; it goes on and answers others."""
+    host.check_output(f"ip route add unreachable {to}")
+    try:
+        yield
+    finally:
+        host.check_output(f"ip route del unreachable {to}")

@@ -172,7 +172,7 @@ class SupervisedHost:
             "import celery_autoscaler.supervisor.host as h; "
             "print(next(g.memory_used for g in h.own_cgroups('memory') if g.path.name == 'celery.slice'))"
         )
-        python = "/opt/celery/current/venv/bin/python"
+        python = "/opt/celery-fleet/supervisor/current/venv/bin/python"
         run = f"systemd-run --quiet --pipe --wait --collect --slice=celery.slice {python} -c"
         return int(self.host.check_output(f"{run} %s", count))
 

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,34 @@ PARTS: dict[str, tuple[str, list[dict[str, str]]]] = {
     "exporters": ("broker13", [{"name": "monitoring", "from": "exporters"}]),
     "monitoring": ("backup13", [{"name": "monitoring"}]),
 }
-# Where the roles write, without what changes by itself.
+# Where the roles write, without what changes by itself and what a refused command has said.
+# Of the releases, their names.
 CHECKSUM = r"""
-find /etc /usr/local /opt/celery -xdev \( -path /opt/celery/releases -o -name ld.so.cache -o -name '*.pyc' \
-    \) -prune -o -type f -exec sha256sum {} + -o -type l -printf '%p -> %l\n' | sort -k 2
+find /etc /usr/local /opt/celery /opt/celery-fleet -xdev \( -path '/opt/*/releases/*' -printf '%y  %p\n' \
+    -o -path /opt/celery/failed.log -o -name ld.so.cache -o -name '*.pyc' \
+    \) -prune -o -type f -exec sha256sum {} + -o -type l -printf '%l  %p\n' | sort -k 2
+"""
+# The environment of the supervisor as an older version of the toolkit has installed it.
+OLDER_SUPERVISOR = """
+set -eu
+cd /opt/celery-fleet/supervisor/releases
+release=$(basename "$(readlink ../current)")
+cp -a "$release" older
+find older/venv/bin/ -type f -exec sed -i "s,/releases/$release/,/releases/older/,g" {} +
+sed -i "s/$release/older/g" older/manifest.json
+mv "$release" /opt/newer
+ln -sfn "$PWD/older" ../current
+systemctl restart celery-autoscaler.service
+echo "$release"
+"""
+NEWER_SUPERVISOR = """
+set -eu
+cd /opt/celery-fleet/supervisor/releases
+rm -rf {release}
+mv /opt/newer {release}
+ln -sfn "$PWD/{release}" ../current
+rm -rf older
+systemctl restart celery-autoscaler.service
 """
 SERVICES = (
     "redis-server.service redis-backup.timer postgresql@17-main.service pgbackrest.service"
@@ -130,7 +156,7 @@ def stay(name: str, wanted: set[str]) -> None:
 def executed() -> dict[str, Any]:
     """Send tasks to every queue; what became of them."""
     queues = " ".join(f"--queue={queue}" for queue in ("cpu_intensive", "default", "io_intensive"))
-    smoke_test = "celery-app python -m celery_autoscaler.operations.smoke_test -A tasks --timeout 120"
+    smoke_test = "celery-app python -m celery_autoscaler.smoke_test -A tasks --timeout 120"
     report = json.loads(host(SITE).check_output(f"{smoke_test} --workers 3 --at-least {queues}"))
     queues_of_report: dict[str, Any] = report["queues"]
     return queues_of_report
@@ -148,16 +174,33 @@ def refusal(part: str, *options: str, **variables: object) -> str:
     """What a run of a part that must fail says; it may change no file and restart no service of its hosts."""
     hosts = options[1:] if options[:1] == ("--limit",) else HOSTS
     before = {name: (written(name), running(name)) for name in hosts}
-    try:
-        printed = SCENARIO.play(*options, playbook="part.yml", **_variables(part), **variables)
-    except AssertionError as failure:
-        printed = str(failure)
-    else:
-        raise AssertionError(f"it was not refused:\n{printed}")
+    done = SCENARIO.run(
+        *options,
+        playbook="part.yml",
+        variables=_variables(part) | variables,
+        # What users see: that of the tests prints the stack of a module that fails.
+        environment={"ANSIBLE_STRATEGY": "linear"},
+    )
+    printed = f"{done.stdout}\n{done.stderr}"
+    assert done.returncode != 0, f"it was not refused:\n{printed}"
     for name in hosts:
-        assert changes(before[name][0], written(name)) == [], printed
-        assert changes(before[name][1], running(name)) == [], printed
+        files = changes(before[name][0], written(name))
+        services = changes(before[name][1], running(name))
+        assert files + services == [], f"{name}: {files} {services}\n{printed}"
     return printed
+
+
+@contextmanager
+def older_supervisor(name: str) -> Iterator[None]:
+    """Have the environment of an older supervisor on a host, which the next play would replace."""
+    wanted = set(running(name))
+    release = host(name).check_output(OLDER_SUPERVISOR)
+    try:
+        stay(name, wanted)
+        yield
+    finally:
+        host(name).check_output(NEWER_SUPERVISOR.format(release=release))
+        stay(name, wanted)
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:

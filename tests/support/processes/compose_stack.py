@@ -130,15 +130,16 @@ class Stack:
         assert code == 0, text
         return text
 
-    def app(self, *command: str) -> str:
-        """What a command prints in a container of the workers, with the settings of the app."""
-        return self.run("worker", "with-secrets", *command)
+    def app(self, *command: str, service: str = "worker") -> str:
+        """What a command prints in a container of the app, with the settings of the app."""
+        return self.run(service, "with-secrets", *command)
 
-    def send(self, name: str, *arguments: Any, count: int = 1, **options: Any) -> list[str]:
-        """Send tasks of the example project and return their ids."""
-        ids: list[str] = json.loads(
-            self.app("python", "-c", SEND, json.dumps([name, arguments, options, count]))
-        )
+    def send(
+        self, name: str, *arguments: Any, count: int = 1, service: str = "worker", **options: Any
+    ) -> list[str]:
+        """Send tasks of the example project from a container of a service and return their ids."""
+        call = json.dumps([name, arguments, options, count])
+        ids: list[str] = json.loads(self.app("python", "-c", SEND, call, service=service))
         return ids
 
     def status(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from celery import Celery
+from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.keys import Keys
 from celery_autoscaler.protocol.recovery import recover
 from kombu.exceptions import OperationalError
@@ -87,6 +88,8 @@ class Tasks:
         self.app = Celery("single", broker=broker_url, backend=backend, set_as_current=False)
         self.app.conf.update(settings)
         self.broker_url = broker_url
+        # Celery 5.6 stores the result of whatever is sent by its name, unless the message says otherwise.
+        self._ignore_result = bool(settings["task_ignore_result"])
         self.redis = Redis.from_url(server_url, decode_responses=True)
         self.counts = Redis.from_url(counts_url, decode_responses=True)
         self._number = count()
@@ -99,6 +102,7 @@ class Tasks:
 
     def send(self, number: int = 1, *arguments: Any, name: str = "count", **options: Any) -> list[str]:
         """Send a task a number of times; return the ids."""
+        options.setdefault("ignore_result", self._ignore_result)
         with self.app.producer_pool.acquire(block=True) as producer:
             return [
                 str(
@@ -194,7 +198,7 @@ class Tasks:
         with Redis.from_url(self.broker_url) as client:
             for member in client.zrange(f"{prefix}fleet:workers", 0, -1):
                 if member.decode().startswith(f"{worker}@"):
-                    recover(client, Keys(prefix), member.decode(), separator=SEPARATOR)
+                    recover(Broker(client, Keys(prefix), SEPARATOR), member.decode())
 
 
 class Fleet:

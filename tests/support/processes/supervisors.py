@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from support.processes.counted_tasks import SETTINGS, Tasks
 from support.processes.launched_workers import LaunchedProcess, settings_variable
@@ -193,3 +193,16 @@ def toml(settings: Mapping[str, Any]) -> str:
         else f'{name} = "{value}"\n'
         for name, value in shown.items()
     )
+
+
+class NewSupervisedFleet(Protocol):
+    """Makes a fleet that ends with the test."""
+
+    def __call__(
+        self,
+        app_settings: Mapping[str, Any] | None = None,
+        *,
+        broker_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> SupervisedFleet:
+        """Return a fleet on the session's Redis, or on another one."""

@@ -7,6 +7,9 @@ from django.template.loader import render_to_string
 
 from .models import Order
 
+# There is no such table before the first migrations.
+PLACED_BEFORE = Order.objects.count()
+
 
 @shared_task(bind=True, ignore_result=True)
 def place(self: Task, trace: str, seconds: float = 0.0) -> None:

@@ -1,8 +1,13 @@
 """The Celery app, as Django projects have it."""
 
+import atexit
 import os
 
 from celery import Celery
+
+# As many projects do, on the standard output.
+print("[shop] loading plugins")  # noqa: T201
+atexit.register(print, "{shop} unloaded")
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 

@@ -1,0 +1,1 @@
+"""A package below src/, without a build system, with data beside its code."""
