@@ -25,6 +25,7 @@ interface Group {
   reason: string;
   limit: string;
   limited: string;
+  late: boolean;
   held_back: string;
 }
 
@@ -98,7 +99,7 @@ interface Contents {
   decisions?: Decision[];
 }
 
-type Picture = Verdict & Contents;
+type Snapshot = Verdict & Contents;
 type Sent = Verdict & Partial<Contents>;
 
 interface Columns {
@@ -116,7 +117,7 @@ interface Records {
   decisions: Decision[];
 }
 
-interface Letter {
+interface DeadLetter {
   when: string;
   task: string;
   arguments: string;
@@ -125,7 +126,7 @@ interface Letter {
 }
 
 /** What an operator asks for. */
-interface Wish {
+interface ActionRequest {
   group?: string;
   queue?: string;
   worker?: string;
@@ -154,8 +155,8 @@ interface Elements {
   queues: HTMLElement;
   failures: HTMLElement;
   "no-failures": HTMLElement;
-  letters: HTMLElement;
-  "no-letters": HTMLElement;
+  "dead-letters": HTMLElement;
+  "no-dead-letters": HTMLElement;
   hosts: HTMLElement;
   workers: HTMLElement;
   "no-workers": HTMLElement;
