@@ -1,8 +1,9 @@
 """Deploy well-known Celery projects by their inventories in docs/examples, and count their tasks.
 
 For each, a host is created, the project is deployed and verified, its schedule fires, a second run changes
-nothing, a burst is scaled, a rolling deploy happens under load, and the host is removed. Each task is counted
-by its id, by what the workers log. The exit status is 1 if a task is lost or runs twice, or if a step fails.
+nothing, a burst is scaled, a rolling deploy happens under load, and project and host are removed. Each task
+is counted by its id, by what the workers log. The exit status is 1 if a task is lost or runs twice, or a step
+fails.
 
 The tasks are the projects' own. In the burst a short one runs several times in one message
 (``celery.starmap``), so that there is something to scale.
@@ -65,6 +66,12 @@ with app.producer_pool.acquire() as producer:
         answer = app.send_task("celery.starmap", kwargs=sent, producer=producer, ignore_result=True)
         print("sent", answer.id, flush=True)
         count += 1
+"""
+TRACES = r"""
+systemctl list-unit-files --no-legend 'celery-*'
+find /opt/celery /etc/celery /var/lib/celery /etc/systemd/system/celery-* -maxdepth 0 2>/dev/null
+getent passwd celery
+true
 """
 ENDED = re.compile(r"Task celery\.starmap\[(\S+)\] (succeeded|raised)")
 
@@ -325,8 +332,16 @@ def see_rollout(host: Host, report: Report) -> None:
     report.add("tasks of that load", outcome, outcome.exactly_once and host.release() != before)
 
 
+def see_removal(host: Host, report: Report) -> None:
+    """Remove the project from its host; nothing of it may be left."""
+    name = yaml.safe_load((TOP / "roles/celery_app/defaults/main.yml").read_text())["celery_app_project"]
+    report.play("remove the project", "remove_project", fleet_project=name, confirm=name)
+    left = host.run("sh", "-c", TRACES).split("\n")
+    report.add("left of the project", " ".join(left).strip() or "nothing", not any(left))
+
+
 def run(project: Project, report: Report) -> None:
-    """Do all of it but the removal."""
+    """Do all of it but the removal of the host."""
     host = Host(project)
     report.add("lines of the inventory", len(project.inventory.read_text().splitlines()))
     report.play("create the host", "containers/create")
@@ -339,6 +354,7 @@ def run(project: Project, report: Report) -> None:
     measure(host, report)
     see_burst(host, report)
     see_rollout(host, report)
+    see_removal(host, report)
 
 
 def report_on(project: Project, keep: bool) -> Report:
