@@ -11,9 +11,8 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.app.utils import find_app
 from celery.result import AsyncResult
-from celery_autoscaler.protocol.description import reason_of
+from celery_autoscaler.protocol.description import find_app, reason_of
 
 
 def import_app(name: str) -> Celery:
