@@ -6,6 +6,7 @@ The runs are as long as the environment says: KILLS, KILL_TASKS and IDLE_KILLS.
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 from support.processes.counted_tasks import Fleet
@@ -31,3 +32,18 @@ def test_workers_killed_while_they_wait_lose_nothing(fleet: Fleet) -> None:
     print(outcome)  # noqa: T201
     assert not outcome.lost
     assert fleet.tasks.left() == {}
+
+
+@pytest.mark.versions
+def test_tasks_of_a_process_that_takes_a_moment_to_die_run_again_at_once(fleet: Fleet) -> None:
+    fleet.start(concurrency=1)
+    seconds: list[float] = []
+
+    for _ in range(3):
+        begin = time.monotonic()
+        fleet.tasks.wait_until_ended(fleet.tasks.send(name="die_slowly"))
+        seconds.append(time.monotonic() - begin)
+
+    # Celery looks for dead processes every 5 s, and the first one may die just before that.
+    assert min(seconds[1:]) < 3, seconds
+    assert set(fleet.tasks.started().values()) == {2}

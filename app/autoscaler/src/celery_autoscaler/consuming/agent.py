@@ -246,6 +246,7 @@ class Agent(bootsteps.StartStopStep):
         """Go on with what the pool was writing and reading when the last connection was lost."""
         # An idle loop turns as well.
         hub.call_repeatedly(BEAT_SECONDS, consumer.event_loop.turn)
+        consumer.pipes.see_ends()
         consumer.pipes.resume()
 
     def stop(self, consumer: Any) -> None:

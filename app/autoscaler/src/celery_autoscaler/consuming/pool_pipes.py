@@ -1,4 +1,4 @@
-"""The pipes between a worker and its child processes, over a lost connection to the broker.
+"""The pipes between a worker and its child processes, over a lost connection to the broker and a child's end.
 
 When a connection is lost Celery's event loop forgets every file it watches, and the pool registers its pipes
 again. Celery drops at that moment what the pool was doing, since its messages are lost with the connection.
@@ -10,6 +10,9 @@ from types import GeneratorType
 from typing import Any, TypeAlias
 
 from kombu.asynchronous import set_event_loop
+
+# Seconds between two looks at a child that ends.
+ENDING_SECONDS = 0.02
 
 # File descriptors with the transfer under way on each, and the process at the other end.
 Transfers: TypeAlias = "dict[int, tuple[GeneratorType[Any, Any, Any], Any]]"
@@ -49,8 +52,26 @@ class PoolPipes:
         """Let the pool watch children again whose end it has begun to handle; to it they are watched."""
         if (pool := self._processes) is not None:
             for process in pool._pool:
-                if vars(process).get("_sentinel_poll", process) is None:
+                if _is_ending(process):
                     del process._sentinel_poll
+
+    def see_ends(self) -> None:
+        """Have the pool look again soon for a child whose end it has begun to handle.
+
+        The kernel closes the files of a process before its parent can wait for it. In between Celery sees
+        that it ends, stops watching it, and looks for it no sooner than with its next timer, in 5 s.
+        """
+        pool = self._processes
+        if pool is None or "maintain_pool" in vars(pool):
+            return
+        maintain = pool.maintain_pool
+
+        def maintain_pool() -> None:
+            maintain()
+            if any(_is_ending(process) for process in pool._pool):
+                self._hub.call_later(ENDING_SECONDS, maintain_pool)
+
+        pool.maintain_pool = maintain_pool
 
     def resume(self) -> None:
         """Go on with the transfers, once the pool has registered with the event loop again."""
@@ -64,6 +85,11 @@ class PoolPipes:
         for fd, (transfer, process) in writing.items():
             if pool._fileno_to_inq.get(fd) is process and fd in pool._active_writes:
                 self._hub.add_writer(fd, transfer)
+
+
+def _is_ending(process: Any) -> bool:
+    """Whether the pool has begun to handle the end of a child that it has not waited for."""
+    return vars(process).get("_sentinel_poll", process) is None
 
 
 def is_prefork(pool: Any) -> bool:
