@@ -65,7 +65,7 @@ RUN set -eu; \
     /opt/app/bin/pip --python=/opt/supervisor/bin/python install --quiet --no-deps /build/autoscaler; \
     /opt/app/bin/pip --python=/opt/supervisor/bin/python check; \
     # PYTHONPATH is the project's: -E leaves it to the workers.
-    sed -i '1s/$/ -EBu/' /opt/supervisor/bin/celery-autoscaler; \
+    sed -i '1s/$/ -EBu/' /opt/supervisor/bin/celery-autoscaler /opt/supervisor/bin/fleet; \
     # The same sources make the same files: no time of this build in the byte code.
     python3 -m compileall -q --invalidation-mode unchecked-hash /opt/supervisor/lib
 
@@ -118,7 +118,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sb
 COPY --from=supervisor-build /opt/supervisor /opt/supervisor
 COPY --from=app-build /opt/app /opt/app
 COPY --from=app-build /project /project
-COPY compose/with-secrets /usr/local/bin/
+COPY compose/with-secrets compose/fleet /usr/local/bin/
 RUN ln -s /opt/supervisor/bin/celery-autoscaler /usr/local/bin/
 # The mounted sources come before what was installed of them.
 ENV CELERY_APP_PYTHON=/opt/app/bin/python

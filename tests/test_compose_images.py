@@ -77,6 +77,7 @@ def test_layers_hold_all_that_the_images_are_made_of(layers: dict[str, bytes]) -
         "scripts/apt-install",
         ".cache/ca/ca-bundle.crt",
         "compose/with-secrets",
+        "compose/fleet",
         "compose/install-project",
     }
     wanted |= {str(p.relative_to(CHECKOUT)) for p in (CHECKOUT / "plugins/module_utils").glob("celery_*.py")}

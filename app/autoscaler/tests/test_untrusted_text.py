@@ -160,7 +160,7 @@ def test_decisions_and_dead_letters_are_shown_as_text(broker: Broker, redis_url:
     }  # fmt: skip
     broker.client.lpush(broker.keys.dead_letter("q"), json.dumps(letter))
 
-    assert_harmless(invoke(redis_url, "explain"))
+    assert_harmless(invoke(redis_url, "why"))
     assert_harmless(invoke(redis_url, "dead-letter", "list"))
 
 

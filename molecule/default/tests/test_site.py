@@ -34,6 +34,27 @@ def test_every_worker_executes_tasks_of_its_queues(host: Host) -> None:
     assert groups == {"cpu", "general", "io"}
 
 
+def test_an_operator_types_fleet(host: Host) -> None:
+    shown = host.check_output("SUDO_USER=anna fleet pause general && fleet why general -n 1 | cat")
+    assert "paused by anna" in shown
+    assert host.check_output("fleet resume general") == "general: resumed"
+    assert json.loads(host.check_output("fleet status --json"))["supervisors"]
+    refused = host.run("setpriv --reuid=65534 --clear-groups fleet status")
+    assert (refused.rc, refused.stderr.count("\n")) == (1, 1)
+    assert "only root may read the settings of this host: sudo fleet status" in refused.stderr
+
+
+def test_bash_completes_fleet_from_the_living_status(host: Host) -> None:
+    completion = ". /usr/local/share/bash-completion/completions/fleet; _fleet; echo ${COMPREPLY[*]}"
+
+    def replies(line: str) -> str:
+        words = f"COMP_LINE={line!r} COMP_POINT={len(line)} bash -c %s"
+        return str(host.check_output(words, completion))
+
+    assert replies("fleet pause g") == "general"
+    assert replies("fleet dr") == "drain"
+
+
 def test_the_app_may_not_change_the_schema(host: Host) -> None:
     create = "import tasks.db as d\nwith d.get_db_connection() as c: c.execute('create table intruder ()')"
 

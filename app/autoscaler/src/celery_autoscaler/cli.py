@@ -1,43 +1,23 @@
 """The command ``celery-autoscaler``, also ``celery -A proj autoscaler``."""
 
-import getpass
 import json
 import logging
 import os
 import signal
 import sys
 import threading
-import time
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
-from redis.exceptions import RedisError, ResponseError
-from rich.live import Live
 
 from celery_autoscaler import logs, settings
-from celery_autoscaler.operations import (
-    actions,
-    dead_letters,
-    known,
-    release_gate,
-    removal,
-    rollout,
-    terminal,
-)
-from celery_autoscaler.operations.command_line import Commands, Context, Unsupervised, say
+from celery_autoscaler.operations import actions, commands, release_gate, removal
+from celery_autoscaler.operations.command_line import Commands, Context, say
 from celery_autoscaler.operations.watch import Watch
-from celery_autoscaler.protocol import broker as brokers
-from celery_autoscaler.protocol import orphans, recovery
-from celery_autoscaler.protocol.identity import worker_name
-from celery_autoscaler.protocol.lease import leased_workers
-from celery_autoscaler.protocol.reading import Refusal
 from celery_autoscaler.protocol.systemd import notify
-from celery_autoscaler.protocol.text import as_text, listed, missing
-from celery_autoscaler.supervisor import fleet_status
 from celery_autoscaler.supervisor import settings_check as checks
 from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE
 
@@ -45,11 +25,6 @@ if TYPE_CHECKING:
     from celery_autoscaler.supervisor.loop import Supervisor
 
 logger = logging.getLogger(__name__)
-
-# Seconds between two snapshots of `status --watch`.
-WATCH_SECONDS = 1.0
-# The ends are checked where the page's are.
-BOUND = click.INT
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,23 +121,6 @@ def run(context: Context, config: str, loglevel: str, watched: tuple[Path, ...])
         server.shutdown()
 
 
-@click.command("check")
-@click.option("-c", "--config", default="", help="TOML file (default: $CELERY_AUTOSCALER_CONFIG).")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-@click.pass_obj
-def check_settings(context: Context, config: str, as_json: bool) -> None:
-    """Find settings that cost tasks or time. Exit with 1 if one can lose or repeat a task."""
-    found = checks.check(context.app, settings.load(context.app, config), context.broker)
-    if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in found]))
-        sys.exit(any(finding.is_error for finding in found))
-    for finding in found:
-        say(str(finding))
-    if not found:
-        say("No problems found.")
-    sys.exit(any(finding.is_error for finding in found))
-
-
 @click.command("prove")
 @click.option("-c", "--config", default="", help="TOML file (default: $CELERY_AUTOSCALER_CONFIG).")
 @click.pass_obj
@@ -178,137 +136,7 @@ def prove_settings(context: Context, config: str) -> None:
     click.echo(json.dumps([finding.as_dict() for finding in checks.check_settings(context.app, read)]))
 
 
-@click.command()
-@click.option("-w", "--watch", is_flag=True, help="Refresh every second.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-@click.pass_obj
-def status(context: Context, watch: bool, as_json: bool) -> None:
-    """Show whether workers keep up, and each group, queue, host and worker."""
-    if as_json:
-        click.echo(json.dumps(fleet_status.fleet_status(context.broker).as_dict()))
-        return
-    if not watch:
-        terminal.new_console().print(terminal.status_view(fleet_status.fleet_status(context.broker)))
-        return
-    with (
-        suppress(KeyboardInterrupt),
-        Live(console=terminal.new_console(), screen=True, auto_refresh=False) as live,
-    ):
-        while True:
-            try:
-                view = terminal.status_view(fleet_status.fleet_status(context.broker))
-            except RedisError as error:
-                view = terminal.unreachable_view(error)
-            live.update(view, refresh=True)
-            time.sleep(WATCH_SECONDS)
-
-
-@click.command()
-@click.argument("group", required=False)
-@click.option("-n", "--number", type=click.IntRange(1), default=10, help="Number of decisions (default: 10).")
-@click.pass_obj
-def explain(context: Context, group: str | None, number: int) -> None:
-    """Show the last decisions for GROUP, or for all groups, and their reasons."""
-    refused: list[Refusal] = []
-    found = list(fleet_status.decisions(context.broker, number, group, refused=refused))
-    if group is not None and not any(record.group == group for record in found):
-        there = known.known(context.broker, context.app).groups
-        if group not in there:
-            raise actions.Refused(missing("group", group, there))
-    console = terminal.new_console()
-    for record in reversed(found):
-        console.print(terminal.record_view(record))
-    if not found:
-        say("No decisions yet.")
-    if refused:
-        say(f"ignored, not decisions: {listed(refusal.name for refusal in refused)}", err=True)
-
-
-# --- What operators want -------------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("group", required=False)
-@click.pass_obj
-def pause(context: Context, group: str | None) -> None:
-    """Stop starting and stopping workers of GROUP, or of all. Dead workers are still recovered."""
-    say(actions.pause(context.broker, getpass.getuser(), group, context.app))
-
-
-@click.command()
-@click.argument("group", required=False)
-@click.pass_obj
-def resume(context: Context, group: str | None) -> None:
-    """Resume GROUP, or every paused group."""
-    say(actions.resume(context.broker, getpass.getuser(), group, context.app))
-
-
-@click.command()
-@click.argument("group")
-@click.option("--min-workers", "min_workers", type=BOUND, help="Workers of the whole fleet that always run.")
-@click.option("--max-workers", "max_workers", type=BOUND, help="Workers that the whole fleet never exceeds.")
-@click.option("--reset", is_flag=True, help="Return to the bounds of the settings.")
-@click.pass_obj
-def scale(
-    context: Context, group: str, min_workers: int | None, max_workers: int | None, reset: bool
-) -> None:
-    """Change the bounds of GROUP until you reset them."""
-    if reset:
-        min_workers = max_workers = None
-    by = getpass.getuser()
-    say(actions.scale(context.broker, by, group, min_workers, max_workers, reset=reset, app=context.app))
-
-
-@click.command()
-@click.argument("target", metavar="WORKER|HOST")
-@click.option("--undo", is_flag=True, help="Cancel the drain.")
-@click.option("--wait", is_flag=True, help="Return when the last worker of the host has stopped.")
-@click.pass_obj
-def drain(context: Context, target: str, undo: bool, wait: bool) -> None:
-    """Drain WORKER: it fetches nothing new, finishes its tasks, stops, and is replaced if needed.
-
-    Drain HOST: its workers stop once other hosts run enough, and it runs none until you undo it.
-    """
-    broker = context.broker
-    if "@" in target:
-        say(actions.drain(broker, getpass.getuser(), target, undo=undo))
-    elif undo:
-        say(actions.use_host(broker, target))
-    else:
-        drain_host(broker, target, wait)
-
-
-def drain_host(broker: brokers.Broker, host: str, wait: bool) -> None:
-    """Let a host run no workers."""
-    actions.drain_host(broker, getpass.getuser(), host)
-    told = None
-    while wait:
-        supervisor = fleet_status.fleet_status(broker).supervisors.get(host)
-        if supervisor is None:
-            raise actions.Refused(f"the supervisor on '{host}' has ended")
-        left = supervisor.workers
-        if supervisor.state == "leaving" and not left:
-            break
-        if len(left) != told:
-            told = len(left)
-            say(f"{host}: {told} workers, {sum(w.active for w in left)} tasks run", err=True)
-        time.sleep(rollout.LOOK_SECONDS)
-    say(f"{host}: {'runs no workers' if wait else 'its workers end'}")
-
-
-@click.command()
-@click.argument("names", metavar="WORKER...", nargs=-1, required=True)
-@click.pass_obj
-def replace(context: Context, names: tuple[str, ...]) -> None:
-    """Replace each WORKER, one by one: a new worker consumes before the old one drains.
-
-    This is how workers move to another release. Exits with 3 if no supervisor is alive to do it.
-    """
-    try:
-        rollout.replace_workers(context.broker, set(names), lambda line: say(line, err=True))
-    except rollout.RolloutError as error:
-        raise (Unsupervised if error.unsupervised else click.ClickException)(as_text(error)) from error
-    say(f"replaced: {', '.join(sorted(names))}")
+# --- What playbooks need ---------------------------------------------------------------------------------
 
 
 @click.command("gate")
@@ -342,36 +170,6 @@ def tally(context: Context) -> None:
     click.echo(json.dumps(vars(release_gate.tally(release_gate.workers(context.broker)))))
 
 
-@click.command()
-@click.argument("worker", required=False)
-@click.pass_obj
-def recover(context: Context, worker: str | None) -> None:
-    """Give back the messages of WORKER if it is dead, or of all dead workers."""
-    broker = context.broker
-    # Not the names that others show: whatever bytes an id has, its messages are given back.
-    ids = leased_workers(broker.client, broker.keys)
-    ids += orphans.forsaken(broker.client, broker.keys)
-    if worker is not None:
-        names = {worker_name(worker_id) for worker_id in ids}
-        ids = known.named(ids, worker)
-        if not ids:
-            raise actions.Refused(missing("worker", worker, names))
-    dead = 0
-    for worker_id in ids:
-        try:
-            moved = recovery.recover(broker, worker_id)
-        except ResponseError as error:
-            say(f"{worker_name(worker_id)}: its messages cannot be given back: {error}")
-            continue
-        if moved is not None:
-            dead += 1
-            say(f"{worker_name(worker_id)}: {moved} messages given back")
-        elif worker is not None:
-            say(f"{worker_name(worker_id)}: its lease is valid, nothing given back")
-    if worker is None and not dead:
-        say(f"no dead workers; {len(ids)} have a lease")
-
-
 @click.command("delete-keys")
 @click.option(
     "--queue", "queues", multiple=True, help="Delete this queue with its messages, too. Repeatable."
@@ -384,52 +182,8 @@ def delete_keys(context: Context, queues: tuple[str, ...]) -> None:
     say(f"{keys} keys and {messages} messages deleted")
 
 
-# --- Dead letters --------------------------------------------------------------------------------------
-
-
-@click.group("dead-letter")
-def dead_letter() -> None:
-    """Manage messages that came back too often."""
-
-
-@dead_letter.command("list")
-@click.argument("queue", required=False)
-@click.pass_obj
-def list_letters(context: Context, queue: str | None) -> None:
-    """List the dead letters of QUEUE, or of all queues."""
-    broker = context.broker
-    if queue:
-        actions.group_of_queue(broker, queue, context.app)
-    for name in [queue] if queue else dead_letters.queues(broker):
-        for _, letter in dead_letters.dead_letters(broker, name):
-            say(
-                f"{letter.when}  {letter.queue}  {letter.task}  {letter.worker}  "
-                f"came back {letter.redeliveries} times: {letter.reason}"
-            )
-
-
-@dead_letter.command()
-@click.argument("queue")
-@click.pass_obj
-def replay(context: Context, queue: str) -> None:
-    """Send the dead letters of QUEUE again."""
-    say(actions.replay(context.broker, getpass.getuser(), queue, context.app))
-
-
-@dead_letter.command()
-@click.argument("queue")
-@click.confirmation_option(prompt="Delete them for good?")
-@click.pass_obj
-def purge(context: Context, queue: str) -> None:
-    """Delete the dead letters of QUEUE."""
-    say(actions.purge(context.broker, getpass.getuser(), queue, context.app))
-
-
 for group in (main, autoscaler):
-    for command in (
-        run, status, explain, pause, resume, scale, drain, replace, evaluate_release, tally, check_settings,
-        prove_settings, recover, delete_keys, dead_letter,
-    ):  # fmt: skip
+    for command in (run, *commands.COMMANDS, evaluate_release, tally, prove_settings, delete_keys):
         group.add_command(command)
 
 

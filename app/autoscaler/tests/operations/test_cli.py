@@ -50,8 +50,8 @@ def test_an_app_that_is_not_there_is_named_in_one_line() -> None:
 
     assert result.exit_code == 1
     assert result.output == (
-        "Error: -A not_there: ModuleNotFoundError: No module named 'not_there' "
-        f"(with {sys.executable}; --python names another)\n"
+        "Error: app not_there: ModuleNotFoundError: No module named 'not_there' "
+        f"(with {sys.executable}; $CELERY_APP_PYTHON names another)\n"
     )
 
 

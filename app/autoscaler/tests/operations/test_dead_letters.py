@@ -114,7 +114,7 @@ def test_dead_letters_are_listed_replayed_and_purged(fleet: Fleet) -> None:
     fleet.tasks.send(1)
     put_aside(fleet)
     assert command(fleet, "dead-letter", "purge", "--yes", "celery") == "celery: 1 messages deleted\n"
-    assert command(fleet, "dead-letter", "list") == ""
+    assert command(fleet, "dead-letter", "list") == "No dead letters.\n"
     assert fleet.tasks.left() == {}
 
 

@@ -53,15 +53,15 @@ counts = st.sampled_from(
 )
 
 usual: tuple[tuple[str, ...], ...] = (
-    ("status",), ("status", "--json"), ("explain",), ("check",), ("tally",), ("recover",), ("dead-letter",
+    ("status",), ("status", "--json"), ("why",), ("check",), ("tally",), ("recover",), ("dead-letter",
     "list"), ("pause",),
-    ("resume",), ("explain", "default"), ("dead-letter", "list", "celery"), ("dead-letter", "replay",
+    ("resume",), ("why", "default"), ("dead-letter", "list", "celery"), ("dead-letter", "replay",
     "celery"),
     ("dead-letter", "purge", "celery"),
 )  # fmt: skip
 # `replace` and `drain --wait` wait for what a supervisor would do; there is none.
 commands = st.sampled_from(usual) | st.one_of(
-    st.builds(lambda name, word: (name, word), st.sampled_from(("explain", "pause", "resume", "drain",
+    st.builds(lambda name, word: (name, word), st.sampled_from(("why", "pause", "resume", "drain",
         "recover")), words),
     st.builds(lambda word: ("drain", word, "--undo"), words),
     st.builds(lambda name, word: ("dead-letter", name, word), st.sampled_from(("list", "show", "replay",
@@ -73,7 +73,7 @@ commands = st.sampled_from(usual) | st.one_of(
     st.builds(lambda group, low: ("scale", group, "--min-workers", low), words, counts),
     st.builds(lambda group: ("scale", group, "--reset"), words),
     st.builds(lambda group: ("scale", group), words),
-    st.builds(lambda number: ("explain", "-n", number), counts),
+    st.builds(lambda number: ("why", "-n", number), counts),
     st.builds(lambda release, host, ended, failed, tolerance: ("gate", release, host, "--ended", ended,
         "--failed", failed,
               "--tolerance", tolerance, "--seconds", "0"), words, words, counts, counts, counts),

@@ -86,7 +86,7 @@ def test_a_supervisor_obeys(app: Celery, run: Run, supervise: Callable[..., Supe
         (("pause", "nobody"), "no group named 'nobody'; there are: default, slow"),
         (("pause", "slwo"), "no group named 'slwo' (did you mean slow?); there are: default, slow"),
         (("resume", "nobody"), "no group named 'nobody'; there are: default, slow"),
-        (("explain", "nobody"), "no group named 'nobody'; there are: default, slow"),
+        (("why", "nobody"), "no group named 'nobody'; there are: default, slow"),
         (("drain", "default-9@here"), "no worker named 'default-9@here'; there are none"),
         (("drain", "nohost"), "no host named 'nohost'; there are: here"),
         (("drain", "nohost", "--undo"), "no host named 'nohost'; there are: here"),

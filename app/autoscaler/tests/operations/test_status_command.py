@@ -9,16 +9,18 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from celery import Celery
 from celery_autoscaler.protocol.status import SupervisorStatus, WorkerStatus
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.fleet_status import FleetStatus
 from celery_autoscaler.supervisor.loop import Supervisor
-from support.command_runs import Run, send
+from support.command_runs import Run, invoke, send
 from support.processes.launched_workers import write_app
 from support.processes.process import clean_environment
 from support.processes.services import wait_for
@@ -95,8 +97,9 @@ def test_workers_are_shown_in_the_order_of_their_numbers() -> None:
     assert [worker.name for worker in status.workers] == ["general-2@a", "general-2@b", "general-10@a"]
 
 
-def test_the_status_is_watched_until_it_is_interrupted(
-    tmp_path: Path, redis_url: str, supervise: Callable[..., Supervisor]
+@pytest.mark.parametrize("key", ["q", "", "SIGINT"])
+def test_the_status_is_watched_until_a_key_ends_it(
+    tmp_path: Path, redis_url: str, supervise: Callable[..., Supervisor], key: str
 ) -> None:
     write_app(tmp_path)
     ours, theirs = pty.openpty()
@@ -111,16 +114,14 @@ def test_the_status_is_watched_until_it_is_interrupted(
     with open_until_the_end(ours):
         watching = subprocess.Popen(
             # What runs in the background of a shell ignores SIGINT, and so do its children.
-            [
-                *("env", "--default-signal=INT", sys.executable, "-m", "celery_autoscaler.cli"),
-                *("-A", "single", "status", "--watch"),
-            ],
+            ["env", "--default-signal=INT", sys.executable, "-m", "celery_autoscaler.fleet", "watch"],
             cwd=tmp_path,
-            env=clean_environment() | {"BROKER": redis_url, "TERM": "xterm"},
+            env=clean_environment() | {"BROKER": redis_url, "TERM": "xterm", "CELERY_APP": "single"},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
         )
+        termios.tcsetwinsize(theirs, (12, 80))
         os.close(theirs)
         try:
             wait_for(lambda: shows(b"NO SUPERVISOR"), "nothing is shown", 30.0)
@@ -132,7 +133,13 @@ def test_the_status_is_watched_until_it_is_interrupted(
                 return shows(b"KEEPING UP")
 
             wait_for(changes, "it does not change", 30.0)
-            watching.send_signal(signal.SIGINT)
+            wait_for(lambda: shows(b"lines 1-11 of "), "it does not say where it is", 30.0)
+            os.write(ours, b"\x1b[6~")  # PgDn
+            wait_for(lambda: shows(b"Hosts"), "it does not scroll", 30.0)
+            if key == "SIGINT":
+                watching.send_signal(signal.SIGINT)
+            else:
+                os.write(ours, key.encode() or b"\x03")
 
             def has_ended() -> bool:
                 # Who writes to a terminal that nobody reads never ends.
@@ -146,3 +153,22 @@ def test_the_status_is_watched_until_it_is_interrupted(
             watching.kill()
             watching.wait()
     assert b"Traceback" not in shown
+
+
+def test_without_a_terminal_nothing_is_watched(refuse: Run) -> None:
+    assert refuse("watch") == "Error: watch needs a terminal; status prints the same once"
+
+
+def test_the_exit_status_says_whether_the_workers_keep_up(
+    app: Celery, run: Run, supervise: Callable[..., Supervisor]
+) -> None:
+    def status() -> int:
+        return invoke(app, "status", "--exit-code").exit_code
+
+    assert status() == 6
+    supervisor = supervise()
+    assert status() == 0
+    run("pause", "default")
+    supervisor.tick()
+    assert status() == 5
+    assert invoke(app, "status").exit_code == 0

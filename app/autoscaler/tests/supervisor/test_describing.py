@@ -104,23 +104,23 @@ atexit.register(print, "the end")
     [
         (
             "import gone",
-            "-A shop_app: ModuleNotFoundError: No module named 'gone' ({file}:1) "
-            "(with {python}; --python names another)",
+            "app shop_app: ModuleNotFoundError: No module named 'gone' ({file}:1) "
+            "(with {python}; $CELERY_APP_PYTHON names another)",
         ),
         (
             "raise ValueError('one\\ntwo')",
-            "-A shop_app: ValueError: Couldn't import 'shop_app': one ({file}:1)",
+            "app shop_app: ValueError: Couldn't import 'shop_app': one ({file}:1)",
         ),
-        ("import sys; sys.exit('no settings')", "-A shop_app: SystemExit: no settings ({file}:1)"),
+        ("import sys; sys.exit('no settings')", "app shop_app: SystemExit: no settings ({file}:1)"),
         (
             "import os; raise OSError(os.environ['DB_PASSWORD'])",
-            "-A shop_app: OSError: (DB_PASSWORD) ({file}:1)",
+            "app shop_app: OSError: (DB_PASSWORD) ({file}:1)",
         ),
-        ("x = 1", "-A shop_app: there is no Celery app behind `celery -A shop_app`"),
-        ("import os; os._exit(3)", "-A shop_app: its import ends {python} with status 3"),
+        ("x = 1", "app shop_app: there is no Celery app in shop_app"),
+        ("import os; os._exit(3)", "app shop_app: its import ends {python} with status 3"),
         (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-            "-A shop_app: its import ends {python} with status -9",
+            "app shop_app: its import ends {python} with status -9",
         ),
     ],
 )
@@ -171,7 +171,7 @@ def test_an_interpreter_that_is_none_is_named() -> None:
         describe("shop_app", "/nowhere/python")
 
     assert refused.value.message == (
-        "-A shop_app: /nowhere/python (CELERY_APP_PYTHON): No such file or directory"
+        "app shop_app: /nowhere/python (CELERY_APP_PYTHON): No such file or directory"
     )
 
 
@@ -180,7 +180,9 @@ def test_an_environment_without_our_packages_suffices(project: Path, monkeypatch
     assert describe("shop_app").queues == ("orders",)
 
     monkeypatch.setenv("PYTHONPATH", str(project.parent))
-    with pytest.raises(UndescribedError, match=r"-A shop_app: ModuleNotFoundError: No module named 'celery'"):
+    with pytest.raises(
+        UndescribedError, match=r"app shop_app: ModuleNotFoundError: No module named 'celery'"
+    ):
         describe("shop_app", "/usr/bin/python3")
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import click
 from redis.exceptions import RedisError
 
+from celery_autoscaler.operations.reach import address_of, why_not
 from celery_autoscaler.protocol import broker as brokers
 from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.supervisor.describing import describe
+
+FORMER_COMMANDS = {"explain": "why"}
 
 
 class Context:
@@ -36,7 +39,12 @@ class Context:
         try:
             return brokers.connect(self.app)
         except RedisError as error:
-            raise click.ClickException(f"-A {self.name}: {error}") from error
+            raise click.ClickException(why_not(error, self.address)) from error
+
+    @property
+    def address(self) -> str:
+        """Where the app's broker is, as far as that is known."""
+        return address_of(self.app.connection_for_write()) if "app" in vars(self) else ""
 
 
 class Unsupervised(click.ClickException):
@@ -48,6 +56,18 @@ class Unsupervised(click.ClickException):
 class Commands(click.Group):
     """Commands whose broker may be gone at any moment, and whose errors may quote what others wrote."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's
+        """Return the names in the order in which they were added."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that had another name says so."""
+        if args and args[0] in FORMER_COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"the name of this command is {FORMER_COMMANDS[args[0]]} now")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; say in one line that Redis does not answer."""
         # A terminal that cannot show a character gets its escape.
@@ -57,11 +77,15 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RedisError as error:
-            raise click.ClickException(f"Redis: {as_text(error)}") from error
+            address = ctx.obj.address if isinstance(ctx.obj, Context) else ""
+            raise click.ClickException(why_not(error, address)) from error
         except click.ClickException as error:
             lines = map(as_text, error.message.split("\n"))
             error.message = "\n".join(lines)  # type: ignore[misc]
             raise
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def say(text: object, *, err: bool = False) -> None:

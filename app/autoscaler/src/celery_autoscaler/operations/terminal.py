@@ -3,13 +3,14 @@
 Names and reasons come from messages and from other hosts: each is shown as text, never as markup or control.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from celery_autoscaler.operations.columns import Column, Columns, names
 from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.overrides import ALL
 from celery_autoscaler.protocol.status import GroupStatus, SupervisorStatus, WorkerStatus
@@ -34,10 +35,34 @@ COLOURS = {
     "stopping": "yellow",
 }
 
+# What a program reads has no edge at which lines are broken.
+PIPE_WIDTH = 100_000
+GROUP_COLUMNS = (
+    names("group"), Column("workers"), Column("wanted"), Column("waiting"), Column("oldest"),
+    Column("running", rank=1), Column("arriving", rank=2), Column("a task", rank=3),
+)  # fmt: skip
+QUEUE_COLUMNS = (names("queue"), names("group"), Column("waiting"), Column("later", rank=1), Column("oldest"))
+HOST_COLUMNS = (
+    names("host"), names("state"), Column("CPU", rank=1), Column("memory", rank=2), Column("workers"),
+    Column("tick", rank=3),
+)  # fmt: skip
+WORKER_COLUMNS = (
+    names("worker"), names("state"), Column("done", rank=2), Column("runs"), Column("holds", rank=3),
+    Column("memory", rank=1),
+)  # fmt: skip
+
 
 def new_console() -> Console:
-    """Return a terminal, or a file, to which text is written as it is."""
-    return Console(markup=False, emoji=False, highlight=False)
+    """Return a terminal, or a file, to which text is written as it is; only a terminal breaks lines."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not sys.stdout.isatty():
+        console.width = PIPE_WIDTH
+    return console
+
+
+def show(view: RenderableType) -> None:
+    """Print a view; a name that is longer than the terminal is wide stays whole."""
+    new_console().print(view, crop=False)
 
 
 def plain(value: object, style: str = "") -> Text:
@@ -50,9 +75,9 @@ def colour(word: str) -> str:
     return COLOURS.get(word, "")
 
 
-def unreachable_view(error: Exception) -> RenderableType:
+def unreachable_view(why: str) -> RenderableType:
     """Return what is shown while the broker does not answer."""
-    return Text.assemble(("BLIND", COLOURS["blind"]), "  Redis: ", plain(error))
+    return Text.assemble(("BLIND", COLOURS["blind"]), "  ", plain(why))
 
 
 def status_view(status: FleetStatus) -> RenderableType:
@@ -96,19 +121,9 @@ def change_text(record: DecisionRecord) -> str:
     return f"{change}, {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """Return a table whose first column is a name and whose others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
-    return table
-
-
-def groups_table(groups: Mapping[str, GroupStatus]) -> Table:
+def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
     """Return a row for each group."""
-    table = new_table(
-        "\nGroups", "group", "workers", "wanted", "waiting", "oldest", "running", "arriving", "a task"
-    )
+    table = Columns("Groups", GROUP_COLUMNS)
     for name, group in groups.items():
         late = group.age > group.target_wait
         takes = group.service_time
@@ -117,7 +132,7 @@ def groups_table(groups: Mapping[str, GroupStatus]) -> Table:
             for state, count in (("starting", group.starting), ("draining", group.draining))
             if count
         ]
-        table.add_row(
+        table.add(
             plain(name),
             Text.assemble((str(group.ready), "bold"), *(f"\n{other}" for other in others)),
             f"{group.want} of {group.min_workers}-{group.max_workers}",
@@ -132,59 +147,52 @@ def groups_table(groups: Mapping[str, GroupStatus]) -> Table:
 
 def queues_table(groups: Mapping[str, GroupStatus]) -> RenderableType:
     """Return a row for each queue that is not empty; those that are stand in one line."""
-    table = new_table("\nQueues", "queue", "group", "waiting", "later", "oldest")
+    table = Columns("Queues", QUEUE_COLUMNS)
     empty = []
     for name, group in groups.items():
         for queue, found in group.queues.items():
             if not found.messages:
                 empty.append(queue)
                 continue
-            table.add_row(
-                plain(queue), plain(name), str(found.waiting), str(found.future), f"{found.age:.1f} s"
-            )
-    shown: list[RenderableType] = [table] if table.row_count else [Text("\nQueues", style="bold")]
+            table.add(plain(queue), plain(name), str(found.waiting), str(found.future), f"{found.age:.1f} s")
+    shown: list[RenderableType] = [table] if table.rows else [Text("\nQueues", style="bold")]
     if empty:
         shown.append(plain("empty: " + ", ".join(sorted(empty)), "dim"))
     return Group(*shown)
 
 
-def hosts_table(supervisors: Mapping[str, SupervisorStatus]) -> Table:
+def hosts_table(supervisors: Mapping[str, SupervisorStatus]) -> Columns:
     """Return a row for each host with a supervisor."""
-    table = new_table("\nHosts", "host", "state", "CPU", "memory", "workers", "tick", "held back")
+    table = Columns("Hosts", HOST_COLUMNS, "held back")
     for host, status in sorted(supervisors.items()):
         held = {group.held_back for group in status.groups.values() if group.held_back}
-        table.add_row(
+        table.add(
             plain(host),
             plain(status.state, colour(status.state)),
             f"{status.cpu:.0f} % of {status.cpus:g}",
             f"{status.memory:.0f} %",
             str(len(status.workers)),
             f"{1000 * status.tick.took:.0f} ms",
-            plain("; ".join(sorted(held)) or "-", "yellow" if held else ""),
+            prose=plain("; ".join(sorted(held)), "yellow") if held else None,
         )
     return table
 
 
-def workers_table(workers: Iterable[WorkerStatus]) -> Table:
+def workers_table(workers: Iterable[WorkerStatus]) -> Columns:
     """Return a row for each worker."""
-    table = Table(title="\nWorkers", title_justify="left", title_style="bold", pad_edge=False, box=None)
-    for column, justify in (
-        ("worker", "left"), ("state", "left"), ("done", "right"), ("runs", "right"), ("holds", "right"),
-        ("memory", "right"), ("now", "left"),
-    ):  # fmt: skip
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = Columns("Workers", WORKER_COLUMNS, "now")
     for worker in workers:
         running = [f"{task.task} for {task.seconds:.0f} s" for task in worker.running]
         shown = ", ".join(running[:2]) + (f" and {len(running) - 2} more" if len(running) > 2 else "")
         why = f" ({worker.why})" if worker.why else ""
-        table.add_row(
+        table.add(
             plain(worker.name),
             plain(worker.state + why, colour(worker.state)),
             str(worker.processed),
             str(worker.active),
             str(worker.reserved),
             f"{worker.memory / 2**20:.0f} MiB",
-            plain(shown),
+            prose=plain(shown) if shown else None,
         )
     return table
 

@@ -241,7 +241,7 @@ def describe(app: Any, name: str) -> Description:
         DescriptionError: It is no app.
     """
     if not isinstance(app, importlib.import_module("celery").Celery):
-        raise DescriptionError(f"there is no Celery app behind `celery -A {name}`")
+        raise DescriptionError(f"there is no Celery app in {name}")
     conf = app.conf
     left_out: list[str] = []
     urls = conf.broker_write_url
@@ -303,7 +303,7 @@ def reason_of(error: BaseException, name: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     utils = sys.modules.get("celery.app.utils")
     if isinstance(error, AttributeError) and utils is not None and frames[-1].filename == utils.__file__:
-        return f"there is no Celery app behind `celery -A {name}`"
+        return f"there is no Celery app in {name}"
     where = [
         f"{frame.filename}:{frame.lineno}"
         for frame in frames[2:]

@@ -26,7 +26,7 @@ class UndescribedError(click.ClickException):
     """The app cannot be described; the message says why in one line."""
 
     def __init__(self, name: str, why: str) -> None:
-        super().__init__(as_text(f"-A {name}: {why}"))
+        super().__init__(as_text(f"app {name}: {why}"))
 
 
 def describe(name: str, python: str = "", time_limit: float = TIME_LIMIT_SECONDS) -> Description:
@@ -47,7 +47,9 @@ def describe(name: str, python: str = "", time_limit: float = TIME_LIMIT_SECONDS
         return Description.load(ask(name, python, time_limit))
     except DescriptionError as error:
         # Most often the environment is the wrong one.
-        where = f" (with {python}; --python names another)" if "No module named" in str(error) else ""
+        where = (
+            f" (with {python}; ${PYTHON_VARIABLE} names another)" if "No module named" in str(error) else ""
+        )
         raise UndescribedError(name, f"{error}{where}") from error
 
 

@@ -196,7 +196,7 @@ def check_server(settings: Settings, broker: Broker) -> Iterator[Finding]:
         yield Finding(
             True,
             f"{messages} messages are recorded for {as_text(worker_id)}, which is not a worker: they are "
-            "given back within minutes, or at once by `celery-autoscaler recover`",
+            "given back within minutes, or at once by `fleet recover`",
         )
     most = int(info.get("maxclients", 0))
     measured = [status.clients.per_worker for status in fleet_status(broker).supervisors.values()]

@@ -14,6 +14,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from celery_autoscaler.operations import dead_letters
+from celery_autoscaler.operations.known import known
 from celery_autoscaler.protocol.broker import Broker, connect
 from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.status import SupervisorStatus
@@ -274,6 +275,15 @@ class Feed:
             }
             for letter in dead_letters.newest(self.broker, queue, DEAD_LETTERS)
         ]
+
+    def names(self) -> dict[str, list[str]]:
+        """Return the names that there are, for those who type them.
+
+        Raises:
+            redis.RedisError: The broker does not answer.
+        """
+        there = known(self.broker, self.supervisor.app)
+        return {kind: sorted(getattr(there, kind)) for kind in ("groups", "queues", "hosts", "workers")}
 
 
 class Subscription:

@@ -41,8 +41,8 @@ RANGE_SECONDS = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.
 # The name that a person may give in the log.
 NAME = re.compile(r"[\w .@-]{1,40}")
 
-# What the page asks for.
-PATHS = ("/events", "/history", "/dead-letters")
+# What the page asks for, and the completion of the command.
+PATHS = ("/events", "/history", "/dead-letters", "/names")
 
 ActionRequest = Mapping[str, Any]
 KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
@@ -162,6 +162,8 @@ class Page:
                 raise WrongError("too many pages are open", "503 Service Unavailable") from error
         if path == "/dead-letters":
             return self.feed.dead_letters(query.get("queue", ""))
+        if path == "/names":
+            return self.feed.names()
         if path == "/history":
             seconds = RANGE_SECONDS.get(query.get("range", "1h"))
             if seconds is None:

@@ -1,4 +1,4 @@
-"""`explain`: decisions in words."""
+"""`why`: decisions in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.processes.services import wait_for
 
 
 def test_nothing_decided_is_said(run: Run) -> None:
-    assert run("explain") == "No decisions yet."
+    assert run("why") == "No decisions yet."
 
 
 def test_decisions_are_explained_in_words(
@@ -27,14 +27,14 @@ def test_decisions_are_explained_in_words(
         return bool(connect(app).client.exists("fleet:decisions"))
 
     wait_for(decided, "nothing was decided", 20.0)
-    shown = run("explain")
+    shown = run("why")
 
     assert f"{time.gmtime().tm_year}-" in shown
     assert " UTC default 0 → " in shown
     assert "20 tasks wait" in shown
     assert "held back on here: memory usage is" in shown
-    assert shown.startswith(run("explain", "default"))
-    assert run("explain", "slow").endswith("slow keeps 0: No tasks waiting, none running")
+    assert shown.startswith(run("why", "default"))
+    assert run("why", "slow").endswith("slow keeps 0: No tasks waiting, none running")
 
 
 def test_as_many_decisions_are_explained_as_are_asked_for(app: Celery, run: Run, refuse: Run) -> None:
@@ -46,11 +46,11 @@ def test_as_many_decisions_are_explained_as_are_asked_for(app: Celery, run: Run,
         }  # fmt: skip
         connect(app).client.xadd("fleet:decisions", fields)
 
-    shown = run("explain", "-n", "2")
+    shown = run("why", "-n", "2")
     assert shown == (
         "2023-11-14 22:13:23 UTC slow 1 → 2, here starts 1: reason 3 "
         "2023-11-14 22:13:24 UTC default 1 → 2, here starts 1: reason 4"
     )
-    of_one = run("explain", "-n", "2", "default")
+    of_one = run("why", "-n", "2", "default")
     assert [f"reason {number}" in of_one for number in range(5)] == [False, False, True, False, True]
-    assert "Invalid value for '-n'" in refuse("explain", "-n", "0")
+    assert "Invalid value for '-n'" in refuse("why", "-n", "0")

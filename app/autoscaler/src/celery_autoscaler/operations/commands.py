@@ -1,0 +1,17 @@
+"""The commands of operators, in the order in which a help shows them."""
+
+from celery_autoscaler.operations import dead_letter_commands, operator_commands, status_commands
+
+COMMANDS = (
+    status_commands.status,
+    status_commands.watch,
+    status_commands.why,
+    operator_commands.pause,
+    operator_commands.resume,
+    operator_commands.scale,
+    operator_commands.drain,
+    operator_commands.replace,
+    operator_commands.recover,
+    dead_letter_commands.dead_letter,
+    status_commands.check_settings,
+)
