@@ -24,10 +24,13 @@ ENGINES = ("docker", "podman")
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
 # Where the container finds the controller's scratch directory, and the authority's certificate in it.
 WORK = "/build"
+# And where it finds another Python than the distribution's.
+PYTHON = "/python"
 AUTHORITY = f"{WORK}/authority.pem"
 BUILD = f"""set -eu
 export HOME=/tmp/home
-python3 -m venv /tmp/build
+if [ -x {PYTHON}/bin/python3 ]; then python={PYTHON}/bin/python3; else python=python3; fi
+$python -m venv /tmp/build
 pip=/tmp/build/bin/pip
 $pip install --quiet --no-deps --require-hashes --only-binary=:all: --requirement {WORK}/build.txt
 $pip wheel --no-deps --require-hashes --no-binary=:all: --use-pep517 --no-build-isolation \
@@ -40,6 +43,8 @@ class Container(NamedTuple):
 
     image: str
     packages: tuple[str, ...] = ()
+    python: Path | None = None
+    """The files of the Python that is built for, if it is not the distribution's."""
 
     def dockerfile(self) -> str:
         """Return how the image for builds is made of it."""
@@ -107,6 +112,7 @@ def build_in_container(
         (work / "wheels").mkdir()
         settings = pip_settings(work)
         command = [engine, "run", "--rm", "--network=host", f"--volume={scratch}:{WORK}"]
+        command += [f"--volume={container.python}:{PYTHON}:ro"] if container.python is not None else []
         # Rootless Podman's root is the controller's user already.
         command += [] if engine.endswith("podman") else [f"--user={os.getuid()}:{os.getgid()}"]
         command += [f"--env={name}" for name in settings]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_requirements import (
     Root,
     conflicts,
+    requires_python,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_source import Source
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_wheels import (
@@ -22,6 +22,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_wheel
     bring_locked,
     build_wheels,
 )
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 
@@ -76,19 +77,36 @@ def collect_wheels(folder: Path, content: Content) -> None:
         BundleError: some are missing, or do not go together.
     """
     target, supplies, lock = content.target, content.supplies, content.lock
+    for source in content.sources:
+        if not source.builds:
+            refuse_other_python(source.path.name, source.metadata().get("requires-python", ""), target)
     roots = [*asked_by_project(content)]
     for source in content.sources:
         own = supplies._replace(back_ends=source.back_ends or supplies.back_ends)
         for wheel in build_wheels(source, release_id([source], own.back_ends), own):
             refuse_foreign(wheel, target)
+            name = parse_wheel_filename(wheel.name)[0]
+            refuse_other_python(name, requires_python(wheel), target)
             shutil.copy(wheel, folder)
             if content.extras and source is content.sources[0]:
-                name = parse_wheel_filename(wheel.name)[0]
                 roots.append(Root("celery_app_extras", (f"{name}[{','.join(content.extras)}]",)))
     for wheel in bring_locked(lock.pins, lock.options, content.installer, target, supplies):
         shutil.copy(wheel, folder)
     if wrong := conflicts(folder, roots, target.environment(), lock.overridden, content.added):
         raise BundleError("; ".join(wrong))
+
+
+def refuse_other_python(name: str, specifiers: str, target: Target) -> None:
+    """Raise BundleError unless a project runs on some patch release of the host's Python."""
+    try:
+        allowed = SpecifierSet(specifiers)
+    except InvalidSpecifier as error:
+        raise BundleError(f"{name}: requires-python: {error}") from error
+    if not any(allowed.contains(f"{target.python}.{patch}", prereleases=True) for patch in range(100)):
+        raise BundleError(
+            f"{name} needs Python {specifiers}, and the host runs it with {target.python} "
+            "(celery_app_python brings another one)"
+        )
 
 
 def asked_by_project(content: Content) -> Iterator[Root]:
@@ -109,10 +127,7 @@ def asked_by_project(content: Content) -> Iterator[Root]:
                 f"celery_app_source: the lock file does not pin {project.requirement}: lock it too"
             )
         yield Root("celery_app_source", (str(project.requirement),))
-    elif not project.builds and (project.path / "pyproject.toml").is_file():
-        metadata = tomllib.loads((project.path / "pyproject.toml").read_text(encoding="utf-8")).get(
-            "project", {}
-        )
+    elif metadata := {} if project.builds else project.metadata():
         optional = metadata.get("optional-dependencies", {})
         wanted = [
             *metadata.get("dependencies", []),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pwd
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # The launchers of the role put this variable into the environment of what they start.
 RELEASE_VARIABLE = "CELERY_APP_RELEASE"
@@ -27,6 +29,27 @@ def running(user: str) -> Iterator[str]:
         for variable in variables:
             if variable.startswith(mark):
                 yield variable.removeprefix(mark).decode(errors="replace")
+
+
+def manifest_of(release: Path) -> dict[str, Any]:
+    """Return what a release says of itself; nothing of one that is missing or damaged."""
+    try:
+        found = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def has_python(release: Path, python: str) -> bool:
+    """Tell whether a release runs here: on a Python that it brought along, or on the distribution's.
+
+    Args:
+        release: The release.
+        python: The version of the distribution's.
+    """
+    if manifest_of(release).get("interpreter"):
+        return (release / "venv/bin/python").exists()
+    return (release / "venv/lib" / f"python{python}").is_dir()
 
 
 def linked(root: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 from typing import NamedTuple
@@ -32,13 +33,23 @@ class Distribution(NamedTuple):
     requirements: tuple[Requirement, ...]
 
 
-def wheel_requirements(wheel: Path) -> list[str]:
-    """Return what a wheel asks for in its metadata."""
+def wheel_metadata(wheel: Path) -> Message:
+    """Return the metadata of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (
             n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1
         )
-        return list(HeaderParser().parsestr(archive.read(metadata).decode()).get_all("Requires-Dist") or [])
+        return HeaderParser().parsestr(archive.read(metadata).decode())
+
+
+def wheel_requirements(wheel: Path) -> list[str]:
+    """Return what a wheel asks for in its metadata."""
+    return list(wheel_metadata(wheel).get_all("Requires-Dist") or [])
+
+
+def requires_python(wheel: Path) -> str:
+    """Return the versions of Python that a wheel runs on; nothing if it says nothing of them."""
+    return str(wheel_metadata(wheel).get("Requires-Python", ""))
 
 
 def read_distributions(folder: Path) -> dict[str, Distribution]:

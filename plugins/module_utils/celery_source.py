@@ -54,6 +54,14 @@ class Source(NamedTuple):
             )
         return self.path / lock
 
+    def metadata(self) -> dict[str, Any]:
+        """Return what the pyproject.toml of a directory says of the project; nothing if it says nothing."""
+        pyproject = self.path / "pyproject.toml"
+        if self.requirement is not None or not pyproject.is_file():
+            return {}
+        found = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {})
+        return dict(found)
+
     def build_requirements(self) -> list[str]:
         """Return what its build system asks for."""
         content: dict[str, Any] = {}

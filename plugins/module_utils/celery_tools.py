@@ -30,14 +30,16 @@ class ToolError(BundleError):
         self.output = output
 
 
-def find_python(version: str) -> str | None:
-    """Return a Python of this version that runs."""
-    for candidate in (sys.executable, shutil.which(f"python{version}")):
-        if candidate is not None:
-            command = [candidate, "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
+def find_python(version: str, preferred: str = "") -> str | None:
+    """Return a Python of this version that runs: the preferred one, or one of this machine's own."""
+    for candidate in filter(None, (preferred, sys.executable, shutil.which(f"python{version}"))):
+        command = [candidate, "-I", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
+        try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0 and done.stdout.strip() == version:
-                return candidate
+        except OSError:
+            continue
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return candidate
     return None
 
 

@@ -21,6 +21,7 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host 
     refuse_foreign,
     this_machine,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_interpreter import Interpreter
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import (
     SOURCE_ONLY,
     Lock,
@@ -73,6 +74,8 @@ class Supplies(NamedTuple):
     indexes: tuple[Index, ...] = ()
     container: Container | None = None
     """Where those are built that are built from their source; without one, on the controller."""
+    interpreter: Interpreter | None = None
+    """What the app runs on, if it is not the host's Python."""
 
     def secrets(self) -> list[str]:
         """Return what of it is never shown."""
@@ -145,7 +148,9 @@ def build_wheels(source: Source, key: str, supplies: Supplies) -> list[Path]:
     return kept_wheels(
         supplies.cache / "wheels" / key,
         supplies,
-        *("wheel", "--no-deps", "--no-index", *(f"--find-links={folder}" for folder in found)),
+        # It is for the host's Python, and not for the one that builds it.
+        *("wheel", "--ignore-requires-python", "--no-deps", "--no-index"),
+        *(f"--find-links={folder}" for folder in found),
         *(str(source.path), "--wheel-dir"),
         code="local",
     )
@@ -287,11 +292,18 @@ def build_sdist(pin: Locked, options: list[str], target: Target, supplies: Suppl
 
 def build_there(pin: Locked, wanted: str, container: Container, supplies: Supplies) -> list[Path]:
     """Return the wheel of a requirement's source, built in a container."""
-    key = key_of(pin.line, container.dockerfile(), supplies.back_ends.read_text(encoding="utf-8"))
+    interpreter = supplies.interpreter
+    made_with = [pin.line, container.dockerfile(), supplies.back_ends.read_text(encoding="utf-8")]
+    key = key_of(*made_with, *([interpreter.id] if interpreter else []))
 
     def bring(into: Path) -> None:
         build_in_container(
-            container, wanted, supplies.back_ends, into, log=supplies.log, secrets=supplies.secrets()
+            container._replace(python=interpreter.tree if interpreter else None),
+            wanted,
+            supplies.back_ends,
+            into,
+            log=supplies.log,
+            secrets=supplies.secrets(),
         )
 
     return kept(supplies.cache / "wheels" / key, bring)
@@ -303,7 +315,8 @@ def build_here(pin: Locked, wanted: str, target: Target, supplies: Supplies) -> 
     Raises:
         BundleError: The host does not run what is built here.
     """
-    python = find_python(target.python)
+    own = supplies.interpreter
+    python = find_python(target.python, str(own.program) if own is not None else "")
     builder = environment_of_tools(supplies.back_ends, supplies.cache, python or "")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "sdist.txt"
@@ -311,7 +324,8 @@ def build_here(pin: Locked, wanted: str, target: Target, supplies: Supplies) -> 
         found = kept_wheels(
             supplies.cache / "wheels" / key_of(pin.line, str(builder)),
             supplies,
-            *("wheel", "--no-deps", "--require-hashes", "--no-binary=:all:", "--use-pep517"),
+            *("wheel", "--ignore-requires-python", "--no-deps", "--require-hashes", "--no-binary=:all:"),
+            "--use-pep517",
             *("--no-build-isolation", "--check-build-dependencies"),
             *("--requirement", str(file), "--wheel-dir"),
             python=builder,

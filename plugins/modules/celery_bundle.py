@@ -24,6 +24,10 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_conte
     release_ids,
 )
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import Target
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_interpreter import (
+    Interpreter,
+    find_interpreter,
+)
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import refuse_unmet
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock_formats import (
     Tools,
@@ -127,6 +131,14 @@ options:
       password:
         description: The password. It is in no argument, no log and no bundle.
         type: str
+  interpreter:
+    description: Archive of another Python than the host's, which the app runs on. C(python) is what is
+      returned of the one that it runs on, and C(interpreter) its id, its archive for hosts and its size.
+    type: path
+  interpreter_sha256:
+    description: SHA-256 of that archive.
+    type: str
+    default: ""
   worker_package:
     description: Directory of a project that is installed beside it and brings no requirements.
     type: path
@@ -184,6 +196,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
             "password": {"type": "str", "no_log": True},
         },
     },
+    "interpreter": {"type": "path"},
+    "interpreter_sha256": {"type": "str", "default": ""},
     "worker_package": {"type": "path"},
     "supervisor_package": {"type": "path"},
     "installer": {"type": "path", "required": True},
@@ -247,6 +261,8 @@ def write_bundle(archive: Path, release: str, content: Content) -> None:
             "release": release,
             "project": content.project,
             "python": content.target.python,
+            # Nothing, if it is the distribution's.
+            "interpreter": content.supplies.interpreter.id if content.supplies.interpreter else "",
             "machine": content.target.machine,
             "paths": paths,
             "sha256": {n: hashlib.sha256(path.read_bytes()).hexdigest() for n, path in files.items()},
@@ -271,8 +287,21 @@ def one_builder(cache: Path) -> Iterator[None]:
         yield
 
 
-def read_project(params: Mapping[str, Any]) -> tuple[Source, Wanted]:
-    """Return the project, and what of its lock file is wanted.
+def read_interpreter(params: Mapping[str, Any]) -> Interpreter | None:
+    """Return the Python that the app runs on, unless it is the host's.
+
+    Raises:
+        BundleError: it cannot run there.
+    """
+    if not params["interpreter"]:
+        return None
+    host = Target(params["python"], params["machine"], params["glibc"])
+    archive, cache = Path(params["interpreter"]), Path(params["cache"])
+    return find_interpreter(archive, params["interpreter_sha256"], host, cache)
+
+
+def read_project(params: Mapping[str, Any], python: str) -> tuple[Source, Wanted]:
+    """Return the project, and what of its lock file is wanted for a version of Python.
 
     Raises:
         BundleError: there is no such project.
@@ -282,7 +311,7 @@ def read_project(params: Mapping[str, Any]) -> tuple[Source, Wanted]:
     if params["build_requirements"]:
         project = project._replace(back_ends=project.find_lock(params["build_requirements"]))
     wanted = Wanted(
-        Target(params["python"], params["machine"], params["glibc"]),
+        Target(python, params["machine"], params["glibc"]),
         tuple(params["extras"]),
         tuple(params["dependency_groups"]),
         frozenset(canonicalize_name(name) for name in params["sdists"]),
@@ -290,7 +319,9 @@ def read_project(params: Mapping[str, Any]) -> tuple[Source, Wanted]:
     return project, wanted
 
 
-def read_content(params: Mapping[str, Any], project: Source, wanted: Wanted, lock: Path) -> Content:
+def read_content(
+    params: Mapping[str, Any], project: Source, wanted: Wanted, lock: Path, interpreter: Interpreter | None
+) -> Content:
     """Return what goes into the bundle.
 
     Raises:
@@ -311,6 +342,7 @@ def read_content(params: Mapping[str, Any], project: Source, wanted: Wanted, loc
         Container(params["sdists_image"], tuple(params["sdists_packages"]))
         if params["sdists_image"]
         else None,
+        interpreter,
     )
     sources = (project, *(Source(path) for path in own.directories))
     content = Content(
@@ -344,7 +376,19 @@ def further_of(wanted: Wanted, content: Content) -> str:
     chosen: list[Any] = [sorted(wanted.extras), sorted(wanted.groups), sorted(wanted.sdists), hashes]
     if wanted.sdists and content.supplies.container is not None:
         chosen.append(content.supplies.container.dockerfile())
+    if content.supplies.interpreter is not None:
+        chosen.append(content.supplies.interpreter.id)
     return json.dumps(chosen) if any(chosen) else ""
+
+
+def shown(interpreter: Interpreter) -> dict[str, Any]:
+    """Return what the role needs to know of a Python."""
+    return {
+        "id": interpreter.id,
+        "path": str(interpreter.archive),
+        "python": str(interpreter.program),
+        "megabytes": interpreter.megabytes,
+    }
 
 
 def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -353,9 +397,10 @@ def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     Raises:
         BundleError: it cannot be built, or would not work.
     """
-    project, wanted = read_project(params)
+    interpreter = read_interpreter(params)
+    project, wanted = read_project(params, interpreter.python if interpreter else params["python"])
     lock = project.find_lock(params["requirements"])
-    content = read_content(params, project, wanted, lock)
+    content = read_content(params, project, wanted, lock, interpreter)
     name = f"{content.release}-cp{wanted.target.python.replace('.', '')}-{wanted.target.machine}.tar"
     archive = Path(params["cache"]) / name
     changed = False
@@ -369,6 +414,8 @@ def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         "project": content.project,
         "path": str(archive),
         "megabytes": round(archive.stat().st_size / 1e6) if archive.exists() else 0,
+        "python": wanted.target.python,
+        "interpreter": shown(interpreter) if interpreter else {},
         "commit": project.commit,
         # As celery_proof leaves it.
         "tried": tried.read_text() if tried.exists() else "",

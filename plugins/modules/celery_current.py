@@ -8,7 +8,12 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import running
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_pythons import DISTRIBUTION, prune
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import (
+    has_python,
+    manifest_of,
+    running,
+)
 
 DOCUMENTATION = r"""
 ---
@@ -19,7 +24,7 @@ description:
     current before.
   - The newest releases are kept; the current one, the previous one and those that a process runs always.
   - A release that was installed for another version of Python than the host's does not become the current
-    one.
+    one, unless it brought its own. A Python that no release uses any more is removed with the old releases.
   - A release does not come back once the migrations of a newer one were marked as not reversible.
 options:
   root:
@@ -47,7 +52,6 @@ options:
     required: true
 """
 
-PYTHON = Path("/usr/bin/python3")
 # In a release whose migrations cannot be taken back.
 IRREVERSIBLE = "irreversible"
 
@@ -96,8 +100,10 @@ def other_python(release: Path, interpreter: Path) -> str:
     """Return why a release does not run on the Python of this host, or nothing."""
     version = interpreter.resolve().name
     libraries = release / "venv/lib"
-    if not libraries.is_dir() or (libraries / version / "site-packages").is_dir():
+    if not libraries.is_dir() or has_python(release, version.removeprefix("python")):
         return ""
+    if own := manifest_of(release).get("interpreter"):
+        return f"the Python {own} of release {release.name} is missing: deploy it again, which rebuilds it"
     found = ", ".join(sorted(path.name.removeprefix("python") for path in libraries.iterdir()))
     return (
         f"release {release.name} was installed for Python {found}, and the host has "
@@ -129,7 +135,7 @@ def main() -> None:
             msg=f"release {release} cannot come back: the migrations of {newer}, which is newer, were marked "
             "as not reversible (celery_app_reversible)"
         )
-    if problem := other_python(root / "releases" / release, PYTHON):
+    if problem := other_python(root / "releases" / release, DISTRIBUTION):
         module.fail_json(msg=problem)
     needed = {release, wanted_previous, *running(module.params["user"])}
     dropped = superfluous(root / "releases", module.params["keep"], needed)
@@ -146,6 +152,8 @@ def main() -> None:
         for path in dropped:
             shutil.rmtree(path)
             path.with_suffix(".tar").unlink(missing_ok=True)
+        if dropped:
+            prune()
     module.exit_json(
         changed=before != release or bool(dropped),
         before=before,

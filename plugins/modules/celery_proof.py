@@ -41,6 +41,10 @@ options:
     description: The program that imports the app.
     type: path
     required: true
+  interpreter:
+    description: The Python that the app runs on, if it is not the distribution's. It is used where it runs
+      here.
+    type: path
 extends_documentation_fragment: [celery_fleet.platform.target_python]
 """
 
@@ -101,6 +105,7 @@ def main() -> None:
             "app": {"type": "str", "required": True},
             "environment": {"type": "dict", "required": True, "no_log": False},
             "script": {"type": "path", "required": True},
+            "interpreter": {"type": "path"},
             "python": {"type": "str", "required": True},
             "machine": {"type": "str", "required": True},
         },
@@ -113,7 +118,7 @@ def main() -> None:
     # In check mode the bundle may not have been built.
     if bundle.exists() and not (tried.exists() and tried.read_text() == params["app"]):
         same = sys.platform == "linux" and platform.machine() == params["machine"]
-        python = find_python(params["python"]) if same else None
+        python = find_python(params["python"], params["interpreter"] or "") if same else None
         if python is not None:
             problem = prove(python, params, params["environment"])
         if not problem:

@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_pythons import (
+    DISTRIBUTION,
+    PythonError,
+    program_of,
+    prune,
+    use,
+)
 
 DOCUMENTATION = r"""
 ---
@@ -23,6 +30,8 @@ description:
   - A release that was installed for another version of Python, as before an upgrade of the host, gets a
     second virtual environment. What still runs on the first one finds it in its place until the release is
     dropped.
+  - A release with a Python of its own is installed with that, which the host gets once, whichever projects
+    use it.
   - The bundle is removed afterwards. C(new) says whether there was no release of this id before.
 options:
   bundle:
@@ -33,9 +42,15 @@ options:
     description: Directory of the release; its name is the release id.
     type: path
     required: true
+  interpreter:
+    description: Id of the Python that the release runs on. Empty means the distribution's.
+    type: str
+    default: ""
+  interpreter_archive:
+    description: The files of that Python on the host, where it has not got it. It is removed afterwards.
+    type: path
 """
 
-PYTHON = "/usr/bin/python3"
 # Written last: a release without it was interrupted and is made again.
 COMPLETE = "manifest.json"
 # What was proved on another Python.
@@ -94,7 +109,10 @@ def install(module: AnsibleModule, release: Path) -> None:
         module.fail_json(msg=problem)
     environment = release / f"venv-{manifest['python']}"
     shutil.rmtree(environment, ignore_errors=True)
-    run(PYTHON, "-m", "venv", "--without-pip", environment)
+    interpreter = module.params["interpreter"]
+    if interpreter:
+        use(interpreter, Path(module.params["interpreter_archive"]), release)
+    run(program_of(interpreter), "-m", "venv", "--without-pip", environment)
     python = environment / "bin/python"
     (pip,) = (unpacked / "wheels").glob("pip-*.whl")
     run(
@@ -130,38 +148,53 @@ def finish(release: Path, unpacked: Path, environment: Path) -> None:
     shutil.rmtree(unpacked)
 
 
+def outdated(release: Path, interpreter: str) -> str:
+    """Return why an installed release does not run on its Python; nothing if it does."""
+    if interpreter:
+        return "" if (release / "venv/bin/python").exists() else f"its Python {interpreter} is missing"
+    version, found = DISTRIBUTION.resolve().name.removeprefix("python"), python_of(release)
+    if found == version:
+        return ""
+    return f"it was installed for Python {found}, and the host has Python {version} now"
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "bundle": {"type": "path", "required": True},
             "path": {"type": "path", "required": True},
+            "interpreter": {"type": "str", "default": ""},
+            "interpreter_archive": {"type": "path"},
         },
         supports_check_mode=True,
     )
     bundle, release = Path(module.params["bundle"]), Path(module.params["path"])
     is_there = (release / COMPLETE).exists()
-    version = Path(PYTHON).resolve().name.removeprefix("python")
-    if is_there and python_of(release) == version:
+    why = outdated(release, module.params["interpreter"]) if is_there else ""
+    if is_there and not why:
         module.exit_json(changed=False, new=False)
     if module.check_mode:
         module.exit_json(changed=True, new=not is_there)
     if is_there:
-        module.warn(
-            f"release {release.name} is rebuilt: it was installed for Python {python_of(release)}, and the "
-            f"host has Python {version} now"
-        )
+        module.warn(f"release {release.name} is rebuilt: {why}")
     else:
         shutil.rmtree(release, ignore_errors=True)
     # The app's user reads the release whatever umask root has on this host.
     os.umask(0o022)
+    archive = module.params["interpreter_archive"]
     try:
         install(module, release)
+    except PythonError as error:
+        module.fail_json(msg=str(error))
     finally:
         shutil.rmtree(release / "unpacked", ignore_errors=True)
         if not (release / COMPLETE).exists():
             shutil.rmtree(release, ignore_errors=True)
+            prune()
         bundle.unlink()
+        if archive:
+            Path(archive).unlink(missing_ok=True)
     module.exit_json(changed=True, new=not is_there)
 
 

@@ -9,19 +9,24 @@ import pwd
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import linked, running
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_releases import (
+    has_python,
+    linked,
+    manifest_of,
+    running,
+)
 
 DOCUMENTATION = r"""
 ---
 module: celery_target
 short_description: Ask a host for what a release will run on
 description:
-  - Releases run on the Python of the distribution, whatever interpreter Ansible uses on the host. It is asked
-    for its version and its C library, which decide on the wheels.
+  - Releases run on the Python of the distribution, unless they brought another one, and whatever interpreter
+    Ansible uses on the host. It is asked for its version and its C library, which decide on the wheels.
   - The app's user may have been there before. It is left as it is, unless it may do everything.
   - C(current) and C(supervisor) are what is installed now, of the app and of the supervisor's environment,
     each with its C(release) and its C(project), the id of the project's part. Both are empty where nothing is
-    installed for the Python of the host.
+    installed that the host has the Python for.
 options:
   user:
     description: The app's user.
@@ -75,14 +80,9 @@ def group_of(module: AnsibleModule, name: str) -> str:
 
 
 def current(root: Path, python: str) -> dict[str, str]:
-    """Return the ids of the current release and of its project's part, if it is for this Python."""
+    """Return the ids of the current release and of its project's part, if the host has its Python."""
     release = root / "current"
-    try:
-        manifest = json.loads((release / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        manifest = {}
-    if not (release / "venv/lib" / f"python{python}").is_dir():
-        manifest = {}
+    manifest = manifest_of(release) if has_python(release, python) else {}
     return {name: str(manifest.get(name, "")) for name in ("release", "project")}
 
 

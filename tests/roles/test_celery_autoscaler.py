@@ -39,6 +39,7 @@ CPU: dict[str, Any] = {
 OWN = {name: value for name, value in CPU.items() if name != "workers"}
 APP: dict[str, Any] = {
     "__celery_app_target": {"python": "3.13", "glibc": "2.41", "group": "celery"},
+    "__celery_app_bundle": {"python": "3.13"},
     "__celery_app_supervisor_bundle": {"release": "5ae0d1c2b3f4"},
     "celery_app_name": "proj",
     "celery_app_root": "/opt/celery",

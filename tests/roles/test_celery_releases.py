@@ -101,7 +101,7 @@ def test_compiling_a_project_executes_nothing_of_its_dependencies(tmp_path: Path
     commands: list[list[str]] = []
 
     class Module:
-        params: ClassVar = {"bundle": str(tmp_path / "bundle.tar")}
+        params: ClassVar = {"bundle": str(tmp_path / "bundle.tar"), "interpreter": ""}
 
         def run_command(self, command: list[str], **_: Any) -> None:
             commands.append(command)
@@ -190,7 +190,7 @@ def test_a_release_that_is_rebuilt_is_not_new_and_so_stays_when_it_is_refused(
         (path / "manifest.json").write_text("")
 
     class Module:
-        params: ClassVar = {"bundle": str(tmp_path / "r1.tar"), "path": str(path)}
+        params: ClassVar = {"bundle": str(tmp_path / "r1.tar"), "path": str(path), "interpreter": ""}
         check_mode = True
 
         def exit_json(self, **answer: Any) -> None:

@@ -127,7 +127,8 @@ def test_units_are_those_of_the_host() -> None:
     front, back = WEB | {"hosts": ["front"]}, READER | {"hosts": ["back"]}
 
     # A rollback asks the host for nothing.
-    inputs = {name: value for name, value in OWN.items() if name != "__celery_app_target"}
+    asked = ("__celery_app_target", "__celery_app_bundle")
+    inputs = {name: value for name, value in OWN.items() if name not in asked}
 
     [here] = evaluate(
         "celery_app", "__celery_app_served_units", [inputs | {"celery_app_services": [front, back]}], two

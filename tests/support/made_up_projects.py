@@ -31,6 +31,7 @@ AWKWARD = {
 }
 INPUTS = {
     "__celery_app_target": {"python": "3.13", "glibc": "2.41", "group": "celery"},
+    "__celery_app_bundle": {"python": "3.13"},
     "celery_app_name": "proj",
     "celery_app_source": "/nowhere",
     "celery_app_environment": AWKWARD,

@@ -18,6 +18,7 @@ ALLOWED = {
     "celery_app_sdists_image": "an image such as debian:13",
     "celery_app_sdists_packages": "packages of Debian, such as libldap-dev",
 }
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 SCHEMES = ("https", "http", "file")
 
 
@@ -57,6 +58,15 @@ def indexes(host: Host, _inventory: Inventory) -> Texts:
             )
 
 
+def own_python(host: Host, _inventory: Inventory) -> Texts:
+    """The hash of an archive is one, and of an archive."""
+    given = host.text("celery_app_python_sha256", "")
+    if given and not SHA256.fullmatch(given):
+        yield "celery_app_python_sha256", f"is {shown(given)}; allowed: 64 hexadecimal digits"
+    elif given and not host.text("celery_app_python", ""):
+        yield "celery_app_python_sha256", "there is no archive; allowed: with celery_app_python"
+
+
 def build_image(host: Host, _inventory: Inventory) -> Texts:
     """The image for builds becomes part of a Dockerfile, and so do its packages."""
     for variable, allowed, given in (
@@ -68,4 +78,4 @@ def build_image(host: Host, _inventory: Inventory) -> Texts:
                 yield variable, f"{shown(name)} is no name; allowed: {ALLOWED[variable]}"
 
 
-RULES = (chosen, indexes, build_image)
+RULES = (chosen, indexes, own_python, build_image)
