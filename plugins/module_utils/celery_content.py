@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
-from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import Target, refuse_foreign
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import (
+    Target,
+    refuse_foreign,
+    refuse_other_python,
+)
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import Lock
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_requirements import (
     Root,
@@ -22,7 +26,6 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_wheel
     bring_locked,
     build_wheels,
 )
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 
@@ -94,19 +97,6 @@ def collect_wheels(folder: Path, content: Content) -> None:
         shutil.copy(wheel, folder)
     if wrong := conflicts(folder, roots, target.environment(), lock.overridden, content.added):
         raise BundleError("; ".join(wrong))
-
-
-def refuse_other_python(name: str, specifiers: str, target: Target) -> None:
-    """Raise BundleError unless a project runs on some patch release of the host's Python."""
-    try:
-        allowed = SpecifierSet(specifiers)
-    except InvalidSpecifier as error:
-        raise BundleError(f"{name}: requires-python: {error}") from error
-    if not any(allowed.contains(f"{target.python}.{patch}", prereleases=True) for patch in range(100)):
-        raise BundleError(
-            f"{name} needs Python {specifiers}, and the host runs it with {target.python} "
-            "(celery_app_python brings another one)"
-        )
 
 
 def asked_by_project(content: Content) -> Iterator[Root]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
@@ -75,3 +76,16 @@ def refuse_foreign(wheel: Path, target: Target) -> None:
         raise BundleError(f"{wheel.name} is no name of a wheel: {error}") from error
     if not tags & {*target.tags([f"linux_{target.machine}"])}:
         raise BundleError(f"{wheel.name} does not run on the host's {target.words()}")
+
+
+def refuse_other_python(name: str, specifiers: str, target: Target) -> None:
+    """Raise BundleError unless a project runs on some patch release of the host's Python."""
+    try:
+        allowed = SpecifierSet(specifiers)
+    except InvalidSpecifier as error:
+        raise BundleError(f"{name}: requires-python: {error}") from error
+    if not any(allowed.contains(f"{target.python}.{patch}", prereleases=True) for patch in range(100)):
+        raise BundleError(
+            f"{name} needs Python {specifiers}, and the host runs it with {target.python} "
+            "(celery_app_python brings another one)"
+        )

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
-from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import Target
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import (
+    Target,
+    refuse_other_python,
+)
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_lock import (
     SOURCE_ONLY,
     Lock,
@@ -178,6 +181,9 @@ def read_pylock(text: str, lock: Path, wanted: Wanted) -> Lock:
     directories = []
     try:
         packages = pylock.Pylock.from_dict(tomllib.loads(text))
+        refuse_other_python(lock.name, str(packages.requires_python or ""), wanted.target)
+        # It knows no patch release of the host, which may be asked for.
+        packages = replace(packages, requires_python=None)
         for package in packages.packages:
             # One by one: all that the host cannot have is named at once.
             found = selected(replace(packages, packages=[package]), wanted)

@@ -4,7 +4,7 @@ import contextlib
 import io
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +173,12 @@ def test_a_program_says_which_glibc_it_needs() -> None:
 )
 def test_a_project_is_refused_that_does_not_run_on_the_python(specifiers: str, good: bool) -> None:
     if good:
-        content.refuse_other_python("shop", specifiers, TARGET)
+        host.refuse_other_python("shop", specifiers, TARGET)
         return
     with pytest.raises(
         source.BundleError, match=r"^shop needs Python .* runs it with 3\.13 \(celery_app_python"
     ):
-        content.refuse_other_python("shop", specifiers, TARGET)
+        host.refuse_other_python("shop", specifiers, TARGET)
 
 
 @pytest.mark.parametrize("is_built", [True, False])
@@ -241,7 +241,7 @@ WORKS = {"bin/python3": b"#!/bin/sh\nexit 0\n", "lib/python3.12/os.py": b""}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a host has its Pythons."""
     monkeypatch.setattr(pythons, "FOLDER", tmp_path / "pythons")
     monkeypatch.setattr(pythons, "LOCK", tmp_path / "lock")

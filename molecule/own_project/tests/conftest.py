@@ -80,7 +80,8 @@ def project(host: Any) -> Project:
     name = host.backend.get_pytest_id().removeprefix("ansible://")
     if name == "django":
         return Project(host, "shop", "orders.tasks.place", "manage.py orders %s", "celery-shop")
-    return Project(host, "app", "app.record", f"-c '{SHOW}' %s", {"twin": "celery-twin"}.get(name, "celery"))
+    prefix = "celery" if name == "single" else f"celery-{name}"
+    return Project(host, "app", "app.record", f"-c '{SHOW}' %s", prefix)
 
 
 @pytest.fixture
