@@ -33,12 +33,12 @@ find /etc/celery /etc/systemd/system /etc/polkit-1/rules.d /usr/local /opt/celer
 """
 
 
-def remove() -> str:
+def remove(name: str = "twin") -> str:
     """Remove one of the projects; what Ansible printed."""
     return Scenario("own_project").play(
         playbook=f"{PLAYBOOKS}/remove_project.yml",
-        fleet_project="twin",
-        confirm="twin",
+        fleet_project=name,
+        confirm=name,
         celery_app_remove_queues=True,
     )
 
@@ -56,3 +56,14 @@ def test_a_removed_project_leaves_no_trace_and_the_other_one_as_it_is(
     [sent] = project.send(trace, 1)
     wait_for(lambda: project.executed(trace) == [sent], "the other project executes no tasks", WITHIN)
     assert re.findall(r"^twin .*changed=(\d+)", remove(), re.MULTILINE) == ["0"]
+
+
+def test_a_removed_project_takes_its_python_with_it() -> None:
+    host = Scenario("own_project").hosts("eleven")["eleven"]
+    assert host.file("/opt/celery-fleet/pythons").exists
+
+    remove("eleven")
+
+    assert not host.file("/opt/celery-fleet/pythons").exists
+    assert host.file("/opt/celery-fleet/supervisor/current/venv/bin/python").exists
+    assert host.service("celery-shop-autoscaler").is_running
