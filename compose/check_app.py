@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import click
 from celery_autoscaler import settings as supervisor
-from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE, TIME_LIMIT_SECONDS, describe
+from celery_autoscaler.protocol.status import START_TIMEOUT_SECONDS
+from celery_autoscaler.supervisor.describing import PYTHON_VARIABLE, describe
 from stack_settings import Settings, check_values, url_problem
 
 # Seconds within which a server of your own has to accept a connection.
@@ -49,10 +50,10 @@ def import_problem(python: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
-            timeout=TIME_LIMIT_SECONDS,
+            timeout=START_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return f"it could not be imported within {TIME_LIMIT_SECONDS:g} s"
+        return f"it could not be imported within {START_TIMEOUT_SECONDS:g} s"
     if not done.stdout:
         return f"its import ends {python} with status {done.returncode}"
     problem: str = json.loads(done.stdout).get("problem", "")

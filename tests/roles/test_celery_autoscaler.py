@@ -45,6 +45,7 @@ APP: dict[str, Any] = {
     "celery_app_root": "/opt/celery",
     "celery_app_user": "celery",
     "celery_app_stop_timeout": 900,
+    "celery_app_start_timeout": 400,
     "celery_app_environment": {"CELERY_BROKER_URL": "redis://app:secret@data1:6379/0"},
     "celery_app_supervised": True,
     "celery_app_worker_groups": [GENERAL, CPU],
@@ -96,6 +97,15 @@ def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
             "drain_timeout": 30.0,
         },
     }
+
+
+def test_a_start_may_take_as_long_for_systemd_as_for_the_supervisor(files: dict[str, str]) -> None:
+    units = ["worker@", "beat"]
+    others = render("celery_app", [f"etc/systemd/system/celery-{name}.service.j2" for name in units], APP)
+
+    assert tomllib.loads(files[TOML])["start_timeout"] == 400.0
+    for unit in (files[UNIT], *others.values()):
+        assert "TimeoutStartSec=400" in unit.splitlines(), unit
 
 
 def test_only_the_environment_holds_the_broker_url() -> None:

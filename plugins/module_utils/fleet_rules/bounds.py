@@ -31,6 +31,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "celery_app_timers.randomized_delay": (0, 86_400),
     "celery_app_timers.timeout": (1, 604_800),
     "celery_app_keep_releases": (1, 1000),
+    "celery_app_start_timeout": (1, 86_400),
     "celery_app_stop_timeout": (1, 86_400),
     "celery_autoscaler_cpu_threshold": PERCENT,
     "celery_autoscaler_memory_threshold": PERCENT,

@@ -14,6 +14,7 @@ import click
 from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.former import FORMER_NAMES
 from celery_autoscaler.protocol.reading import MOST_WORKERS
+from celery_autoscaler.protocol.status import START_TIMEOUT_SECONDS
 
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
@@ -119,6 +120,8 @@ class Settings:
     """Seconds between two looks."""
     stabilisation: float = setting(60.0, number(0, 86_400, "seconds"))
     """Seconds for which fewer workers must have been enough before one is stopped."""
+    start_timeout: float = setting(START_TIMEOUT_SECONDS, SECONDS)
+    """Seconds that a worker may take to consume; then it is stopped, and another one started."""
     cpu_threshold: float = setting(90.0, PERCENT, "CPU_THRESHOLD")
     memory_threshold: float = setting(85.0, PERCENT, "MEMORY_THRESHOLD")
     queue_threshold: int = setting(1000, whole(1, 1_000_000_000), "QUEUE_THRESHOLD")

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from celery_autoscaler.operations import release_gate
 from celery_autoscaler.operations.overrides import change
-from celery_autoscaler.operations.rollout import RolloutError, replace_workers
+from celery_autoscaler.operations.rollout import RolloutError, replace_workers, start_timeout
 from celery_autoscaler.protocol.broker import Broker, connect
+from celery_autoscaler.protocol.status import SupervisorStatus
+from celery_autoscaler.supervisor.fleet_status import FleetStatus
 from support.background import sampling
 from support.processes.counted_tasks import Load
 from support.processes.services import wait_for
@@ -89,6 +91,12 @@ def test_what_nobody_would_replace_is_refused(fleet: SupervisedFleet, broker: Br
     with pytest.raises(RolloutError, match="here: no supervisor is alive") as refusal:
         replace_workers(broker, [name], lambda _: None)
     assert refusal.value.unsupervised
+
+
+def test_a_start_may_take_as_long_as_on_the_slowest_host() -> None:
+    hosts = {"a": SupervisorStatus(start_timeout=300.0), "b": SupervisorStatus(start_timeout=900.0)}
+
+    assert start_timeout(FleetStatus(supervisors=hosts)) == 900.0
 
 
 def test_a_host_is_left_by_its_workers_once_others_have_taken_over(

@@ -14,7 +14,7 @@ from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.settings import Group, Settings
 from celery_autoscaler.supervisor.faults import Faults
 from celery_autoscaler.supervisor.launchers import LaunchError, State, StopSignal
-from celery_autoscaler.supervisor.local import START_TIMEOUT_SECONDS, LocalWorker
+from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.loop import Supervisor
 from celery_autoscaler.supervisor.observation import Observer
 from celery_autoscaler.supervisor.policy.law import GroupSeen
@@ -149,10 +149,30 @@ def test_a_group_without_any_worker_is_told_once_a_start_would_have_ended(superv
 
     assert state.unserved(state.seen.now) > 0.0
     assert not supervisor.status.groups["web"].not_served
-    assert state.is_not_served(state.seen.now + START_TIMEOUT_SECONDS)
+    assert state.is_not_served(state.seen.now + 60.0, start_timeout=300.0)
+    state.seen = GroupSeen(now=state.seen.now, starting=1)
+    assert not state.is_not_served(state.seen.now + 60.0, start_timeout=300.0)
+    assert state.is_not_served(state.seen.now + 300.0, start_timeout=300.0)
     state.seen = GroupSeen(now=state.seen.now, ready=1)
     state.serve(1)
-    assert state.unserved(state.seen.now + START_TIMEOUT_SECONDS) == 0.0
+    assert state.unserved(state.seen.now + 300.0) == 0.0
+
+
+@pytest.mark.parametrize(("start_timeout", "is_ended"), [(300.0, False), (200.0, True)])
+def test_a_worker_may_take_as_long_to_start_as_the_settings_say(
+    supervisor: Supervisor, start_timeout: float, is_ended: bool
+) -> None:
+    settings = Settings(groups=GROUPS, hostname="here", start_timeout=start_timeout, cpu_threshold=100.0)
+    supervisor._apply(supervisor.app, settings)
+    supervisor.context.launcher = Refusing({}, refused="none")
+    ticks(supervisor, 4)
+    supervisor.local["web-1"].since -= 250.0
+
+    ticks(supervisor, 1)
+
+    said = supervisor.status.groups["web"].last_failure
+    assert ("web-1: it did not consume within 200 s of its start (start_timeout)" in said) is is_ended, said
+    assert (supervisor.local["web-1"].stop_since is not None) is is_ended
 
 
 def test_a_mistake_in_the_decision_of_one_group_stops_no_other(

@@ -13,7 +13,7 @@ from celery_autoscaler.operations.overrides import paused
 from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.identity import group_of, host_of, worker_name
 from celery_autoscaler.protocol.lease import leased_workers
-from celery_autoscaler.protocol.status import GroupStatus, SupervisorStatus
+from celery_autoscaler.protocol.status import START_TIMEOUT_SECONDS, GroupStatus, SupervisorStatus
 from celery_autoscaler.protocol.text import missing
 from celery_autoscaler.supervisor.fleet_status import FleetStatus, fleet_status
 
@@ -21,8 +21,8 @@ from celery_autoscaler.supervisor.fleet_status import FleetStatus, fleet_status
 LOOK_SECONDS = 0.5
 # Failed starts of a group after which its workers are not replaced.
 FAILURES = 3
-# Seconds without any progress, where nothing drains, after which it is given up.
-STALLED_SECONDS = 180.0
+# Seconds without any progress, where nothing drains, after which it is given up: beside those of a start.
+STALLED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RolloutError(Exception):
 
 
 def replace_workers(
-    broker: Broker, names: Collection[str], say: Callable[[str], None], *, stalled: float = STALLED_SECONDS
+    broker: Broker, names: Collection[str], say: Callable[[str], None], *, stalled: float | None = None
 ) -> None:
     """Replace workers and return when the last of them has ended; those that start or end are passed over.
 
@@ -46,7 +46,7 @@ def replace_workers(
         broker: The broker.
         names: Celery's names of the workers, ``group-n@host``.
         say: Gets one line for each step.
-        stalled: Seconds without progress after which it is given up.
+        stalled: Seconds without progress after which it is given up; without them, those of a start and more.
 
     Raises:
         RolloutError: It cannot be done, or those that take their place do not start. The workers that were
@@ -72,9 +72,10 @@ def replace_workers(
                 since = time.monotonic()
             left = now_left
             refuse_failing(status, left, before)
-            if left and time.monotonic() - since > stalled:
+            allowed = STALLED_SECONDS + start_timeout(status) if stalled is None else stalled
+            if left and time.monotonic() - since > allowed:
                 held = held_back(status, left)
-                raise RolloutError(f"{len(left)} workers could not be replaced within {stalled:g} s{held}")
+                raise RolloutError(f"{len(left)} workers could not be replaced within {allowed:g} s{held}")
     finally:
         client.srem(keys.replace, *wanted)
 
@@ -118,6 +119,11 @@ def refuse_failing(status: FleetStatus, left: Collection[str], before: Mapping[t
         if found >= FAILURES:
             why = group_status(status, group, host).last_failure
             raise RolloutError(f"{host}: {found} starts of workers of {group} failed: {why}")
+
+
+def start_timeout(status: FleetStatus) -> float:
+    """Return how long a worker may take to start, wherever in the fleet that is longest."""
+    return max((one.start_timeout for one in status.supervisors.values()), default=START_TIMEOUT_SECONDS)
 
 
 def held_back(status: FleetStatus, left: Collection[str]) -> str:

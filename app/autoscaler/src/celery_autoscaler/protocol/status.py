@@ -13,6 +13,8 @@ KIND = "status"
 VERSION = 2
 # Bytes of a status: a host has thousands of workers at most.
 MOST_BYTES = 16 * 2**20
+# Seconds that a worker may take to consume by default: a large project needs minutes while CPUs are busy.
+START_TIMEOUT_SECONDS = 300.0
 # What limits a group whose workers are started one after the other.
 START_SLOTS = "start slots"
 # The state of a supervisor or a worker that says none.
@@ -173,6 +175,8 @@ class SupervisorStatus(Document):
     """Bytes."""
     clock_offset: float = at_least(-1e12, 0.0)
     """Seconds by which the clock of Redis is ahead of the host's."""
+    start_timeout: float = at_least(0.0, START_TIMEOUT_SECONDS)
+    """Seconds that a worker may take to consume."""
     clients: ClientsStatus = field(default_factory=ClientsStatus)
     groups: Mapping[str, GroupStatus] = field(default_factory=dict)
     workers: Sequence[WorkerStatus] = ()

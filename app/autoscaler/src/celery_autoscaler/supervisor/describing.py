@@ -13,11 +13,10 @@ import click
 
 from celery_autoscaler.protocol import description
 from celery_autoscaler.protocol.description import MOST_BYTES, Description, DescriptionError
+from celery_autoscaler.protocol.status import START_TIMEOUT_SECONDS
 from celery_autoscaler.protocol.text import as_text
 
 PYTHON_VARIABLE = "CELERY_APP_PYTHON"
-# Seconds that an app may take to be imported.
-TIME_LIMIT_SECONDS = 60.0
 # What systemd gives to this process alone.
 OWN_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
@@ -29,7 +28,7 @@ class UndescribedError(click.ClickException):
         super().__init__(as_text(f"app {name}: {why}"))
 
 
-def describe(name: str, python: str = "", time_limit: float = TIME_LIMIT_SECONDS) -> Description:
+def describe(name: str, python: str = "", time_limit: float = START_TIMEOUT_SECONDS) -> Description:
     """Describe the app that ``-A`` names.
 
     What the app prints goes to this process's standard error.
@@ -37,7 +36,7 @@ def describe(name: str, python: str = "", time_limit: float = TIME_LIMIT_SECONDS
     Args:
         name: The app.
         python: The interpreter of its environment; by default this process's.
-        time_limit: Seconds after which it is given up.
+        time_limit: Seconds after which it is given up; its import is most of the start of a worker.
 
     Raises:
         UndescribedError: It cannot be imported, there is no app of this name, or it takes too long.

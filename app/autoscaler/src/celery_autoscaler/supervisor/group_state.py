@@ -10,7 +10,6 @@ from celery_autoscaler.protocol.heartbeat import HORIZONS
 from celery_autoscaler.protocol.status import QueueStatus
 from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
-from celery_autoscaler.supervisor.local import START_TIMEOUT_SECONDS
 from celery_autoscaler.supervisor.observation import FleetSeen, ListSeen
 from celery_autoscaler.supervisor.policy import law as policy
 from celery_autoscaler.supervisor.policy.crashes import Backoff
@@ -98,13 +97,10 @@ class GroupState:
         """Return for how many seconds no worker has consumed although its minimum asks for one."""
         return 0.0 if self.unserved_since is None else now - self.unserved_since
 
-    def is_not_served(self, now: float) -> bool:
-        """Whether no worker has consumed for longer than a start takes."""
-        allowed = (
-            START_TIMEOUT_SECONDS
-            if self.seen.starting
-            else max(LEAST_UNSERVED_SECONDS, 3 * self.startup.seconds)
-        )
+    def is_not_served(self, now: float, start_timeout: float) -> bool:
+        """Whether no worker has consumed for longer than a start takes, or may take: ``start_timeout``."""
+        usual = max(LEAST_UNSERVED_SECONDS, 3 * self.startup.seconds)
+        allowed = start_timeout if self.seen.starting else usual
         return self.unserved(now) > allowed
 
     def waiting_in(self, queues: Collection[str] | None) -> int:

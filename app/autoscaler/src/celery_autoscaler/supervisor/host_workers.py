@@ -13,7 +13,6 @@ from celery_autoscaler.supervisor.launchers import SHOWN_WORDS, State, StopSigna
 from celery_autoscaler.supervisor.local import (
     RETRY_SECONDS,
     SHORT_LIFE_SECONDS,
-    START_TIMEOUT_SECONDS,
     LocalWorker,
 )
 from celery_autoscaler.supervisor.masking import exception_type, mask
@@ -114,8 +113,9 @@ class HostWorkers:
         group = self.context.groups.get(worker.group)
         if worker.stop_since is not None or group is None:
             return
-        if worker.ready_at is None and now - worker.since > START_TIMEOUT_SECONDS:
-            why = f"it did not consume within {START_TIMEOUT_SECONDS:g} s of its start"
+        start_timeout = self.context.settings.start_timeout
+        if worker.ready_at is None and now - worker.since > start_timeout:
+            why = f"it did not consume within {start_timeout:g} s of its start (start_timeout)"
             group.start_failed(now, f"{worker.name}: {why}")
             self.stop(now, worker, why)
         elif (

@@ -20,8 +20,6 @@ HANGING_SECONDS = 20.0
 GIVING_BACK_SECONDS = 10.0
 # A worker that holds nothing may take nothing for this time while messages wait for it.
 STALLED_SECONDS = 15.0
-# Time that a start may take.
-START_TIMEOUT_SECONDS = 120.0
 # A signal that was refused is tried again after this time.
 RETRY_SECONDS = 10.0
 # A worker that ends sooner after its start has failed to start.

@@ -175,6 +175,7 @@ class Publisher:
             memory=round(host.memory, 1),
             memory_limit=host.memory_limit,
             clock_offset=round(seen.clock_offset, 3),
+            start_timeout=context.settings.start_timeout,
             clients=ClientsStatus(
                 seen.clients.connected, seen.clients.most, round(context.clients_per_worker.value, 1)
             ),
@@ -202,7 +203,7 @@ class Publisher:
             emergency=state.decision.emergency,
             held_back=state.held_back,
             unserved=round(state.unserved(seen.now), 1),
-            not_served=state.is_not_served(seen.now),
+            not_served=state.is_not_served(seen.now, self.context.settings.start_timeout),
             failed_starts=state.failed_starts,
             last_failure=state.last_failure,
             ready=seen.ready,
