@@ -44,10 +44,16 @@ class Interpreter(NamedTuple):
         """The program, on the controller."""
         return self.tree / PYTHON
 
-    @property
-    def megabytes(self) -> int:
-        """How much it needs on a host, where its byte code is made: twice its files."""
-        return round(2 * sum(path.lstat().st_size for path in self.tree.rglob("*")) / 1e6)
+    def facts(self) -> dict[str, str | int]:
+        """Return what the role needs to know of it."""
+        # On a host its byte code is made, too.
+        size = 2 * sum(path.lstat().st_size for path in self.tree.rglob("*"))
+        return {
+            "id": self.id,
+            "path": str(self.archive),
+            "python": str(self.program),
+            "megabytes": round(size / 1e6),
+        }
 
 
 def find_interpreter(archive: Path, sha256: str, target: Target, cache: Path) -> Interpreter:

@@ -261,7 +261,6 @@ def write_bundle(archive: Path, release: str, content: Content) -> None:
             "release": release,
             "project": content.project,
             "python": content.target.python,
-            # Nothing, if it is the distribution's.
             "interpreter": content.supplies.interpreter.id if content.supplies.interpreter else "",
             "machine": content.target.machine,
             "paths": paths,
@@ -381,16 +380,6 @@ def further_of(wanted: Wanted, content: Content) -> str:
     return json.dumps(chosen) if any(chosen) else ""
 
 
-def shown(interpreter: Interpreter) -> dict[str, Any]:
-    """Return what the role needs to know of a Python."""
-    return {
-        "id": interpreter.id,
-        "path": str(interpreter.archive),
-        "python": str(interpreter.program),
-        "megabytes": interpreter.megabytes,
-    }
-
-
 def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Build the bundle if it is not in the cache; return what the user learns.
 
@@ -415,7 +404,7 @@ def make(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         "path": str(archive),
         "megabytes": round(archive.stat().st_size / 1e6) if archive.exists() else 0,
         "python": wanted.target.python,
-        "interpreter": shown(interpreter) if interpreter else {},
+        "interpreter": interpreter.facts() if interpreter else {},
         "commit": project.commit,
         # As celery_proof leaves it.
         "tried": tried.read_text() if tried.exists() else "",
