@@ -81,6 +81,7 @@ def made(index: Index, cache: Path, tmp_path: Path) -> Any:
             "subdirectory": "",
             "build_requirements": "",
             "tools": str(TOOLS),
+            "interpreter": None,
             "worker_package": None,
             "installer": str(empty),
             "build": str(empty),
