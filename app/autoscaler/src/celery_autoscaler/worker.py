@@ -91,7 +91,7 @@ def install(worker: Any) -> list[str]:
     worker.consumer_cls = consumer_class
     app.steps["consumer"].add(Agent)
     children.use_our_backends(app.loader)
-    children.adopt_spawned(worker)
+    children.adopt(worker)
     versions.adopt_worker(worker)
     use_greenlets(worker)
     return app_settings.prepare(app.conf) + pool_notes(worker) + supported.untested()
