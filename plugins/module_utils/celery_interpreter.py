@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.celery_fleet.platform.plugins.module_utils.bundle_error import BundleError
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_elf import (
+    Elf,
+    NotElfError,
+    read_elf,
+)
 from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_host import Target
-from ansible_collections.celery_fleet.platform.plugins.module_utils.elf import Elf, NotElfError, read_elf
 
 # Where the files begin: at the top, in one folder, or as the whole builds of python-build-standalone have it.
 TOPS = ("", "*/", "*/install/")

@@ -211,11 +211,36 @@ def test_a_requirement_is_built_in_an_image_of_the_hosts_distribution(
         made(tmp_path / "proj", **options, cache=str(tmp_path), sdists_image="debian:13")
 
 
+def test_a_requirement_is_built_in_the_image_with_the_python_that_the_project_brings(
+    made: Any, tmp_path: Path
+) -> None:
+    write(tmp_path / "proj/app.py", "")
+    write(tmp_path / "proj/requirements.txt", pinned("bindings==1.0"))
+    packed = tmp_path / "python.tar.gz"
+    files = ("--exclude=sitecustomize.py", "bin/python3", "bin/python3.11", "lib/python3.11")
+    image = ("celery-fleet/used-host:bookworm", "tar", "-C", "/usr", "-cz", *files)
+    with packed.open("wb") as opened:
+        subprocess.run(["docker", "run", "--rm", *image], stdout=opened, check=True)
+
+    archive = made(
+        tmp_path / "proj",
+        sdists=["bindings"],
+        python="3.13",
+        glibc="2.41",
+        sdists_image="celery-fleet/used-host:trixie",
+        interpreter=str(packed),
+        interpreter_sha256="",
+    )
+
+    with tarfile.open(archive) as tar:
+        assert "wheels/bindings-1.0-py3-none-any.whl" in tar.getnames()
+
+
 def test_where_a_requirement_is_built_makes_another_release() -> None:
     def further(sdists: set[str], *image: Any) -> str:
         container = bundle.Container(*image) if image else None
         wanted = bundle.Wanted(host.this_machine(), (), (), frozenset(sdists))
-        supplies = SimpleNamespace(folder=None, container=container)
+        supplies = SimpleNamespace(folder=None, container=container, interpreter=None)
         return str(
             bundle.further_of(wanted, SimpleNamespace(lock=SimpleNamespace(pins={}), supplies=supplies))
         )

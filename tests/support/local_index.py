@@ -109,6 +109,14 @@ PACKAGES = (
     ),
     Package("envelopes", "1.0", "SIZE = 'C5'\n", is_sdist=True),
     Package("folders", "1.0", "SIZE = 'A4'\n", is_sdist=True, builds_beside="/build/sdist.txt"),
+    # In an environment of another Python than that of the image.
+    Package(
+        "bindings",
+        "1.0",
+        "SIZE = 'A4'\n",
+        is_sdist=True,
+        builds_beside="/tmp/build/lib/python3.11/site-packages/pip/__init__.py",  # noqa: S108
+    ),
     Package("sealing", "1.0", "WAX = 'red'\n", is_sdist=True, back_end="waxworks>=2"),
     # For other machines only.
     Package("pigeons", "1.0", "SPEED = 80\n", tag="py3-none-win_amd64"),
