@@ -13,9 +13,9 @@ How it works, in the order of a message's life:
 2. *Fetch*. While the prefetch count allows, the channel sends :data:`FETCH` where kombu would send
    ``BRPOP``. The token that names a message in the hash becomes its delivery tag.
 3. *Wait*. When the lists are empty, the server tells the channel as soon as one of them changes: the lists
-   that ``FETCH`` looked at are tracked (``CLIENT TRACKING``), and any word on the wake-up connection means
-   "fetch again". It needs no setting of the server's, and a busy worker gets no words. Where the server
-   does not know tracking, the channel polls.
+   that ``FETCH`` looked at are tracked (see :mod:`celery_autoscaler.protocol.tracking`), and any word on the
+   wake-up connection means "fetch again". A busy worker gets no words. Where the server does not know
+   tracking, the channel polls.
 4. *Deliver*. Each message goes to its consumer by itself: what one of them meets there costs no other (see
    :mod:`celery_autoscaler.consuming.delivery`).
 5. *Settle*. An acknowledgement deletes the record. One that the server did not hear is sent again.
@@ -38,6 +38,7 @@ from celery_autoscaler.consuming import delivery, versions
 from celery_autoscaler.consuming.fetch import FETCH, FETCH_SHA
 from celery_autoscaler.consuming.ledger import Fenced, Ledger, Return, fenced_or
 from celery_autoscaler.consuming.qos import QoS
+from celery_autoscaler.protocol import tracking
 from celery_autoscaler.protocol.server_state import Refused, is_full, refusing, takes_no_writes
 
 logger = logging.getLogger(__name__)
@@ -306,13 +307,9 @@ class Channel(versions.Channel):  # type: ignore[misc]
         subscribed = wake._sock is not None and self._subscribed is wake._sock
         try:
             if not subscribed:
-                wake.send_command("CLIENT", "ID")
-                self._wake_id = wake.read_response()
-                # RESP2 passes the words on to subscribers only.
-                wake.send_command("SUBSCRIBE", "__redis__:invalidate")
+                self._wake_id = tracking.hear(wake)
                 self._subscribed = wake._sock
-            connection.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", self._wake_id, "NOLOOP")
-            connection.read_response()
+            tracking.track(connection, self._wake_id)
         except Refused:
             # Replies are left on it.
             wake.disconnect()

@@ -1,5 +1,6 @@
 """What a supervisor remembers of a worker group, and what it sees of it at each look."""
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -120,6 +121,23 @@ class GroupState:
         }
         return times | self.run_times.by_name() | {"": self.seen.service_time or 0.0}
 
+    def assumed(self, max_workers: int, tick: float) -> float:
+        """Return how many messages its lists may hold before it is decided again.
+
+        These are the messages that were there, one for each free slot, and what arrives in a tick. Where the
+        group can have no more workers, any number.
+
+        Args:
+            max_workers: Workers that it may have.
+            tick: Seconds between two ticks.
+        """
+        seen = self.seen
+        if self.decision.limit == "paused" or seen.ready + seen.starting >= max_workers:
+            return math.inf
+        free = max(0, seen.ready * self.group.concurrency - seen.busy - seen.held)
+        arriving = math.ceil(max(seen.arrival_fast, seen.arrival_slow) * tick)
+        return seen.backlog + seen.future + free + arriving
+
     def start_failed(self, now: float, how: str) -> None:
         """Note that a worker of this host ended soon after its start, or never consumed."""
         self.backoff.failed(now)
@@ -127,7 +145,9 @@ class GroupState:
         self.last_failure = how
 
 
-def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool = False) -> policy.GroupSeen:
+def see_group(
+    now: float, state: GroupState, seen: FleetSeen, *, starved: bool = False, between: bool = False
+) -> policy.GroupSeen:
     """Bring what is known of a group up to date; return what its law needs.
 
     Args:
@@ -135,6 +155,8 @@ def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool =
         state: The group.
         seen: What the broker shows.
         starved: Whether this host is short of CPU.
+        between: Whether this is a look between two ticks. Workers report once a second: estimates of what
+            happened since the last tick are made for this look alone, and the next tick makes its own.
     """
     group = state.group
     workers = [w for w in seen.workers if w.alive and w.group == group.name]
@@ -145,7 +167,8 @@ def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool =
     # Claimed and without a lease yet, or with one and without a heartbeat.
     starting = {*seen.claims.get(group.name, ()), *(w.name for w in here if not w.state)}
     starting -= {w.name for w in workers if w.state}
-    state.meter.update(
+    meter = state.meter.copy() if between else state.meter
+    meter.update(
         now,
         sum(item.length for item in lists),
         {
@@ -166,6 +189,8 @@ def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool =
     parts: list[tuple[float, int]] = []
     for item in lists:
         known = state.ages.setdefault(item.name, Age())
+        if between:
+            known = known.copy()
         age = known.update(now, item.length, taken.get(item.name, 0))
         waits = age if item.length > item.future else 0.0
         if item.length or known.departed:
@@ -193,15 +218,17 @@ def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool =
     backlog = sum(waiting.values())
     age = max(state.overdue_age, *longest_wait.values())
     busy = sum(w.active for w in workers)
-    state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
-    useful = state.throughput.update(
-        now,
-        state.run_times.totals,
-        busy=busy,
-        waiting=backlog,
-        lateness=age / group.target_wait,
-        starved=starved,
-    )
+    if not between:
+        state.run_times.update(seen.time, {w.id: w.run_times for w in workers if w.state})
+        state.throughput.update(
+            now,
+            state.run_times.totals,
+            busy=busy,
+            waiting=backlog,
+            lateness=age / group.target_wait,
+            starved=starved,
+        )
+    useful = state.throughput.useful
     starting_since = {name: state.starting_since.get(name, now) for name in starting}
     state.starting_since = starting_since
     startup = state.startup.seconds
@@ -230,9 +257,9 @@ def see_group(now: float, state: GroupState, seen: FleetSeen, *, starved: bool =
         ),
         starts_at_once=sum(HostLimits.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers)
         or None,
-        arrival_fast=state.meter.fast.value,
-        arrival_slow=state.meter.slow.value,
-        service_time=state.run_times.mean(seen.time, waiting_names(lists)) or state.meter.service_time,
+        arrival_fast=meter.fast.value,
+        arrival_slow=meter.slow.value,
+        service_time=state.run_times.mean(seen.time, waiting_names(lists)) or meter.service_time,
         startup=startup,
         useful_slots=useful.slots,
         tried_slots=useful.tried,

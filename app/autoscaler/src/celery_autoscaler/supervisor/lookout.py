@@ -32,6 +32,11 @@ class Lookout:
         self._clock_is_off = False
         self._logged = ""
 
+    @property
+    def sees(self) -> FleetSeen | None:
+        """What the last look showed; nothing while the supervisor is blind."""
+        return self.context.seen if self._blind_since is None else None
+
     def forget_groups(self) -> None:
         """Look at the queues of other groups from the next look on."""
         self._observer = None

@@ -1,4 +1,4 @@
-"""The supervisor of a host: looks, decides and acts once a second.
+"""The supervisor of a host: looks, decides and acts once a second, and as soon as more waits than it assumed.
 
 A tick never waits for a worker: a start or a drain takes many ticks. Without the broker it holds: it starts
 and stops nothing.
@@ -34,6 +34,7 @@ from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.run_time_store import RunTimeStore
 from celery_autoscaler.supervisor.scaling import Scaling
 from celery_autoscaler.supervisor.tick import Tick
+from celery_autoscaler.supervisor.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Supervisor:
         self.last_tick = time.monotonic()
         self.on_tick: Callable[[], None] = _nothing
         self._lookout = Lookout(self.context)
+        self._wakeup = Wakeup(self.context)
         self._counts = CountReader(self.context)
         self._run_times = RunTimeStore(self.context)
         self._host = Host()
@@ -127,11 +129,6 @@ class Supervisor:
         """What is seen and done, for people and other programs."""
         return self.context.status
 
-    @property
-    def tick_seconds(self) -> float:
-        """Seconds that the last tick took."""
-        return self.context.tick_seconds
-
     # --- Monitoring ------------------------------------------------------------------------------------
 
     def start_monitoring(self) -> None:
@@ -141,7 +138,7 @@ class Supervisor:
 
     def stop_monitoring(self) -> None:
         """End supervising; wait until that is done."""
-        self._stopping.set()
+        self.stop()
         if self._thread is not None:
             self._thread.join()
 
@@ -156,12 +153,22 @@ class Supervisor:
             with suppress(OSError):
                 self.on_tick()
             due = max(due + self.settings.tick, time.monotonic())
-            self._stopping.wait(due - time.monotonic())
+            self._await_tick(due)
+        self._wakeup.close()
         self._leave()
+
+    def _await_tick(self, due: float) -> None:
+        """Wait for the next tick; decide before it when more messages come than the last decision assumed."""
+        self._wakeup.expect(self._lookout.sees)
+        while not self._stopping.is_set() and (left := due - time.monotonic()) > 0:
+            if self._wakeup.wait(left):
+                self.attempt(self._decide_now)
+                self._wakeup.expect(self._lookout.sees)
 
     def stop(self) -> None:
         """Ask :meth:`run` to end; may be called by a signal handler."""
         self._stopping.set()
+        self._wakeup.ring()
 
     def reload(self, app: Description, settings: Settings) -> None:
         """Use another description of the app and other settings from the next tick on.
@@ -178,9 +185,15 @@ class Supervisor:
     def tick(self) -> None:
         """Look, decide and act once. Whatever that meets, the next tick comes."""
         begin = time.monotonic()
+        self.attempt(self._tick)
+        self.context.tick_seconds = time.monotonic() - begin
+
+    def attempt(self, step: Callable[[float], None]) -> None:
+        """Take a step that begins now. Whatever that meets, nothing is raised."""
+        begin = time.monotonic()
         try:
             with self._lock:
-                self._tick(begin)
+                step(begin)
         except OutOfMemoryError as error:
             # It can still be seen what waits, and a signal can still end workers.
             self._lookout.log_once(f"Redis is full, holds: {error}")
@@ -189,7 +202,6 @@ class Supervisor:
         except Exception as error:  # noqa: BLE001  a mistake of ours: no reason to leave the workers alone
             self._lookout.fail(begin, error)
         self.last_tick = time.monotonic()
-        self.context.tick_seconds = self.last_tick - begin
 
     def _tick(self, now: float) -> None:
         context, contained = self.context, self.context.faults.contained
@@ -216,18 +228,27 @@ class Supervisor:
         context.faults.forget()
         self.publisher.publish(tick.fleet)
 
+    def _decide_now(self, now: float) -> None:
+        """Start workers between two ticks. Everything else waits for the next one."""
+        tick = self._look(now, self.launcher.workers())
+        self.workers.see(tick)
+        decided = [state for state in self.groups.values() if self._decide(tick, state, between=True)]
+        if now >= self._lookout.acts_from:
+            self.scaling.act(tick, decided, only_start=True)
+
     def _look(self, now: float, states: dict[str, State]) -> Tick:
         """Look at the broker; return what is known then."""
         fleet = self._lookout.look(self.last_tick, self._counts.refused)
         return Tick(now, fleet, self.host_seen, states, self._lookout.sees_since)
 
-    def _decide(self, tick: Tick, state: GroupState) -> bool:
-        """Decide for a group; return whether that could be done."""
+    def _decide(self, tick: Tick, state: GroupState, *, between: bool = False) -> bool:
+        """Decide for a group, maybe between two ticks; return whether that could be done."""
         name, context = state.group.name, self.context
         with context.faults.contained(f"group {name}, decision"):
             starved = context.host_limits.is_starved(tick.host)
-            state.seen = see_group(tick.now, state, tick.fleet, starved=starved)
-            state.decision = state.law.decide(state.group, state.seen, context.override(name))
+            state.seen = see_group(tick.now, state, tick.fleet, starved=starved, between=between)
+            law = state.law.between_ticks(tick.now) if between else state.law
+            state.decision = law.decide(state.group, state.seen, context.override(name))
             state.serve(context.bounds(state.group)[0])
             return True
         return False

@@ -23,8 +23,14 @@ class Scaling:
         self.publisher = publisher
         self.starter = Starter(context, workers)
 
-    def act(self, tick: Tick, states: Sequence[GroupState]) -> None:
-        """Start and stop as many workers of each group as are this host's part."""
+    def act(self, tick: Tick, states: Sequence[GroupState], *, only_start: bool = False) -> None:
+        """Start and stop as many workers of each group as are this host's part.
+
+        Args:
+            tick: What is known.
+            states: The groups that were decided for.
+            only_start: Whether to leave all stops to the next tick.
+        """
         context = self.context
         tools = Tools(
             context,
@@ -49,6 +55,8 @@ class Scaling:
         for need in sorted(needs, key=lambda need: need.order):
             with context.faults.contained(f"group {need.group}, scaling"):
                 scaling, plan = planned[need.group]
+                if only_start and plan.delta <= 0:
+                    continue
                 scaling.carry_out(plan, turns[need.group])
 
     def relieve(self, tick: Tick) -> None:

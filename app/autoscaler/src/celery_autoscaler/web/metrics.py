@@ -108,7 +108,9 @@ class Collector:
             value=float(blind),
         )
         yield GaugeMetricFamily(
-            PREFIX + "tick_seconds", "Duration of the last tick in seconds.", value=supervisor.tick_seconds
+            PREFIX + "tick_seconds",
+            "Duration of the last tick in seconds.",
+            value=supervisor.context.tick_seconds,
         )
 
     def _counters(self) -> Iterator[Metric]:

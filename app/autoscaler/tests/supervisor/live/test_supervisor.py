@@ -44,6 +44,35 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert "Supervisor stopped" in supervisor.output()
 
 
+@pytest.mark.parametrize("min_workers", [0, 1])
+def test_a_burst_is_decided_before_the_next_tick(fleet: SupervisedFleet, min_workers: int) -> None:
+    tick = 4.0
+    fleet.start(group={"concurrency": 1, "min_workers": min_workers}, tick=tick)
+    if min_workers:
+        fleet.wait_for_workers(1, within=60.0)
+
+    def ticked(after: float) -> float:
+        return wait_for(
+            lambda: now if (now := float(fleet.status("here")["at"])) > after else None, "it does not tick"
+        )
+
+    # From the third tick on it acts; the next one has just been.
+    at = 0.0
+    for _ in range(4):
+        at = ticked(at)
+
+    ids = fleet.tasks.send(30, 0.2)
+
+    def decided() -> float | None:
+        times = [float(one["at"]) for one in fleet.decisions() if int(one["here"]) > 0]
+        return next((time for time in times if time > at), None)
+
+    assert wait_for(decided, "no worker is started") - at < tick / 2
+    assert fleet.status("here")["at"] == at
+
+    assert fleet.tasks.settle(ids, patience=60.0).exactly_once
+
+
 def test_the_run_time_of_short_tasks_is_exact(fleet: SupervisedFleet) -> None:
     fleet.start(group={"max_workers": 1})
     [worker] = fleet.wait_for_workers(1)

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Time constants of the arrival rate, in seconds: a quick one to follow a burst, a slow one to keep from it.
@@ -54,6 +54,12 @@ class Age:
         self._taken = 0
         # Time, number of arrivals by then; the first one has arrivals of which all but some have departed.
         self._arrivals: deque[tuple[float, int]] = deque()
+
+    def copy(self) -> "Age":
+        """Return one that knows the same and shares nothing."""
+        other = Age()
+        other._departed, other._taken, other._arrivals = self._departed, self._taken, self._arrivals.copy()
+        return other
 
     @property
     def departed(self) -> int:
@@ -167,6 +173,10 @@ class Meter:
     _counters: Mapping[str, WorkerCounters] = field(default_factory=dict)
     # Messages of workers that have gone, which come back to the lists.
     _owed: float = 0.0
+
+    def copy(self) -> "Meter":
+        """Return one that knows the same and shares nothing that changes."""
+        return replace(self, fast=replace(self.fast), slow=replace(self.slow), work=replace(self.work))
 
     def update(self, now: float, waiting: int, counters: Mapping[str, WorkerCounters]) -> None:
         """Take in a look.

@@ -14,7 +14,7 @@ Harchol-Balter, Raghunathan, Kozuch, "AutoScale", 2012) for the stabilisation.
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from celery_autoscaler.protocol.overrides import Override
@@ -123,20 +123,25 @@ class GroupPolicy:
     _last_work: float = -math.inf
     _last_step: float = -math.inf
     _last_look: float = -math.inf
+    _tick: float = FIRST_TICK_SECONDS
+    """Seconds between the last two looks."""
     _idle: deque[float] = field(default_factory=lambda: deque(maxlen=IDLE_SPANS))
     """Spans in which there was nothing to do and after which there was."""
+
+    def between_ticks(self, now: float) -> "GroupPolicy":
+        """Return a copy for a decision between two ticks: it remembers the same, and leaves no trace here."""
+        wanted, idle = self._wanted.copy(), self._idle.copy()
+        return replace(self, _wanted=wanted, _idle=idle, _last_look=now - self._tick)
 
     def decide(self, group: Group, seen: GroupSeen, override: Override | None = None) -> Decision:
         """Return the decision of one tick; ticks come in the order of time."""
         override = override or Override()
         low, high = bounds(group, override)
         have = seen.ready + seen.starting
-        tick = (
-            min(max(seen.now - self._last_look, 0.0), LONGEST_TICK_SECONDS)
-            if self._wanted
-            else FIRST_TICK_SECONDS
-        )
-        self._last_look = seen.now
+        tick = FIRST_TICK_SECONDS
+        if self._wanted:
+            tick = min(max(seen.now - self._last_look, 0.0), LONGEST_TICK_SECONDS)
+        self._last_look, self._tick = seen.now, tick
         load = Load.of(group, seen, tick, high)
         emergency = seen.longest > 2 * self.queue_threshold and load.clears_in > group.target_wait - seen.age
         panic = seen.age > group.target_wait or (
