@@ -108,8 +108,9 @@ def waiting() -> dict[str, list[dict[str, Any]]]:
 
 
 def taken() -> int:
-    """Return how many messages the workers hold: they execute them, or are about to."""
-    return redis().hlen("unacked")
+    """Return how many messages the workers hold, ours or plain: they execute them, or are about to."""
+    records = redis().scan_iter(match="fleet:unacked:*", count=1000)
+    return sum(redis().hlen(key) for key in ["unacked", *records])
 
 
 def forget_messages() -> None:
@@ -165,5 +166,16 @@ def records(outcome: str, newest: str, within: float = WITHIN) -> list[dict[str,
 
 
 def _traced(key: str, count: int, within: float) -> list[str]:
-    wait_for(lambda: redis().llen(key) >= count, f"fewer than {count} ids in {key}", within)
+    wait_for(
+        lambda: redis().llen(key) >= count, lambda: f"fewer than {count} ids in {key}; {_state()}", within
+    )
     return [str(task_id) for task_id in redis().lrange(key, 0, -1)]
+
+
+def _state() -> str:
+    """Say in a few words where messages are and what the workers say of themselves."""
+    said = {
+        key.removeprefix("fleet:worker:"): redis().hmget(key, "state", "held", "running")
+        for key in redis().scan_iter(match="fleet:worker:*", count=1000)
+    }
+    return f"{sum(queue_lengths().values())} wait, {taken()} are held; workers: {said}"

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.priority import queue_lengths
 
 from support.background import repeating
-from support.hosts.deployed_app import WITHIN, Batch, ended, forget_messages, redis, send, started
+from support.hosts.deployed_app import WITHIN, Batch, ended, forget_messages, redis, send, started, taken
 from support.hosts.worker_units import Workers
 from support.processes.counted_tasks import LEASE, Outcome
 from support.processes.services import ServiceError, wait_for
@@ -113,8 +113,7 @@ def dead_letters(queue: str) -> list[dict[str, Any]]:
 
 def left() -> int:
     """Return how many messages wait or are held by a worker, ours or plain."""
-    records = redis().scan_iter(match="fleet:unacked:*", count=1000)
-    return sum(queue_lengths().values()) + sum(redis().hlen(key) for key in ["unacked", *records])
+    return sum(queue_lengths().values()) + taken()
 
 
 def forget_everything() -> None:
