@@ -24,6 +24,7 @@ interface Group {
   age: number;
   reason: string;
   limit: string;
+  override: string;
   limited: string;
   late: boolean;
   held_back: string;

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psutil
-from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.overrides import Sender, change
 from celery_autoscaler.operations.rollout import RolloutError, replace_workers
 from celery_autoscaler.protocol.broker import Broker, Client
 from celery_autoscaler.protocol.lease import leased_workers
@@ -311,7 +311,7 @@ class Faults:
         ]
         bounds = choices[step.target % len(choices)]
         with self.stage.fault(FaultKind.SCALE, subject=str(bounds)):
-            change(broker, GROUP, "histories", **bounds)
+            change(broker, GROUP, Sender("histories"), **bounds)
 
     def broker(self) -> Broker:
         """Return the broker as commands see it."""

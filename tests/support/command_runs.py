@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from celery import Celery
 from celery_autoscaler import cli
 from celery_autoscaler.operations.command_line import Context
 from celery_autoscaler.protocol.broker import connect
 from celery_autoscaler.protocol.description import describe
-from celery_autoscaler.protocol.overrides import Override
+from celery_autoscaler.protocol.overrides import Origin, Override
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.observation import Observer
 from click.testing import CliRunner, Result
@@ -38,8 +39,9 @@ def invoke(app: Celery, *arguments: str) -> Result:
 
 
 def overrides(app: Celery) -> dict[str, Override]:
-    """Return what operators have set, as the supervisors see it."""
-    return dict(Observer(connect(app), GROUPS.values()).look().overrides)
+    """Return what operators have set, as the supervisors see it, without times and reasons."""
+    found = Observer(connect(app), GROUPS.values()).look().overrides
+    return {group: replace(each, pause=Origin(), scale=Origin()) for group, each in found.items()}
 
 
 def send(app: Celery, number: int) -> None:

@@ -80,7 +80,14 @@ HEARTBEAT: dict[str, Any] = {
     "running": [["single.count", 1.0]],
     "memory": "1000000", "release": "",
 }  # fmt: skip
-OVERRIDE: dict[str, Any] = {"paused": False, "min_workers": 1, "max_workers": 2, "by": "somebody"}
+OVERRIDE: dict[str, Any] = {
+    "paused": False,
+    "min_workers": 1,
+    "max_workers": 2,
+    "by": "somebody",
+    "pause": {"by": "ann", "because": "x", "since": 1.0, "until": 2e9},
+    "scale": {"by": "bob"},
+}
 LIMITS: dict[str, Any] = {"default": 3}
 COUNTS: dict[str, Any] = {"at": 1.0, "tasks": [["single.count", "celery", {"succeeded": 5, "failed": 1}]]}
 

@@ -126,3 +126,45 @@ def test_without_a_supervisor_a_name_that_no_group_can_have_is_refused(
         assert refuse(command, "--", name).startswith("Error: no group named '")
     assert refuse("scale", "--max-workers", "3", "--", name).startswith("Error: no group named '")
     assert overrides(app) == {}
+
+
+def test_a_pause_and_bounds_for_a_while_say_who_why_and_for_how_long(
+    app: Celery, run: Run, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "anna")
+    supervisor = supervise()
+
+    assert run("pause", "slow", "--for", "30m", "--because", "provider down") == (
+        "slow: paused for 30 minutes"
+    )
+    assert run("scale", "default", "--max-workers", "2", "--for", "2h", "--because", "sale") == (
+        "default: max_workers 2 for 2 hours"
+    )
+    supervisor.tick()
+
+    shown = run("status")
+    assert "PAUSED slow: paused by anna for 30 more minutes: provider down; nothing is" in shown
+    assert "max_workers 2 set by anna for 120 more minutes: sale" in shown
+    assert run("why", "slow", "-n", "1").endswith("slow paused by anna for 30 minutes: provider down")
+    group = supervisor.status.groups["slow"].as_dict()
+    assert group["reason"].startswith("paused by anna for 30 more minutes: provider down")
+
+    run("resume", "slow")
+    run("scale", "default", "--reset")
+    assert overrides(app) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("pause", "default", "--for", "soon"), "'soon' is no span of time: allowed is 30m, 2h, 1h30m or 3d"),
+        (("pause", "--for", "0s"), "'0s' is no span of time"),
+        (("pause", "--because", "x" * 600), "the reason has 600 bytes; at most 512 are kept"),
+        (("scale", "default", "--reset", "--for", "2h"), "--reset and --for exclude each other"),
+    ],
+)
+def test_a_wrong_span_or_reason_changes_nothing(
+    app: Celery, refuse: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in refuse(*arguments)
+    assert overrides(app) == {}

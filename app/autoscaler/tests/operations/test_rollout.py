@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from celery_autoscaler.operations import release_gate
-from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.overrides import Sender, change
 from celery_autoscaler.operations.rollout import RolloutError, replace_workers, start_timeout
 from celery_autoscaler.protocol.broker import Broker, connect
 from celery_autoscaler.protocol.status import SupervisorStatus
@@ -82,10 +82,10 @@ def test_what_nobody_would_replace_is_refused(fleet: SupervisedFleet, broker: Br
     supervisor = fleet.start()
     [name] = fleet.wait_for_workers(1)
 
-    change(broker, GROUP, "me", paused=True)
+    change(broker, GROUP, Sender("me"), paused=True)
     with pytest.raises(RolloutError, match="default is paused"):
         replace_workers(broker, [name], lambda _: None)
-    change(broker, GROUP, "me", paused=None)
+    change(broker, GROUP, Sender("me"), paused=None)
     supervisor.kill_alone()
     broker.client.delete(broker.keys.supervisors)
     with pytest.raises(RolloutError, match="here: no supervisor is alive") as refusal:

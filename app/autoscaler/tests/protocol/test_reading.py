@@ -108,6 +108,8 @@ def test_an_override_is_read_or_refused(value: bytes) -> None:
         ('{"min_workers": true}', "min_workers: True is no whole number"),
         ('{"min_workers": 3.5}', "min_workers: 3.5 is no whole number"),
         ('{"min_workers": 5, "max_workers": 4}', "min_workers 5 is more than max_workers 4"),
+        ('{"pause": []}', "pause a value of type list is no object of JSON"),
+        ('{"scale": {"until": -1}}', "scale: -1 is not within 0 and 1e+15"),
         ('{"paused": "no"}', "paused 'no' is neither true nor false"),
         ('{"paused": true, "max_workers": NaN}', "NaN is no number of JSON"),
         ("[1]", "'[1]' is no object of JSON"),

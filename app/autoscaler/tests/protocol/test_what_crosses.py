@@ -18,7 +18,7 @@ from celery_autoscaler.protocol.former import FORMER_NAMES
 from celery_autoscaler.protocol.heartbeat import HORIZONS, Heartbeat
 from celery_autoscaler.protocol.identity import WorkerId
 from celery_autoscaler.protocol.lease import LONGEST_SECONDS, Lease
-from celery_autoscaler.protocol.overrides import Override
+from celery_autoscaler.protocol.overrides import Origin, Override
 from celery_autoscaler.protocol.peers import PeerSeen
 from celery_autoscaler.protocol.reading import MOST_WORKERS, Refusal
 from celery_autoscaler.protocol.status import VERSION, SupervisorStatus
@@ -129,16 +129,25 @@ def test_a_lease_is_read_as_it_was_written(lease: Lease) -> None:
     assert Lease.load("worker", name.encode(), score, lease.end) == lease
 
 
+# Redis' time when an override is read: one that ends ends later.
+NOW = 1e9
+origins = st.builds(
+    Origin, NAMES | st.just(""), NAMES | st.just(""), HALVES, st.just(0.0) | st.floats(NOW + 1, 2 * NOW)
+)
+
+
 @given(
     instances(
         Override,
         min_workers=st.none() | st.integers(0, 5),
         max_workers=st.none() | st.integers(5, MOST_WORKERS),
         version=st.integers(1, 9),
+        pause=origins,
+        scale=origins,
     )
 )
 def test_an_override_is_read_as_it_was_written(override: Override) -> None:
-    assert Override.load("web", override.dump().encode()) == override
+    assert Override.load("web", override.dump().encode(), NOW) == override
 
 
 @given(instances(DeadLetter, queue=NAMES))
@@ -205,7 +214,7 @@ LOADERS: dict[str, Loader] = {
     ),
     "override": (
         lambda value: Override.load("web", value),
-        objects("paused", "min_workers", "max_workers", "by", "version", "minimum"),
+        objects("paused", "min_workers", "max_workers", "by", "version", "minimum", "pause", "scale"),
         Override,
     ),
     "dead letter": (DeadLetter.load, objects(*field_names(DeadLetter)), DeadLetter),

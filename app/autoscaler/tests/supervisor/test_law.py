@@ -355,7 +355,7 @@ def test_a_pause_holds_and_says_who_wanted_it() -> None:
     decision = law().decide(ONE_SLOT, seen, Override(paused=True, by="ann"))
 
     assert (decision.want, decision.limit) == (3, "paused")
-    assert decision.reason == "paused by ann: nothing is started or stopped"
+    assert decision.reason == "paused by ann; nothing is started or stopped"
 
 
 def test_what_happens_during_a_pause_is_remembered() -> None:

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from celery import Celery
-from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.overrides import Sender, change, paused
 from celery_autoscaler.protocol.broker import Broker, connect
-from celery_autoscaler.protocol.overrides import Override
+from celery_autoscaler.protocol.overrides import Origin, Override
 from celery_autoscaler.protocol.peers import PeerSeen
 from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
@@ -121,7 +122,7 @@ def test_nothing_is_seen_of_who_has_another_prefix(app: Celery, make_app: MakeAp
     send(ours, 2)
     beat(connect(app), "default-9@there:1")
     beat(broker)
-    change(broker, "default", "ann", max_workers=3)
+    change(broker, "default", Sender("ann"), max_workers=3)
 
     seen = Observer(broker, GROUPS).look()
 
@@ -262,17 +263,79 @@ def test_supervisors_are_seen_while_their_lease_lives(broker: Broker, observer: 
 
 
 def test_what_operators_want_is_seen(broker: Broker, observer: Observer) -> None:
-    change(broker, "default", "ann", min_workers=2, max_workers=5)
-    change(broker, "*", "bob", paused=True)
+    change(broker, "default", Sender("ann"), min_workers=2, max_workers=5)
+    change(broker, "*", Sender("bob"), paused=True)
 
-    assert observer.look().overrides == {
+    seen = observer.look().overrides
+    assert {group: replace(each, pause=Origin(), scale=Origin()) for group, each in seen.items()} == {
         "default": Override(min_workers=2, max_workers=5, by="ann"),
         "*": Override(paused=True, by="bob"),
     }
+    assert (seen["default"].scale.by, seen["*"].pause.by) == ("ann", "bob")
 
-    change(broker, "default", "ann", min_workers=None)
-    change(broker, "*", "bob", paused=None)
-    assert observer.look().overrides == {"default": Override(max_workers=5, by="ann")}
+    change(broker, "default", Sender("ann"), min_workers=None)
+    change(broker, "*", Sender("bob"), paused=None)
+    [(group, override)] = observer.look().overrides.items()
+    assert (group, override.max_workers, override.bounds_words) == ("default", 5, "max_workers 5 set by ann")
+
+
+def test_what_is_set_for_a_while_ends_by_itself_in_the_decision_and_in_redis(
+    broker: Broker, observer: Observer
+) -> None:
+    change(broker, "default", Sender("ann"), max_workers=7)
+    change(broker, "default", Sender("bob", "sale", 7200), min_workers=3)
+    change(broker, "default", Sender("ann", "provider down", 1), paused=True)
+
+    seen = observer.look().overrides["default"]
+    assert seen.pause_words == "paused by ann for 1 more second: provider down"
+    assert seen.bounds_words == "min_workers 3, max_workers 7 set by bob for 120 more minutes: sale"
+    assert broker.client.hlen(broker.keys.overrides) == 0
+
+    wait_for(lambda: not observer.look().overrides["default"].paused, "the pause does not end", 10.0)
+    wait_for(lambda: not broker.client.exists(broker.keys.timed_pause("default")), "its key stays", 10.0)
+    assert observer.look().overrides["default"].min_workers == 3
+
+    change(broker, "default", Sender("ann"), min_workers=None, max_workers=None)
+    assert observer.look().overrides == {}
+    assert list(broker.client.scan_iter(match="fleet:*")) == []
+
+
+def test_what_takes_the_place_of_what_ends_by_itself_stays(broker: Broker, observer: Observer) -> None:
+    change(broker, "*", Sender("ann", "", 1), paused=True)
+    change(broker, "*", Sender("bob"), paused=True)
+
+    assert paused(broker) == {"*"}
+    assert broker.client.exists(broker.keys.timed_pause("*")) == 0
+    assert observer.look().overrides["*"].pause_words == "paused by bob"
+    change(broker, "*", Sender("bob"), paused=False)
+    assert paused(broker) == set()
+
+
+def test_an_end_that_redis_has_passed_counts_whether_its_key_stays_or_not(
+    broker: Broker, observer: Observer
+) -> None:
+    value = Override(paused=True, pause=Origin("ann", until=1.0)).dump()
+    broker.client.set(broker.keys.timed_pause("default"), value)
+    broker.client.hset(broker.keys.overrides, "default", value)
+
+    assert observer.look().overrides == {}
+    assert paused(broker) == set()
+
+
+@pytest.mark.parametrize(
+    "value", ["no json", "[]", '{"pause": 3, "paused": true}', '{"pause": {"until": "x"}}']
+)
+def test_what_cannot_be_read_of_it_is_named_and_ignored(
+    broker: Broker, observer: Observer, value: str
+) -> None:
+    broker.client.set(broker.keys.timed_pause("default"), value)
+    broker.client.lpush(broker.keys.timed_bounds("default"), "a list")
+
+    seen = observer.look()
+
+    assert seen.overrides == {}
+    assert [refusal.name for refusal in seen.refusals] == ["default"]
+    assert [aside.name for aside in seen.set_aside] == ["fleet:bounds:default"]
 
 
 # --- The server ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.overrides import Sender, change
 from celery_autoscaler.protocol.broker import connect
 from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
@@ -116,13 +116,13 @@ def test_no_worker_that_runs_something_is_given_up_for_want_of_work(fleet: Super
     supervisor = fleet.start(
         group={"concurrency": 4, "max_workers": 3, "drain_timeout": 1.0}, stabilisation=1.0
     )
-    change(connect(fleet.tasks.app), GROUP, "test", min_workers=3)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), min_workers=3)
     fleet.wait_for_workers(3)
     # Twelve slots for a task on two or three workers: packed, one of them would do.
     long = fleet.tasks.send(6, 12.0)
     fleet.tasks.wait_until_started(long)
     at: dict[str, str] = {str(name): str(fleet.tasks.counts.hget("by", name)) for name in long}
-    change(connect(fleet.tasks.app), GROUP, "test", min_workers=None)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), min_workers=None)
 
     fleet.tasks.wait_until_ended(long)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery_autoscaler.operations.overrides import change, paused
+from celery_autoscaler.operations.overrides import Sender, change, paused
 from celery_autoscaler.protocol.bounded_hash import MOST_FIELDS
 from celery_autoscaler.protocol.broker import Broker, connect
 from celery_autoscaler.protocol.description import describe
@@ -134,7 +134,7 @@ def test_keys_of_another_type_are_set_aside_and_the_fleet_goes_on(fleet: Supervi
     assert redis.get("fleet:set_aside:overrides") == "a string"
     assert "it held another type, and was renamed to fleet:set_aside:overrides" in supervisor.output()
     assert any("dead_letter:celery" in name for name in fleet.status("here")["unreadable"]["list"]["names"])
-    change(connect(fleet.tasks.app), GROUP, "test", min_workers=2)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), min_workers=2)
     wait_for(lambda: fleet.status("here")["groups"][GROUP]["min_workers"] == 2, "no override is in force")
 
 
@@ -143,8 +143,8 @@ def test_bounds_that_cannot_be_together_are_ignored_and_named(redis_url: str) ->
     with Celery("proj", broker=redis_url, set_as_current=False) as app:
         supervisor = Supervisor(describe(app, "proj"), Settings(groups=groups, hostname="here"))
         broker = supervisor.broker
-        change(broker, "web", "ann", min_workers=9, paused=True)
-        change(broker, "nosuch", "ann", min_workers=1)
+        change(broker, "web", Sender("ann"), min_workers=9, paused=True)
+        change(broker, "nosuch", Sender("ann"), min_workers=1)
         supervisor.tick()
         supervisor.launcher.close()
 
@@ -183,9 +183,9 @@ def test_messages_that_are_no_tasks_are_named_once_and_wait_like_others(
 def test_an_override_that_cannot_be_read_is_replaced_by_the_next(broker: Broker) -> None:
     for number, value in enumerate(STRANGE):
         broker.client.hset(broker.keys.overrides, f"g{number}", value)
-        assert change(broker, f"g{number}", "ann", min_workers=2).min_workers == 2
+        assert change(broker, f"g{number}", Sender("ann"), min_workers=2).min_workers == 2
     broker.client.hset(broker.keys.overrides, NO_UTF8, DEEP)
-    change(broker, "web", "ann", paused=True)
+    change(broker, "web", Sender("ann"), paused=True)
 
     assert paused(broker) == {"web"}
 

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from celery_autoscaler.operations import dead_letters
 from celery_autoscaler.protocol.broker import connect
+from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.supervisor import fleet_status
 from playwright.sync_api import (
     expect,
@@ -40,14 +41,13 @@ def test_a_pause_is_asked_for_done_and_written_down(
     opened.agree("Pause all")
 
     opened.verdict("Paused")
-    expect(opened.page.locator("#why")).to_contain_text("paused by anna (127.0.0.1)")
-    assert json.loads(str(redis.hget("fleet:overrides", "*"))) == {
-        "paused": True, "by": "anna (127.0.0.1)", "version": 2,
-    }  # fmt: skip
-    assert "On the page, by anna (127.0.0.1): all groups: paused" in caplog.text
-    wait_for(lambda: "all groups: paused by anna (127.0.0.1)" in opened.decisions, "it is not listed")
+    expect(opened.page.locator("#why")).to_contain_text("paused by anna on the page")
+    override = json.loads(str(redis.hget("fleet:overrides", "*")))
+    assert (override["paused"], override["by"]) == (True, "anna on the page")
+    assert "By anna on the page: all groups: paused" in caplog.text
+    wait_for(lambda: "all groups: paused by anna on the page" in opened.decisions, "it is not listed")
     [record] = [one for one in fleet_status.decisions(connect(app), 20, "slow") if one.by]
-    assert (record.group, record.reason) == ("*", "paused by anna (127.0.0.1)")
+    assert (record.group, record.reason) == ("*", "paused by anna on the page")
     opened.page.get_by_role("button", name="Resume all").click()
     opened.verdict("Keeping up")
 
@@ -67,8 +67,11 @@ def test_one_group_is_paused_and_its_bounds_are_changed(
     group.get_by_role("button", name="Set", exact=True).click()
     expect(opened.page.locator("#said")).to_have_text("slow: min_workers 0, max_workers 9")
 
-    request = {"paused": True, "min_workers": 0, "max_workers": 9, "by": "127.0.0.1", "version": 2}
-    assert json.loads(str(redis.hget("fleet:overrides", "slow"))) == request
+    expect(group.locator(".reason")).to_contain_text("min_workers 0, max_workers 9 set by the page")
+    override = Override.load("slow", str(redis.hget("fleet:overrides", "slow")))
+    assert isinstance(override, Override)
+    assert (override.paused, override.min_workers, override.max_workers) == (True, 0, 9)
+    assert {override.by, override.pause.by, override.scale.by} == {"the page"}
     expect(group.locator(".legend .max_workers + b, .legend span", has_text="max_workers 9")).to_be_visible()
     group.get_by_label("Minimum of slow").fill("12")
     group.get_by_role("button", name="Set", exact=True).click()

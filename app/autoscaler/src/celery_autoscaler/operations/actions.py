@@ -9,12 +9,14 @@ import click
 
 from celery_autoscaler.operations import dead_letters, overrides
 from celery_autoscaler.operations.known import Known, known, queues_with_dead_letters
+from celery_autoscaler.operations.overrides import Sender
 from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.identity import group_of
-from celery_autoscaler.protocol.overrides import ALL, Override
-from celery_autoscaler.protocol.reading import MOST_WORKERS, Refusal
+from celery_autoscaler.protocol.overrides import ALL
+from celery_autoscaler.protocol.reading import MOST_NAME, MOST_WORKERS
+from celery_autoscaler.protocol.spans import read_span, span_words
 from celery_autoscaler.protocol.text import as_text, missing
 from celery_autoscaler.settings import GROUP_NAME
 from celery_autoscaler.supervisor import fleet_status
@@ -32,16 +34,16 @@ class Refused(click.ClickException):
         super().__init__(as_text(why))
 
 
-def pause(broker: Broker, by: str, group: str | None = None, app: Description | None = None) -> str:
+def pause(broker: Broker, sender: Sender, group: str | None = None, app: Description | None = None) -> str:
     """Start and stop no workers of a group, or of any; return what is so now, in words.
 
     Raises:
         Refused: No living supervisor has such a group.
     """
     name = known_group(known(broker, app), group)
-    overrides.change(broker, name, by, paused=True)
-    _write_down(broker, name, by, f"paused by {by}")
-    return f"{group or 'all groups'}: paused"
+    overrides.change(broker, name, sender, paused=True)
+    _write_down(broker, name, sender.by, f"paused{words(sender)}")
+    return f"{group or 'all groups'}: paused{span(sender)}"
 
 
 def resume(broker: Broker, by: str, group: str | None = None, app: Description | None = None) -> str:
@@ -54,14 +56,14 @@ def resume(broker: Broker, by: str, group: str | None = None, app: Description |
     if group is not None and ALL in paused:
         raise Refused(f"all groups are paused, not {group} alone: resume all of them")
     for each in {name} if group else paused:
-        overrides.change(broker, each, by, paused=False)
+        overrides.change(broker, each, Sender(by), paused=False)
     _write_down(broker, name, by, f"resumed by {by}")
     return f"{group or 'all groups'}: resumed"
 
 
 def scale(
     broker: Broker,
-    by: str,
+    sender: Sender,
     group: str,
     min_workers: int | None,
     max_workers: int | None,
@@ -81,12 +83,12 @@ def scale(
     name = known_group(there, group)
     refuse_bounds(name, min_workers, max_workers, {} if reset else bounds_now(broker, there, name))
     changes = {bound: value for bound, value in given.items() if reset or value is not None}
-    now = overrides.change(broker, name, by, **changes)
+    now = overrides.change(broker, name, sender, **changes)
     set_now = {"min_workers": now.min_workers, "max_workers": now.max_workers}
     bounds = [f"{bound} {value}" for bound, value in set_now.items() if value is not None]
-    words = ", ".join(bounds) or "bounds reset to the settings"
-    _write_down(broker, name, by, f"{words}, set by {by}")
-    return f"{group}: {words}"
+    done = ", ".join(bounds) or "bounds reset to the settings"
+    _write_down(broker, name, sender.by, f"{done}, set{words(sender)}")
+    return f"{group}: {done}{span(sender)}"
 
 
 def bounds_now(broker: Broker, there: Known, group: str) -> dict[str, int]:
@@ -96,11 +98,34 @@ def bounds_now(broker: Broker, there: Known, group: str) -> dict[str, int]:
         found = {"min_workers": settings.min_workers, "max_workers": settings.max_workers}
     if (status := there.status.groups.get(group)) is not None:
         found = {"min_workers": status.min_workers, "max_workers": status.max_workers}
-    own = Override.load(group, broker.client.hget(broker.keys.overrides, group) or "{}")
-    if isinstance(own, Refusal):
-        return found
+    own = overrides.read(broker, group).all
     set_now = {"min_workers": own.min_workers, "max_workers": own.max_workers}
     return found | {bound: value for bound, value in set_now.items() if value is not None}
+
+
+def sender_of(by: str, because: str = "", span: str = "") -> Sender:
+    """Return who wants something, why, and for how long.
+
+    Raises:
+        Refused: The reason is too long, or the span is none.
+    """
+    if len(because.encode()) > MOST_NAME:
+        raise Refused(f"the reason has {len(because.encode())} bytes; at most {MOST_NAME} are kept")
+    try:
+        return Sender(by, as_text(because.strip()), read_span(span) if span else 0)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+
+
+def words(sender: Sender) -> str:
+    """Return who wants something, for how long, and why."""
+    because = f": {sender.because}" if sender.because else ""
+    return f" by {sender.by}{span(sender)}{because}"
+
+
+def span(sender: Sender) -> str:
+    """Return for how long something is wanted; nothing if until it is taken back."""
+    return f" for {span_words(sender.seconds)}" if sender.seconds else ""
 
 
 def refuse_bounds(group: str, min_workers: int | None, max_workers: int | None, now: dict[str, int]) -> None:
@@ -134,9 +159,9 @@ def drain(broker: Broker, by: str, worker: str, *, undo: bool = False) -> str:
         broker.client.srem(broker.keys.drain, worker)
     else:
         broker.client.sadd(broker.keys.drain, worker)
-    words = f"{worker}: {'drain cancelled' if undo else 'draining'}"
-    _write_down(broker, group_of(worker), by, f"{words}, wanted by {by}")
-    return words
+    done = f"{worker}: {'drain cancelled' if undo else 'draining'}"
+    _write_down(broker, group_of(worker), by, f"{done}, wanted by {by}")
+    return done
 
 
 def drain_host(broker: Broker, by: str, host: str) -> None:
@@ -171,9 +196,9 @@ def replay(broker: Broker, by: str, queue: str, app: Description | None = None) 
         Refused: There is no such queue.
     """
     group = group_of_queue(broker, queue, app)
-    words = f"{queue}: {dead_letters.replay(broker, queue)} messages sent again"
-    _write_down(broker, group, by, f"{words} by {by}")
-    return words
+    done = f"{queue}: {dead_letters.replay(broker, queue)} messages sent again"
+    _write_down(broker, group, by, f"{done} by {by}")
+    return done
 
 
 def purge(broker: Broker, by: str, queue: str, app: Description | None = None) -> str:
@@ -183,9 +208,9 @@ def purge(broker: Broker, by: str, queue: str, app: Description | None = None) -
         Refused: There is no such queue.
     """
     group = group_of_queue(broker, queue, app)
-    words = f"{queue}: {dead_letters.purge(broker, queue)} messages deleted"
-    _write_down(broker, group, by, f"{words} by {by}")
-    return words
+    done = f"{queue}: {dead_letters.purge(broker, queue)} messages deleted"
+    _write_down(broker, group, by, f"{done} by {by}")
+    return done
 
 
 def known_group(there: Known, group: str | None) -> str:

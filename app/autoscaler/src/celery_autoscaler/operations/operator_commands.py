@@ -18,14 +18,20 @@ from celery_autoscaler.supervisor import fleet_status
 
 # The ends are checked where the page's are.
 BOUND = click.INT
+for_option = click.option(
+    "--for", "span", default="", metavar="SPAN", help="It ends by itself after 30m, 2h, 1h30m, 3d …"
+)
+because_option = click.option("--because", default="", metavar="TEXT", help="Why; shown wherever it is.")
 
 
 @click.command(short_help="Start and stop no workers of a group, or of all.")
 @click.argument("group", required=False, shell_complete=completing("groups"))
+@for_option
+@because_option
 @click.pass_obj
-def pause(context: Context, group: str | None) -> None:
+def pause(context: Context, group: str | None, span: str, because: str) -> None:
     """Stop starting and stopping workers of GROUP, or of all. Dead workers are still recovered."""
-    say(actions.pause(context.broker, operator(), group, context.app))
+    say(actions.pause(context.broker, actions.sender_of(operator(), because, span), group, context.app))
 
 
 @click.command(short_help="End a pause.")
@@ -41,15 +47,25 @@ def resume(context: Context, group: str | None) -> None:
 @click.option("--min-workers", "min_workers", type=BOUND, help="Workers of the whole fleet that always run.")
 @click.option("--max-workers", "max_workers", type=BOUND, help="Workers that the whole fleet never exceeds.")
 @click.option("--reset", is_flag=True, help="Return to the bounds of the settings.")
+@for_option
+@because_option
 @click.pass_obj
 def scale(
-    context: Context, group: str, min_workers: int | None, max_workers: int | None, reset: bool
+    context: Context,
+    /,
+    group: str,
+    min_workers: int | None,
+    max_workers: int | None,
+    reset: bool,
+    **origin: str,
 ) -> None:
-    """Change the bounds of GROUP until you reset them."""
+    """Change the bounds of GROUP until you reset them, or for a while."""
     if reset:
+        if origin["span"]:
+            raise click.UsageError("--reset and --for exclude each other")
         min_workers = max_workers = None
-    by = operator()
-    say(actions.scale(context.broker, by, group, min_workers, max_workers, reset=reset, app=context.app))
+    sender = actions.sender_of(operator(), **origin)
+    say(actions.scale(context.broker, sender, group, min_workers, max_workers, reset=reset, app=context.app))
 
 
 @click.command(short_help="Let a worker, or a host, finish and take nothing new.")

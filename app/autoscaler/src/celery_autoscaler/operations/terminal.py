@@ -123,7 +123,7 @@ def change_text(record: DecisionRecord) -> str:
 
 def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
     """Return a row for each group."""
-    table = Columns("Groups", GROUP_COLUMNS)
+    table = Columns("Groups", GROUP_COLUMNS, "set by hand")
     for name, group in groups.items():
         late = group.age > group.target_wait
         takes = group.service_time
@@ -141,6 +141,7 @@ def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
             str(group.busy),
             f"{group.arrivals:.1f}/s",
             f"{takes:.2g} s" if takes else "-",
+            prose=plain(group.override, "yellow") if group.override else None,
         )
     return table
 

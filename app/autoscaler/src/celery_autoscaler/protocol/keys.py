@@ -100,8 +100,16 @@ class Keys:
 
     @property
     def overrides(self) -> str:
-        """Hash: group, or ``*`` for all → what an operator has set for it, as JSON."""
+        """Hash: group, or ``*`` for all → what an operator has set for it until it is taken back, as JSON."""
         return f"{self.fleet}overrides"
+
+    def timed_pause(self, group: str) -> str:
+        """String that lives as long as a pause of the group, or of all (``*``), as JSON."""
+        return f"{self.fleet}pause:{group}"
+
+    def timed_bounds(self, group: str) -> str:
+        """String that lives as long as bounds that an operator has set for the group for a while, as JSON."""
+        return f"{self.fleet}bounds:{group}"
 
     def dead_letter(self, queue: str) -> str:
         """List of the messages of a queue that came back too often, the newest first."""

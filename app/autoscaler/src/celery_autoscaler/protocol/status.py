@@ -53,6 +53,8 @@ class GroupStatus(Document):
     reason: str = ""
     limit: str = ""
     """What keeps the number from being another one, in a word."""
+    override: str = ""
+    """Which bounds an operator has set, who did, for how long and why."""
     emergency: bool = False
     held_back: str = ""
     """What keeps this host from running as many workers as it should, in words."""

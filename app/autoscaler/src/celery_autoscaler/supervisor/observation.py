@@ -48,6 +48,9 @@ LENGTHS = script("protocol", "list_lengths")
 # What cannot be read is called so.
 CLAIM = "claim"
 
+# Bytes that are read of what an operator has set for a while; ours are fewer.
+MOST_OVERRIDE = 16_384
+
 
 @dataclass(frozen=True)
 class ListSeen:
@@ -178,6 +181,11 @@ class Observer:
         self._lists = [(queue, name) for queue in queues for name in broker.lists(queue)]
         self._keys = [broker.keys.prefix + name for _, name in self._lists]
         self._dead = {queue: broker.keys.dead_letter(queue) for queue in queues}
+        self._timed = [
+            key(group)
+            for group in (ALL, *self._groups)
+            for key in (broker.keys.timed_pause, broker.keys.timed_bounds)
+        ]
         self._workers: list[str] = []
         self._hosts: list[str] = []
         self._read: dict[str, tuple[Any, WorkerSeen, list[Refusal]]] = {}
@@ -218,6 +226,8 @@ class Observer:
                 pipe.hgetall(keys.worker(worker_id))
             for host in self._hosts:
                 pipe.hmget(keys.supervisor(host), "weight", "limits")
+            for key in self._timed:
+                pipe.getrange(key, 0, MOST_OVERRIDE)
             pipe.info("memory").info("clients")
             asked = time.time()
             replies = iter(replies_of(pipe))
@@ -234,6 +244,7 @@ class Observer:
         claims = {group: look.reply(keys.claims(group), next(replies), ()) for group in self._groups}
         heartbeats = {worker_id: next(replies) for worker_id in self._workers}
         offers = {host: next(replies) for host in self._hosts}
+        timed = [look.reply(key, next(replies), b"") for key in self._timed]
         memory, clients = next(replies), next(replies)
         ids = {lease.name: lease.lives(look.now) for lease in look.leases(WORKER, leases, read_worker_id)}
         known = {name.encode() for name in ids}
@@ -258,7 +269,7 @@ class Observer:
                 for host in look.texts("leaving host", leaving)
             },
             peers=offered,
-            overrides=self._overrides(look, overrides, offered),
+            overrides=self._overrides(look, overrides, timed, offered),
             claims={group: self._claims(look, group, members) for group, members in claims.items()},
             short=short_of(memory, clients),
             clients=read_clients(clients),
@@ -316,19 +327,31 @@ class Observer:
         return peers
 
     def _overrides(
-        self, look: _Look, found: Mapping[bytes, bytes], peers: Sequence[PeerSeen]
+        self, look: _Look, found: Mapping[bytes, bytes], timed: Sequence[Any], peers: Sequence[PeerSeen]
     ) -> dict[str, Override]:
         groups = {ALL, *self._groups, *(group for peer in peers for group in peer.limits)}
         overrides = {}
         for group in look.texts(OVERRIDE, found):
-            read = Override.load(group, found[group.encode()])
+            read = Override.load(group, found[group.encode()], look.now)
             if isinstance(read, Refusal):
                 look.refusals.append(read)
             elif group not in groups:
                 look.refuse(OVERRIDE, group, f"there is no such group; there are: {', '.join(self._groups)}")
             else:
                 overrides[group] = read
-        return overrides
+        for number, group in enumerate((ALL, *self._groups)):
+            parts = [self._timed_part(look, group, part) for part in timed[2 * number : 2 * number + 2]]
+            overrides[group] = overrides.get(group, Override()).with_parts(*parts)
+        return {group: override for group, override in overrides.items() if not override.is_empty}
+
+    @staticmethod
+    def _timed_part(look: _Look, group: str, value: Any) -> Override | None:
+        """Read what is set for a while."""
+        read = Override.load(group, value, look.now) if value else None
+        if isinstance(read, Refusal):
+            look.refusals.append(read)
+            return None
+        return read
 
     @staticmethod
     def _claims(look: _Look, group: str, members: Iterable[tuple[bytes, float]]) -> list[str]:

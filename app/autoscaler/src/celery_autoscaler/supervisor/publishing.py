@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.identity import host_of, instance_of
 from celery_autoscaler.protocol.lease import Lease
+from celery_autoscaler.protocol.overrides import Override
 from celery_autoscaler.protocol.peers import PeerSeen
 from celery_autoscaler.protocol.status import (
     START_SLOTS,
@@ -29,6 +30,8 @@ from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.observation import FleetSeen
 
 logger = logging.getLogger(__name__)
+
+NOTHING_SET = Override()
 
 # The claim of a starting worker ends after this time unless it is renewed.
 CLAIM_LEASE_SECONDS = 15.0
@@ -200,6 +203,7 @@ class Publisher:
             reason=state.decision.reason,
             # What really keeps it from having more, or fewer.
             limit=state.limited_by or state.decision.limit,
+            override=self.context.overrides.get(group.name, NOTHING_SET).bounds_words,
             emergency=state.decision.emergency,
             held_back=state.held_back,
             unserved=round(state.unserved(seen.now), 1),

@@ -58,7 +58,9 @@ class WrongError(Exception):
 
 def pause(feed: Feed, by: str, request: ActionRequest) -> str:
     """Pause a group, or all."""
-    return actions.pause(feed.broker, by, optional(request, "group", str), feed.supervisor.app)
+    return actions.pause(
+        feed.broker, actions.sender_of(by), optional(request, "group", str), feed.supervisor.app
+    )
 
 
 def resume(feed: Feed, by: str, request: ActionRequest) -> str:
@@ -76,9 +78,8 @@ def scale(feed: Feed, by: str, request: ActionRequest) -> str:
     except actions.Refused as error:
         raise WrongError(error.message) from error
     reset = low is None and high is None
-    return actions.scale(
-        feed.broker, by, required(request, "group"), low, high, reset=reset, app=feed.supervisor.app
-    )
+    sender, group = actions.sender_of(by), required(request, "group")
+    return actions.scale(feed.broker, sender, group, low, high, reset=reset, app=feed.supervisor.app)
 
 
 def drain(feed: Feed, by: str, request: ActionRequest) -> str:
@@ -148,9 +149,9 @@ class Page:
         request = read_request(environ)
         if wrong := sorted(request.keys() - PARTS[name] - {"by"}):
             raise WrongError(f"{as_text(wrong[0], 50)} is none of {', '.join(sorted(PARTS[name]))}")
-        by = who(environ, request)
+        by = who(request)
         words = ACTIONS[name](self.feed, by, request)
-        logger.info("On the page, by %s: %s", by, words)
+        logger.info("By %s: %s", by, words)
         return words
 
     def _tell(self, environ: Mapping[str, Any], path: str) -> Any:
@@ -195,19 +196,18 @@ def read_request(environ: Mapping[str, Any]) -> dict[str, Any]:
     return request
 
 
-def who(environ: Mapping[str, Any], request: ActionRequest) -> str:
-    """Return who sends a request: the address, after the name that the person gave.
+def who(request: ActionRequest) -> str:
+    """Return who sends a request: the page, after the name that the person gave.
 
     Raises:
         WrongError: This is no name.
     """
-    address = environ.get("REMOTE_ADDR") or "local"
     name = optional(request, "by", str)
     if not name:
-        return str(address)
+        return "the page"
     if not NAME.fullmatch(name):
         raise WrongError("a name has up to 40 letters, digits, spaces and . @ - _")
-    return f"{name} ({address})"
+    return f"{name} on the page"
 
 
 def optional(request: ActionRequest, name: str, kind: type) -> Any:

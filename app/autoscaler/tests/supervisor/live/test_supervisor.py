@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_autoscaler.operations.overrides import change
+from celery_autoscaler.operations.overrides import Sender, change
 from celery_autoscaler.protocol.broker import connect
 from celery_autoscaler.protocol.description import describe
 from celery_autoscaler.settings import load
@@ -127,9 +127,9 @@ def test_workers_are_stopped_under_load_without_a_task_lost_or_repeated(fleet: S
 
     with Load(fleet.tasks, 40.0, 0.05, total=2000) as load:
         for _ in range(5):
-            change(broker, GROUP, "test", min_workers=7, max_workers=7)
+            change(broker, GROUP, Sender("test"), min_workers=7, max_workers=7)
             fleet.wait_for_workers(7, within=60.0)
-            change(broker, GROUP, "test", min_workers=1, max_workers=1)
+            change(broker, GROUP, Sender("test"), min_workers=1, max_workers=1)
             fleet.wait_for_workers(1, within=60.0)
     outcome = fleet.tasks.settle(load.ids)
 
@@ -284,14 +284,14 @@ def test_a_worker_that_lives_but_takes_nothing_is_replaced(new_fleet: NewSupervi
 def test_a_paused_fleet_is_left_alone_and_still_rescued(fleet: SupervisedFleet) -> None:
     fleet.start()
     [worker] = fleet.wait_for_workers(1)
-    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), paused=True)
     ids = fleet.tasks.send(30, 0.2)
     fleet.tasks.wait_until_started(ids[:4])
 
     kill_group(fleet.pid_of(worker))
     wait_for(lambda: fleet.tasks.left().keys() == {"celery"}, "its tasks are not given back")
     assert fleet.living() == []
-    change(connect(fleet.tasks.app), GROUP, "test", paused=None)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), paused=None)
     outcome = fleet.tasks.settle(ids)
 
     assert outcome.lost == []
@@ -316,14 +316,14 @@ def test_settings_are_read_again_and_running_workers_kept(fleet: SupervisedFleet
 
 def test_an_idle_worker_is_stopped_before_a_busy_one(fleet: SupervisedFleet) -> None:
     supervisor = fleet.start(group={"concurrency": 1, "max_workers": 3})
-    change(connect(fleet.tasks.app), GROUP, "test", min_workers=3)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), min_workers=3)
     fleet.wait_for_workers(3)
     long = fleet.tasks.send(2, 8.0)
     fleet.tasks.wait_until_started(long)
     wait_for(lambda: fleet.status("here")["groups"][GROUP]["busy"] == 2, "they are not seen to run")
     busy = {str(fleet.tasks.counts.hget("by", name)).partition("@")[0] for name in long}
 
-    change(connect(fleet.tasks.app), GROUP, "test", min_workers=1, max_workers=2)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), min_workers=1, max_workers=2)
     [first] = supervisor.wait_for_output(r"(default-\d) drains\n").groups()
     outcome = fleet.tasks.settle(long)
 
@@ -340,7 +340,7 @@ def test_the_manager_starts_and_stops_workers_by_hand(
         monkeypatch.setenv(name, value)
     config = tmp_path / "manager.toml"
     config.write_text(fleet.config("here", group={"min_workers": 0}))
-    change(connect(fleet.tasks.app), GROUP, "test", paused=True)
+    change(connect(fleet.tasks.app), GROUP, Sender("test"), paused=True)
     manager = Supervisor(
         describe(fleet.tasks.app, "single"), load(describe(fleet.tasks.app, "proj"), str(config))
     )

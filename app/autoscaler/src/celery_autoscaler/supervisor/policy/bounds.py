@@ -24,7 +24,7 @@ def in_force(
             why = f"min_workers {low} is more than max_workers {high}: both are ignored"
             refused.append(Refusal(KIND, group.name, why))
             own = replace(own, min_workers=None, max_workers=None)
-        found[group.name] = replace(own, paused=True, by=every.by) if every.paused else own
+        found[group.name] = replace(own, paused=True, by=every.by, pause=every.pause) if every.paused else own
     return found, refused
 
 

@@ -162,8 +162,7 @@ class GroupPolicy:
         kept_for = self._window(group, seen, tick)
         window = self._remember(seen.now, self._useful(group, seen, load, kept_for), kept_for)
         if override.paused:
-            by = f" by {override.by}" if override.by else ""
-            return Decision(have, f"paused{by}: nothing is started or stopped", "paused")
+            return Decision(have, f"{override.pause_words}; nothing is started or stopped", "paused")
         want, why, limit = self._unbounded(group, seen, load, Lately(window, kept_for), emergency)
         if seen.useful_slots is not None:
             # What runs for long is left alone: it would be given back at the end of the time to drain.

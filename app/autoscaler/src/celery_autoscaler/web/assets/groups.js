@@ -109,7 +109,7 @@ function showGroup(node, name, group, seen) {
   pause.disabled = seen.paused.includes("*");
   say(pause, own ? "Resume" : "Pause");
   pause.setAttribute("aria-label", `${own ? "Resume" : "Pause"} ${name}`);
-  say(reason, group.reason + (group.held_back ? `; held back: ${group.held_back}` : ""));
+  say(reason, group.reason + (group.override ? `; ${group.override}` : "") + (group.held_back ? `; held back: ${group.held_back}` : ""));
   // What was seen before is no point of now.
   if (seen.verdict !== "blind") chart.add(seen.at, group);
 }
