@@ -275,6 +275,40 @@ PAUSED = '"msg": "general: paused"'
 REFUSED_THERE = "echo 'Error: all groups are paused' >&2; exit 4"
 
 
+def pause(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run pause.yml for two hosts that are this machine; their command is in the folder."""
+    hosts: dict[str, Any] = {"all": {**INVENTORY["all"], "vars": {**INVENTORY["all"]["vars"]}}}
+    hosts["all"]["vars"] |= {"ansible_become": False, "celery_app_root": str(folder)}
+    (folder / "hosts.json").write_text(json.dumps(hosts), encoding="utf-8")
+    return subprocess.run(
+        [
+            *(str(ANSIBLE_PLAYBOOK), "-i", str(folder / "hosts.json"), str(PLAYBOOKS / "pause.yml")),
+            *("--limit", "worker2,worker3", *options),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "USER": "anna"},
+    )
+
+
+def test_who_runs_a_playbook_why_and_for_how_long_reaches_the_command(tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to("releases/1")
+    command = tmp_path / "celery-app"
+    command.write_text('#!/bin/sh\nshift 3\necho "$FLEET_OPERATOR: $*"\n')
+    command.chmod(0o755)
+    options = ["-e", "group=general", "-e", "duration=30m", "-e", 'because="provider down"']
+
+    done = pause(tmp_path, *options)
+
+    assert '"msg": "anna: pause --for 30m --because provider down general"' in done.stdout, done.stdout
+    assert (
+        "duration: 'soon' is wrong; allowed is 30m, 2h, 1h30m or 3d"
+        in pause(tmp_path, "-e", "duration=soon").stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("answers", "asked", "words"),
     [
@@ -300,21 +334,8 @@ def test_hosts_are_asked_until_one_has_an_answer(
     command.chmod(0o755)
     for number, answer in enumerate(answers):
         (tmp_path / f"{number}-answer").write_text(answer)
-    hosts: dict[str, Any] = {"all": {**INVENTORY["all"], "vars": {**INVENTORY["all"]["vars"]}}}
-    hosts["all"]["vars"] |= {"ansible_become": False, "celery_app_root": str(tmp_path)}
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts), encoding="utf-8")
 
-    done = subprocess.run(
-        [
-            *(str(ANSIBLE_PLAYBOOK), "-i", str(tmp_path / "hosts.json"), str(PLAYBOOKS / "pause.yml")),
-            *("--limit", "worker2,worker3"),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-    )
+    done = pause(tmp_path)
 
     assert words in done.stdout, done.stdout + done.stderr
     assert (done.returncode == 0) == (words == PAUSED)
