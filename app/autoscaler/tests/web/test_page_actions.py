@@ -95,7 +95,7 @@ def test_a_worker_is_drained_and_called_back(supervise: Supervise, redis: Redis,
     opened.page.get_by_role("button", name="Cancel the drain of default-1@there").click()
 
     wait_for(lambda: not redis.exists("fleet:drain"), "it is not called back")
-    wait_for(lambda: "drain cancelled, wanted by 127.0.0.1" in opened.decisions, "it is not listed")
+    wait_for(lambda: "drain cancelled, wanted by the page" in opened.decisions, "it is not listed")
 
 
 def test_dead_letters_are_sent_again_or_deleted_after_two_questions(
@@ -118,7 +118,7 @@ def test_dead_letters_are_sent_again_or_deleted_after_two_questions(
 
     expect(opened.page.locator("#no-dead-letters")).to_be_visible()
     assert redis.llen("reports") == 1
-    wait_for(lambda: "mails: 3 messages deleted by 127.0.0.1" in opened.decisions, "it is not listed")
+    wait_for(lambda: "mails: 3 messages deleted by the page" in opened.decisions, "it is not listed")
 
 
 def test_it_can_be_used_without_a_mouse(supervise: Supervise, redis: Redis, open_page: Any) -> None:
