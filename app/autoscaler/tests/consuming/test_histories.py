@@ -317,7 +317,7 @@ def test_random_tasks_and_faults_break_no_promise(docker_client: object, tmp_pat
     """Whatever fails is kept in the folder of the test, with the seed that plays it again."""
     assert docker_client
     paths = os.pathsep.join([str(SOURCES), os.environ.get("PYTHONPATH", "")])
-    bounds = {"minutes": 2, "seconds": 20, "tasks": 60, "faults": 0.7, "shrink": 0}
+    bounds = {"minutes": 1, "seconds": 20, "tasks": 60, "faults": 0.7, "shrink": 0}
     options = [f"--{name}={value}" for name, value in bounds.items()]
     # The same each time, unless it is given: fresh ones belong into `make soak`.
     options.append(f"--seed={os.environ.get('SEED', '20301')}")
