@@ -27,6 +27,7 @@ from celery_autoscaler.supervisor.policy.limits import (
 )
 from celery_autoscaler.supervisor.policy.run_times import RunTimes
 from celery_autoscaler.supervisor.policy.shares import Offer, moves
+from celery_autoscaler.supervisor.policy.start_weight import StartWeight
 from celery_autoscaler.supervisor.policy.throughput import Throughput
 
 from support.simulated_load import Law, Task, Tick, Trace
@@ -130,6 +131,9 @@ class SimulatedGroup:
         self._ended: dict[str, Ended] = {}
         self._age, self._meter = Age(), Meter()
         self._run_times, self._throughput = RunTimes(), Throughput()
+        self.start_weight = StartWeight()
+        self.start_cpu = 0.0
+        """CPUs that each of its starts uses."""
 
     # --- What a supervisor sees --------------------------------------------------------------------
 
@@ -167,7 +171,7 @@ class SimulatedGroup:
             busy_workers=sum(worker.running > 0 for worker in consuming.values()),
             starting=len(workers) - len(consuming),
             start_left=tuple(sorted(w.ready_at - now for w in workers.values() if w.ready_at > now)),
-            starts_at_once=self.starts,
+            starts_at_once=self.starts and int(self.starts / self.start_weight.value),
             arrival_fast=self._meter.fast.value,
             arrival_slow=self._meter.slow.value,
             service_time=service,
@@ -266,6 +270,7 @@ class SimulatedGroup:
                 return
             if starts and starts[0][0] <= now:
                 self._offer(starts.pop(0)[1], self.group.concurrency)
+                self.start_weight.add(self.start_cpu * self.startup, self.startup)
             elif self._tasks and self._tasks[0].at <= now:
                 self._waiting.append(self._tasks.popleft())
             else:
@@ -303,6 +308,7 @@ class Simulation:
         starts = sum(HostLimits.starts_at_once(HostSeen(cpus=host.cpus)) for host in hosts) or None
         for group in groups:
             group.starts = starts
+            group.start_cpu = max((host.start_cpu for host in hosts), default=0.0)
             for number in range(group.initial):
                 group.start(0.0, hosts[number % len(hosts)].name if hosts else HOST)
 
@@ -356,14 +362,17 @@ class Simulation:
                 group=group.group.name,
                 missing=count,
                 starting=sum(w in starting for w in group.workers.values()),
+                weight=group.start_weight.value,
                 below_minimum=len(group.counted()) < group.group.min_workers,
                 overdue=group.seen.age / group.group.target_wait,
             )
             for group, count in missing.items()
         ]
-        free = HostLimits.starts_at_once(seen)
-        waiting = len(starting) - starting_load(now, [w.since for w in starting], seen)
-        turns = start_turns(needs, free + waiting)
+        free: float = HostLimits.starts_at_once(seen)
+        for group in missing:
+            begun = [w.since for w in group.workers.values() if w in starting]
+            free += group.start_weight.value * (len(begun) - starting_load(now, begun, seen))
+        turns = start_turns(needs, free)
         for group in missing:
             for _ in range(turns[group.group.name]):
                 group.start(now, host.name)

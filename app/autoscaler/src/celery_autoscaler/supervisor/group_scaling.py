@@ -112,6 +112,7 @@ class GroupScaling:
             group=self.name,
             missing=max(0, min(missing, state.backoff.allowed(self.tick.now, starting))),
             starting=starting,
+            weight=state.start_weight.value,
             below_minimum=state.seen.ready + state.seen.starting < low,
             overdue=state.seen.age / state.group.target_wait,
         )
@@ -182,7 +183,10 @@ class GroupScaling:
         if not self.state.backoff.allowed(self.tick.now, self.context.count(self.name, "starting")):
             return "back-off", "one worker at a time after a failure"
         if started >= slots:
-            return START_SLOTS, f"{limits.STARTS_PER_CPU} per CPU at a time"
+            return (
+                START_SLOTS,
+                f"{limits.STARTS_PER_CPU / self.state.start_weight.value:.0f} per CPU at a time",
+            )
         return ("", "") if self._start() else self.state.not_started
 
     def _start(self, extra: int = 0) -> str:

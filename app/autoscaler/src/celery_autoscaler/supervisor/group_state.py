@@ -17,6 +17,7 @@ from celery_autoscaler.supervisor.policy.crashes import Backoff
 from celery_autoscaler.supervisor.policy.estimates import Age, Meter, StartUp, WorkerCounters, merged
 from celery_autoscaler.supervisor.policy.limits import HostLimits, HostSeen
 from celery_autoscaler.supervisor.policy.run_times import RunTimes
+from celery_autoscaler.supervisor.policy.start_weight import StartWeight
 from celery_autoscaler.supervisor.policy.throughput import Throughput
 
 # A task that comes due within this time after a start wants a slot.
@@ -48,6 +49,7 @@ class GroupState:
     law: policy.GroupPolicy
     meter: Meter = field(default_factory=Meter)
     startup: StartUp = field(default_factory=StartUp)
+    start_weight: StartWeight = field(default_factory=StartWeight)
     backoff: Backoff = field(default_factory=Backoff)
     run_times: RunTimes = field(default_factory=RunTimes)
     throughput: Throughput = field(default_factory=Throughput)
@@ -255,7 +257,10 @@ def see_group(
         start_left=tuple(
             sorted(start_left(now - since, state.startup.seconds) for since in starting_since.values())
         ),
-        starts_at_once=sum(HostLimits.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers)
+        starts_at_once=int(
+            sum(HostLimits.starts_at_once(HostSeen(cpus=peer.weight)) for peer in seen.peers)
+            / state.start_weight.value
+        )
         or None,
         arrival_fast=meter.fast.value,
         arrival_slow=meter.slow.value,

@@ -2,6 +2,9 @@
 
 import logging
 import os
+from pathlib import Path
+
+import psutil
 
 from celery_autoscaler.protocol import recovery
 from celery_autoscaler.protocol.identity import group_of
@@ -79,6 +82,10 @@ class HostWorkers:
             self._unclaim(worker)
             if not worker.adopted and group is not None:
                 group.startup.add(started_in)
+                needed = cpu_seconds_needed(heartbeat.pid) if heartbeat is not None else None
+                if needed is not None:
+                    # That it was ready was seen up to a tick later.
+                    group.start_weight.add(needed, started_in - self.context.settings.tick)
                 logger.info("%s ready %.1f s after its start", worker.name, started_in)
         if worker.ready_at is not None and not worker.lasted and now - worker.ready_at > SHORT_LIFE_SECONDS:
             worker.lasted = True
@@ -238,6 +245,18 @@ class HostWorkers:
         with self.context.faults.contained(f"rescue of {worker_id}"):
             moved = recovery.recover(self.context.broker, worker_id, limit=MESSAGES_PER_TICK, certain=certain)
             self.context.counts.recovered += moved or 0
+
+
+def cpu_seconds_needed(pid: int) -> float | None:
+    """Return for how long a process and its children have used a CPU or waited for one; None if not known."""
+    try:
+        process = psutil.Process(pid)
+        used = sum(process.cpu_times()[:4]) + sum(sum(one.cpu_times()[:2]) for one in process.children())
+        # sched-stats of the kernel: nanoseconds on a CPU, then those of waiting for one.
+        waited = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (psutil.Error, OSError, IndexError, ValueError):
+        return None
+    return float(used) + waited
 
 
 def process_exists(pid: int) -> bool:

@@ -6,7 +6,7 @@ from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.group_scaling import GroupScaling, Plan, Tools
 from celery_autoscaler.supervisor.group_state import GroupState
 from celery_autoscaler.supervisor.host_workers import HostWorkers
-from celery_autoscaler.supervisor.policy.limits import HostLimits, start_turns, starting_load
+from celery_autoscaler.supervisor.policy.limits import HostLimits, StartNeed, start_turns, starting_load
 from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.start_room import StartRoom
 from celery_autoscaler.supervisor.starter import Starter
@@ -48,16 +48,25 @@ class Scaling:
                 if plan is not None:
                     planned[scaling.name] = scaling, plan
         needs = [scaling.need(plan) for scaling, plan in planned.values()]
-        starting = [worker.since for worker in context.local.values() if worker.state == "starting"]
-        # Those that wait for something else than a CPU take no place.
-        waiting = len(starting) - starting_load(tick.now, starting, tick.host)
-        turns = start_turns(needs, HostLimits.starts_at_once(tick.host) + waiting)
+        turns = start_turns(needs, HostLimits.starts_at_once(tick.host) + self._waiting_starts(tick, needs))
         for need in sorted(needs, key=lambda need: need.order):
             with context.faults.contained(f"group {need.group}, scaling"):
                 scaling, plan = planned[need.group]
                 if only_start and plan.delta <= 0:
                     continue
                 scaling.carry_out(plan, turns[need.group])
+
+    def _waiting_starts(self, tick: Tick, needs: Sequence[StartNeed]) -> float:
+        """Return the weight of the starts that wait for something else than a CPU: they take no place."""
+        weight = 0.0
+        for need in needs:
+            starting = [
+                worker.since
+                for worker in self.context.local.values()
+                if worker.state == "starting" and worker.group == need.group
+            ]
+            weight += need.weight * (len(starting) - starting_load(tick.now, starting, tick.host))
+        return weight
 
     def relieve(self, tick: Tick) -> None:
         """Give up one worker while the host is short of memory, or of CPUs without effect."""

@@ -34,6 +34,8 @@ STARTS_PER_CPU = 2
 # Seconds after which a start that needs a CPU would show in its use, and the use below which it needs none.
 START_SHOWS_SECONDS = 5.0
 CPU_ROOM_PERCENT = 70.0
+# What a sum of weights may be wrong by.
+ROUNDING = 1e-9
 # Seconds between two workers given up because the host is short of something, and before any is started.
 SETTLE_SECONDS = 10.0
 
@@ -123,6 +125,8 @@ class StartNeed:
     """Workers to start."""
     starting: int = 0
     """Its workers on this host that are starting already."""
+    weight: float = 1.0
+    """Of one start, in relation to one that needs a CPU."""
     below_minimum: bool = False
     """Whether it has fewer workers than its minimum."""
     overdue: float = 0.0
@@ -134,27 +138,27 @@ class StartNeed:
         return (not self.below_minimum, -self.overdue, self.group)
 
 
-def start_turns(needs: Sequence[StartNeed], at_once: int) -> dict[str, int]:
+def start_turns(needs: Sequence[StartNeed], at_once: float) -> dict[str, int]:
     """Divide the starts that a host can bear at a time among its groups.
 
     Each group without a starting worker may start one, whatever the others do: a group whose workers hang in
     their start, or a burst of another group, keeps none from its first worker. What is left goes round, to
     the group with the fewest starting workers, among equals to one below its minimum, then to the most
-    overdue.
+    overdue. Light starts take less of what is left.
 
     Args:
         needs: What each group wants to start.
-        at_once: Workers that may be starting on the host at a time, over all groups.
+        at_once: Workers that may be starting on the host at a time, over all groups, if each needs a CPU.
 
     Returns:
         For each group how many it may start now.
     """
     turns = {need.group: int(need.missing > 0 and need.starting <= 0) for need in needs}
-    free = at_once - sum(max(0, need.starting) for need in needs) - sum(turns.values())
-    for _ in range(free):
-        left = [need for need in needs if turns[need.group] < need.missing]
-        if not left:
-            break
+    free = at_once - sum(need.weight * (max(0, need.starting) + turns[need.group]) for need in needs)
+    while left := [
+        need for need in needs if turns[need.group] < need.missing and need.weight <= free + ROUNDING
+    ]:
         least = min(left, key=lambda need: (need.starting + turns[need.group], need.order))
         turns[least.group] += 1
+        free -= least.weight
     return turns
