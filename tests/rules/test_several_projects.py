@@ -75,6 +75,12 @@ def test_two_projects_of_a_host_take_nothing_from_each_other(variable: str, valu
     assert line.startswith(f"shop1: {variable}: {same}; allowed: another")
 
 
+def test_a_project_without_a_supervisor_takes_no_port() -> None:
+    shop = {"celery_autoscaler_http": "127.0.0.1:9541", "celery_app_supervised": False}
+
+    assert not [line for line in found(shop=shop) if "celery_autoscaler_http" in line]
+
+
 def test_a_host_has_one_name_for_each_project() -> None:
     lines = found(shop={"celery_app_project": "celery"})
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from support.hosts.releases import PLAYBOOKS
-from support.hosts.scenario import Scenario
+from support.hosts.scenario import ROOT, Scenario
 from support.processes.services import wait_for
 from testinfra.host import Host
 
@@ -14,6 +16,7 @@ units = ["celery*-beat", "celery*-autoscaler", "celery*-worker@*"]
 
 WITHIN = 120.0  # seconds
 TASKS = 5
+CURRENT = "readlink /opt/celery-twin/current"
 
 
 def play(name: str, **variables: object) -> str:
@@ -50,6 +53,33 @@ def test_the_status_shows_each_project() -> None:
     for project in ("celery", "shop", "twin"):
         assert f"{project}: KEEPING UP" in printed, printed
         assert f"Workers and queues of {project}" in printed
+
+
+STATE = """
+readlink /opt/celery/current /opt/celery/previous
+ls -l --time-style=full-iso /opt/celery/releases
+find /etc/celery /etc/systemd/system /usr/local/sbin /etc/polkit-1 -type f ! -path '*celery-twin*' \\
+    | sort | xargs sha256sum
+systemctl show --property=Id,MainPID celery-beat celery-autoscaler celery-service@web redis-server
+"""
+
+
+def test_a_rollback_of_one_project_touches_no_other_one(
+    host: Host, project: Any, trace: str, tmp_path: Path
+) -> None:
+    source = shutil.copytree(ROOT / "tests/projects/single_file", tmp_path / "changed")
+    (source / "app.py").write_text(f"{(source / 'app.py').read_text()}\n# Changed.\n")
+    before = host.check_output(CURRENT)
+    play("deploy", fleet_project="twin", celery_app_source=str(source), rollout_verify=False)
+    assert host.check_output(CURRENT) != before
+    others = host.check_output(STATE)
+
+    play("rollback", fleet_project="twin")
+
+    assert host.check_output(CURRENT) == before
+    assert host.check_output(STATE) == others
+    [sent] = project.send(trace, 1)
+    wait_for(lambda: project.executed(trace) == [sent], "nobody executes tasks", WITHIN)
 
 
 def test_draining_a_project_leaves_the_other_one_as_it_is(host: Host, project: Any, other: Any) -> None:

@@ -26,6 +26,8 @@ OWN = {
     "celery_app_files_directory": "another directory",
     "celery_autoscaler_http": "another port, such as 127.0.0.1:9542",
 }
+# By a supervisor alone.
+SERVED, SUPERVISED = "celery_autoscaler_http", "celery_app_supervised"
 
 
 def name(host: Host, _inventory: Inventory) -> Texts:
@@ -73,6 +75,8 @@ def in_common(hosts: Sequence[Host]) -> Iterator[Finding]:
         for one, other in combinations(hosts, 2):
             with suppress(NotKnownError):
                 given = other.text(variable)
+                if variable == SERVED and not (one.flag(SUPERVISED) and other.flag(SUPERVISED)):
+                    continue
                 if given and given == one.text(variable):
                     yield Finding(
                         variable,
