@@ -17,6 +17,7 @@ FOLDER = Path("/opt/celery-fleet/pythons")
 # Of the host: several projects are deployed at the same time.
 LOCK = Path("/run/celery-fleet-pythons.lock")
 PROGRAM = "tree/bin/python3"
+UNFINISHED = ".new-"
 # Links to the releases that use it.
 USERS = "releases"
 
@@ -62,7 +63,7 @@ def _install(folder: Path, archive: Path) -> None:
     if not archive.exists():
         raise PythonError(f"another project has removed the Python {folder.name} meanwhile: run this again")
     folder.parent.mkdir(mode=0o755, exist_ok=True, parents=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=UNFINISHED) as scratch:
         new = Path(scratch) / "new"
         tree = new / Path(PROGRAM).parts[0]
         tree.mkdir(parents=True, mode=0o755)
@@ -107,7 +108,8 @@ def prune(*, check_mode: bool = False) -> list[str]:
     with locked():
         dropped = unused()
         if not check_mode:
-            for folder in dropped:
+            # What an installation that was killed has left goes, too: none runs now.
+            for folder in (*dropped, *FOLDER.glob(f"{UNFINISHED}*")):
                 shutil.rmtree(folder)
             if not any(FOLDER.iterdir()):
                 FOLDER.rmdir()

@@ -267,6 +267,7 @@ def test_a_host_has_a_python_once_and_until_no_release_uses_it(folder: Path, tmp
     shop.rmdir()
     assert pythons.prune() == []
     news.rmdir()
+    (folder / ".new-killed/new").mkdir(parents=True)
     assert pythons.prune(check_mode=True) == ["abc"]
     assert pythons.prune() == ["abc"]
     assert not folder.exists()
