@@ -244,7 +244,8 @@ WHOLE = "a whole number from 1 to 10000"
         (
             "max_worker = 5",
             "max_worker is not a setting; there are: capacity, cpu_threshold, hostname, http, launcher, "
-            "memory_threshold, queue_threshold, read_token_file, stabilisation, start_timeout, tick, token_file",
+            "memory_threshold, queue_threshold, read_token_file, stabilisation, start_timeout, tick, "
+            "token_file",
         ),
         (
             f"{ONE}max_worker = 5",
