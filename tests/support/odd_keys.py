@@ -177,6 +177,11 @@ def puts(status: dict[str, Any]) -> st.SearchStrategy[list[Put]]:
             st.sampled_from(GROUPS), mutated(st.just(OVERRIDE)).map(as_bytes) | odd_bytes,
         ),
         st.builds(
+            lambda part, group, value: [Put(part + as_bytes(group), "string", ((value, b""),))],
+            st.sampled_from((b"fleet:pause:", b"fleet:bounds:")), st.sampled_from(GROUPS),
+            mutated(st.just(OVERRIDE)).map(as_bytes) | odd_bytes,
+        ),
+        st.builds(
             lambda name, score: [Put(b"fleet:claims:default", "zset", ((name, score),))], names, scores
         ),
         st.builds(
