@@ -14,11 +14,11 @@ from support.role_files import CHECKOUT
 
 # What Ansible does with the module, in a container that has the folder of the releases.
 DRIVER = """
-import importlib.util, os, subprocess, sys
+import os, subprocess, sys
 from pathlib import Path
 
 class Module:
-    params = {"bundle": sys.argv[1]}
+    params = {"bundle": sys.argv[1], "interpreter": ""}
     def run_command(self, command, check_rc=False, cwd=None):
         done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
         if check_rc and done.returncode:
@@ -27,9 +27,7 @@ class Module:
     def fail_json(self, msg):
         sys.exit(msg)
 
-spec = importlib.util.spec_from_file_location("celery_release", "/modules/celery_release.py")
-release = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(release)
+from ansible_collections.celery_fleet.platform.plugins.modules import celery_release as release
 os.umask(0o022)
 release.install(Module(), Path("/opt/celery/releases/r1"))
 """
@@ -84,7 +82,7 @@ class Host:
         """Run a command; return what it printed."""
         mounts = {
             str(self.disk): "/opt/celery",
-            str(CHECKOUT / "plugins/modules"): "/modules:ro",
+            str(CHECKOUT / "plugins"): "/python/ansible_collections/celery_fleet/platform/plugins:ro",
             str(Path(ansible.__file__).parent): "/python/ansible:ro",
         }
         done = subprocess.run(

@@ -32,7 +32,12 @@ def files() -> list[dict[str, dict[str, Any]]]:
     """What both roles write on a host for each of two projects, by path."""
     app = evaluate("celery_app", "(__celery_app_files + __celery_app_secret_files)", [ONE, SHOP])
     names = [
-        {"celery_app_user": user, "celery_app_root": f"/opt/{user}", "celery_app_stop_timeout": 60}
+        {
+            "celery_app_user": user,
+            "celery_app_root": f"/opt/{user}",
+            "celery_app_stop_timeout": 60,
+            "celery_app_start_timeout": 60,
+        }
         for user in ("celery", "celery-shop")
     ]
     supervisor = evaluate(
