@@ -99,6 +99,10 @@ def test_an_environment_holds_what_its_lock_names(stack: Stack, python: str, our
     assert installed - locked <= {ours, "tasks"}
 
 
+def test_operators_name_no_app(stack: Stack) -> None:
+    assert "Groups" in stack.run("worker", "fleet", "status")
+
+
 def test_the_page_wants_its_token(stack: Stack) -> None:
     token = stack.run("worker", "cat", "/secrets/token")
     with pytest.raises(urllib.error.HTTPError, match="401"):
