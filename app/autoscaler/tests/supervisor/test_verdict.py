@@ -134,6 +134,19 @@ def test_the_worst_is_said_first(group: dict[str, Any], host: dict[str, Any], wo
     assert text(shown).startswith(word.upper())
 
 
+def test_each_pause_is_said_with_its_own_reason() -> None:
+    groups = {
+        name: {"limit": "paused", "reason": f"paused by {by}"}
+        for name, by in (("mail", "anna"), ("video", "bob"), ("web", "anna"))
+    }
+
+    shown = status(None, groups=groups)
+
+    assert [(finding.word, finding.why) for finding in shown.findings] == [
+        ("paused", "mail, web: paused by anna"), ("paused", "video: paused by bob"),
+    ]  # fmt: skip
+
+
 def test_the_rest_is_said_besides() -> None:
     shown = status(
         {"age": 30.0, "ready": 0, "queues": {"q": {"dead_letters": 1}}}, failures={"t": 9}, state="leaving"

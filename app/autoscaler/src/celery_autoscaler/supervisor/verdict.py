@@ -216,9 +216,12 @@ def unsafe(hosts: Hosts) -> Iterator[Finding]:
 
 def paused(groups: Groups) -> Iterator[Finding]:
     """Find groups whose workers are neither started nor stopped."""
-    names = [name for name, group in groups.items() if group.limit == "paused"]
-    if names:
-        yield Finding("paused", f"{', '.join(names)}: {groups[names[0]].reason}")
+    by_reason: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        if group.limit == "paused":
+            by_reason.setdefault(group.reason, []).append(name)
+    for reason, names in by_reason.items():
+        yield Finding("paused", f"{', '.join(names)}: {reason}")
 
 
 def waiting(groups: Groups) -> str:
