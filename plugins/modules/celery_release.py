@@ -18,6 +18,10 @@ from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_pytho
     prune,
     use,
 )
+from ansible_collections.celery_fleet.platform.plugins.module_utils.celery_shared_wheels import (
+    packages_of,
+    share,
+)
 
 DOCUMENTATION = r"""
 ---
@@ -27,6 +31,8 @@ description:
   - Runs on the host, without any network. Checks the hash of each file, installs the wheels into a virtual
     environment of the release's own, which also finds the modules of a project that is not packaged. Only
     then the release counts as complete.
+  - Wheels that another release of the host has for the same Python are not installed again. Their files are
+    linked, once each was found to be as it was installed.
   - A release that was installed for another version of Python, as before an upgrade of the host, gets a
     second virtual environment. What still runs on the first one finds it in its place until the release is
     dropped.
@@ -65,12 +71,6 @@ def check_hashes(release: Path, manifest: dict[str, Any]) -> str | None:
     return None
 
 
-def packages_of(environment: Path) -> Path:
-    """Return the folder of a virtual environment that its packages are in."""
-    (python,) = (folder for folder in (environment / "lib").glob("python3*") if not folder.is_symlink())
-    return python / "site-packages"
-
-
 def python_of(release: Path) -> str:
     """Return the version of Python that a release was last installed for; nothing if there is none."""
     environment = release / "venv"
@@ -91,6 +91,14 @@ def point(release: Path, environment: Path) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(environment.name)
     new.replace(link)
+
+
+def leave_out(requirements: Path, wheels: set[str]) -> bool:
+    """Leave out some wheels, each of which has a line of its own; tell whether any is left."""
+    lines = requirements.read_text().splitlines()
+    left = [line for line in lines if line.split(" ")[0].removeprefix("./") not in wheels]
+    requirements.write_text("".join(f"{line}\n" for line in left))
+    return any(left)
 
 
 def install(module: AnsibleModule, release: Path) -> None:
@@ -115,10 +123,13 @@ def install(module: AnsibleModule, release: Path) -> None:
     run(program_of(interpreter), "-m", "venv", "--without-pip", environment)
     python = environment / "bin/python"
     (pip,) = (unpacked / "wheels").glob("pip-*.whl")
-    run(
-        *(python, pip / "pip", "install", "--no-index", "--no-deps", "--require-hashes", "--no-cache-dir"),
-        *("--disable-pip-version-check", "--root-user-action=ignore", "--requirement", "requirements.txt"),
-    )
+    requirements = unpacked / "requirements.txt"
+    if leave_out(requirements, share(release, manifest, environment)):
+        run(
+            *(python, pip / "pip", "install", "--no-index", "--no-deps", "--require-hashes"),
+            *("--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"),
+            *("--requirement", requirements),
+        )
     source = release / "source"
     if (unpacked / "source").is_dir():
         if not source.exists():
@@ -185,7 +196,7 @@ def main() -> None:
     archive = module.params["interpreter_archive"]
     try:
         install(module, release)
-    except PythonError as error:
+    except (PythonError, OSError) as error:
         module.fail_json(msg=str(error))
     finally:
         shutil.rmtree(release / "unpacked", ignore_errors=True)

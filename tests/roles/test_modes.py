@@ -51,6 +51,7 @@ MODULES_WITH_MODES = {
     "module_utils/celery_lock_formats.py": "on the controller, for the user that plays",
     "module_utils/celery_pythons.py": "gives folders their mode; its modules set their umask",
     "module_utils/celery_wheels.py": "on the controller, for the user that plays",
+    "module_utils/celery_shared_wheels.py": "its module sets its umask; links have the mode of the file",
     "module_utils/celery_tools.py": "on the controller; what may hold a secret is for its user alone",
     "modules/checked_files.py": "gives each file its owner, group and mode",
     "modules/certificate.py": "on the controller; gives keys their mode when it makes them",
