@@ -34,7 +34,7 @@ def program_of(interpreter: str) -> Path:
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock of the host."""
-    # Whoever could read it could hold it.
+    # Any user who could read it could hold it.
     LOCK.touch(mode=0o600)
     with LOCK.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
