@@ -21,8 +21,9 @@ from celery_autoscaler.supervisor.server_room import ClientsPerWorker
 from celery_autoscaler.supervisor.settings_check import check_settings, errors
 from celery_autoscaler.supervisor.unreadable import UnreadableLog
 
-# A supervisor whose heartbeat is older has lost its share to the others.
+# A supervisor whose heartbeat is older has lost its share to the others, unless it ticks seldom.
 SUPERVISOR_LEASE_SECONDS = 5.0
+LEASE_TICKS = 3
 
 
 @dataclass
@@ -96,6 +97,11 @@ class Context:
     def count(self, group: str | None, *states: str) -> int:
         """Return how many workers of this host are in one of some states."""
         return sum(w.state in states and group in (None, w.group) for w in self.local.values())
+
+    @property
+    def lease(self) -> float:
+        """Seconds after a tick for which the others count on this supervisor."""
+        return max(SUPERVISOR_LEASE_SECONDS, LEASE_TICKS * self.settings.tick)
 
     def tick_status(self) -> TickStatus:
         """Return how often this supervisor looks, and how long the last tick took."""

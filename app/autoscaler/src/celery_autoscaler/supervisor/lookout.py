@@ -62,7 +62,7 @@ class Lookout:
             self._blind_since = None
             # Workers that could not renew their lease get the time to do so.
             self.sees_since, self.acts_from = now, now + SUPERVISOR_LEASE_SECONDS
-        elif now - last_tick > SUPERVISOR_LEASE_SECONDS / 2:
+        elif now - last_tick > context.lease / 2:
             # Was frozen itself: what looks dead may only be waking up as well.
             self.sees_since = now
         return seen

@@ -23,7 +23,7 @@ from celery_autoscaler.protocol.status import (
 )
 from celery_autoscaler.protocol.wrong_types import is_wrong_type, replies_of, set_aside
 from celery_autoscaler.supervisor import fleet_status
-from celery_autoscaler.supervisor.context import SUPERVISOR_LEASE_SECONDS, Context
+from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.group_state import GroupState
 from celery_autoscaler.supervisor.history import RECORDS, Recorder
 from celery_autoscaler.supervisor.local import LocalWorker
@@ -124,8 +124,8 @@ class Publisher:
         fields = offer.dump() | {"status": self.context.status.dump()}
         with self.context.broker.client.pipeline(transaction=False) as pipe:
             pipe.hset(key, mapping=fields)
-            pipe.pexpire(key, int(SUPERVISOR_LEASE_SECONDS * 1000))
-            pipe.zadd(keys.supervisors, Lease(self.context.host, seen.time + SUPERVISOR_LEASE_SECONDS).dump())
+            pipe.pexpire(key, int(self.context.lease * 1000))
+            pipe.zadd(keys.supervisors, Lease(self.context.host, seen.time + self.context.lease).dump())
             self._renew_claims(pipe, seen)
             if record := self.recorder.record(self.context.host, seen, self.context.status.groups):
                 pipe.xadd(keys.history, record, maxlen=RECORDS, approximate=True)

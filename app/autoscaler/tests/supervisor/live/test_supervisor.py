@@ -44,6 +44,12 @@ def test_a_burst_is_followed_to_the_maximum_and_back_to_the_minimum(fleet: Super
     assert "Supervisor stopped" in supervisor.output()
 
 
+def test_a_supervisor_that_ticks_seldom_has_its_workers(fleet: SupervisedFleet) -> None:
+    fleet.start(group={"min_workers": 2}, tick=6.0)
+
+    fleet.wait_for_workers(2, within=90.0)
+
+
 @pytest.mark.parametrize("min_workers", [0, 1])
 def test_a_burst_is_decided_before_the_next_tick(fleet: SupervisedFleet, min_workers: int) -> None:
     tick = 4.0
