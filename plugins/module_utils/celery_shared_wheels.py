@@ -52,7 +52,7 @@ def share(release: Path, manifest: dict[str, Any], environment: Path) -> set[str
 
 
 def _age(release: Path) -> float:
-    return -release.stat().st_mtime
+    return -release.lstat().st_mtime
 
 
 def _common(other: dict[str, Any], manifest: dict[str, Any]) -> set[str]:
@@ -76,10 +76,9 @@ def packages_of(environment: Path) -> Path:
 
 def _share(wheels: set[str], twin: Path, environment: Path) -> set[str]:
     """Share the distributions of some wheels, all of them or none."""
-    packages = packages_of(twin)
-    there = {_key(path.name.removesuffix(".dist-info")): path for path in packages.glob("*.dist-info")}
-    found = {name: there[key] for name in wheels if (key := _key(Path(name).name)) in there}
     try:
+        there = {_key(path.stem): path for path in packages_of(twin).glob("*.dist-info")}
+        found = {name: there[key] for name in wheels if (key := _key(Path(name).name)) in there}
         distributions = [_read(folder / "RECORD", twin) for folder in found.values()]
     except (ChangedError, OSError, ValueError):
         return set()
