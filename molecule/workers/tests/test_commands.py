@@ -82,5 +82,5 @@ def test_a_replayed_message_may_die_as_often_again_and_be_purged(
 
     assert started(trace) == [poison] * 2 * EXECUTIONS
     assert host.check_output(f"{AUTOSCALER} dead-letter purge --yes default") == "default: 1 messages deleted"
-    assert host.check_output(f"{AUTOSCALER} dead-letter list") == ""
+    assert host.check_output(f"{AUTOSCALER} dead-letter list") == "No dead letters."
     assert (ended(trace), left(), redis().exists("dead_letter:default")) == ([], 0, 0)
