@@ -53,8 +53,8 @@ def test_a_wheel_that_does_not_run_on_the_host_is_refused(tags: str, runs: bool)
         ({"app.py": "import celery; app = celery.Celery()"}, 0, ""),
         ({"app/__init__.py": "", "app/celery.py": "import celery; app = celery.Celery()"}, 0, ""),
         ({}, 3, "ModuleNotFoundError: No module named 'app'"),
-        ({"app.py": "x = 1"}, 3, "there is no Celery app behind `celery -A app`"),
-        ({"app.py": "app = 1"}, 3, "there is no Celery app behind `celery -A app`"),
+        ({"app.py": "x = 1"}, 3, "there is no Celery app in app"),
+        ({"app.py": "app = 1"}, 3, "there is no Celery app in app"),
         ({"app.py": "\nimport nowhere"}, 3, "ModuleNotFoundError: No module named 'nowhere' ({}/app.py:2)"),
         (
             {"app/__init__.py": "", "app/celery.py": "import nowhere"},

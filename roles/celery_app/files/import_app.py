@@ -63,7 +63,7 @@ def import_app(name: str) -> Celery:
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a project may raise
         fail(reason_of(error, name), status_of(error))
     if not isinstance(app, Celery):
-        fail(f"there is no Celery app behind `celery -A {name}`", 3)
+        fail(f"there is no Celery app in {name}", 3)
     return app
 
 
