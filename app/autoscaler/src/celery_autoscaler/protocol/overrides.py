@@ -80,12 +80,12 @@ class Override:
 
     @property
     def pause_words(self) -> str:
-        """That it is paused, by whom, for how long and why."""
+        """That it is paused, who did so, for how long and why."""
         return f"paused{(self.pause if self.pause.by else Origin(self.by)).words}"
 
     @property
     def bounds_words(self) -> str:
-        """Which bounds are set, by whom, for how long and why; nothing if none are."""
+        """Which bounds are set, who did so, for how long and why; nothing if none are."""
         bounds = {"min_workers": self.min_workers, "max_workers": self.max_workers}
         found = ", ".join(f"{name} {value}" for name, value in bounds.items() if value is not None)
         return f"{found} set{(self.scale if self.scale.by else Origin(self.by)).words}" if found else ""
