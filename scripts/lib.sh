@@ -9,6 +9,9 @@ die() {
     exit 1
 }
 
+# Here Python starts a thousand times: what it compiles it keeps, whatever this shell says.
+unset PYTHONDONTWRITEBYTECODE
+
 # The CA bundle of this machine, for those behind a TLS-inspecting proxy: CA_BUNDLE, else what other tools are told.
 CA_BUNDLE=${CA_BUNDLE:-${SSL_CERT_FILE:-${REQUESTS_CA_BUNDLE:-${CURL_CA_BUNDLE:-${PIP_CERT:-}}}}}
 if [ -n "$CA_BUNDLE" ]; then
