@@ -251,6 +251,7 @@ class Fleet:
         ready: bool = True,
         gossip: bool = False,
         settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> LaunchedWorker:
         """Start a worker; wait until it consumes unless told otherwise."""
         worker = LaunchedWorker(
@@ -264,7 +265,8 @@ class Fleet:
             *(() if gossip else ("--without-mingle", "--without-gossip")),
             *arguments,
             environment=settings_variable(self.settings | dict(settings or {}))
-            | {"COUNTS": self.counts_url, "CELERY_APP_LEASE": str(self.lease)},
+            | {"COUNTS": self.counts_url, "CELERY_APP_LEASE": str(self.lease)}
+            | dict(environment or {}),
             plain=self.plain if plain is None else plain,
         )
         self.workers.append(worker)

@@ -25,6 +25,9 @@ def main() -> int:
         as_json = logs.wants_json()
     except logs.LogFormatError as error:
         sys.exit(str(error))
+    if {"worker", "beat"} & {*sys.argv}:
+        # Readiness ends its rest.
+        importlib.import_module("celery_autoscaler.consuming.garbage").rest()
     importlib.import_module("celery_autoscaler.consuming.readiness")
     if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
         importlib.import_module("celery_autoscaler.worker")

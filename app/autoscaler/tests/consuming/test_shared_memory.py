@@ -1,7 +1,8 @@
-"""Forked processes share with their worker what it has loaded, for as long as they live."""
+"""What is loaded stays shared with forked processes, and every process collects its garbage."""
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -22,6 +23,12 @@ def private(task):
     with open("/proc/self/smaps_rollup") as file:
         found = dict(line.split(":") for line in file.readlines()[1:])
     return [os.getpid(), int(found["Private_Dirty"].split()[0]) / 1024, gc.get_freeze_count()]
+
+
+@app.task(bind=True, name="single.collects")
+def collects(task):
+    """Return how many new objects start a collection, 0 if none is ever started."""
+    return gc.isenabled() * gc.get_threshold()[0]
 '''
 # More than a process of this app needs of its own, less than what was loaded.
 MOST = 25.0
@@ -59,3 +66,26 @@ def test_a_worker_without_processes_collects_all_its_garbage(fleet: Fleet, pool:
     _, _, frozen = ask(fleet)
 
     assert frozen == 0
+
+
+@pytest.mark.parametrize("plain", ["false", "true"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_garbage_is_collected_once_the_app_is_loaded(fleet: Fleet, pool: str, plain: str) -> None:
+    fleet.start("--pool", pool, concurrency=1, environment={"CELERY_APP_PLAIN_WORKERS": plain})
+
+    assert threshold(fleet) == gc.get_threshold()[0]
+
+
+def test_an_app_chooses_when_its_garbage_is_collected(fleet: Fleet) -> None:
+    source = fleet.folder / "single.py"
+    source.write_text(source.read_text() + "\ngc.set_threshold(12345)\n")
+    fleet.start(concurrency=1)
+
+    assert threshold(fleet) == 12345
+
+
+def threshold(fleet: Fleet) -> int:
+    """Return how many new objects start a collection where tasks run."""
+    (task_id,) = fleet.tasks.send(1, name="collects")
+    found: int = fleet.tasks.app.AsyncResult(task_id).get(60)
+    return found

@@ -4,13 +4,14 @@ A forked process has all that its worker has. One that is spawned (``worker_pool
 fresh interpreter which gets the app as it was pickled, without what was done to it.
 """
 
-import gc
 from importlib import import_module
 from typing import Any
 
 from billiard import get_start_method
 from celery.loaders.base import BaseLoader
 from celery.signals import worker_before_create_process
+
+from celery_autoscaler.consuming import garbage
 
 # By the scheme of the URL.
 RESULT_BACKENDS = {
@@ -38,12 +39,9 @@ def adopt(worker: Any) -> None:
 def share_memory(**_: Any) -> None:
     """Keep the garbage collectors of forked processes from writing into the memory that they share.
 
-    No collector looks any more at what was loaded before the first fork, so its pages remain the worker's.
     Processes that replace others profit as well.
     """
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
+    garbage.keep_loaded()
 
 
 def initialize(app: Any, hostname: str) -> None:

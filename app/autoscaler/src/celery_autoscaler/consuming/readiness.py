@@ -2,8 +2,15 @@
 
 from typing import Any
 
-from celery.signals import beat_init, worker_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    beat_init,
+    worker_before_create_process,
+    worker_init,
+    worker_ready,
+    worker_shutting_down,
+)
 
+from celery_autoscaler.consuming import garbage
 from celery_autoscaler.protocol.systemd import notify
 
 # Whether this process is a worker: beat within one (`worker -B`) is not what its service waits for.
@@ -16,8 +23,15 @@ def _worker_begins(**_: Any) -> None:
     _within_worker = True
 
 
+@worker_before_create_process.connect
+def _pool_begins(**_: Any) -> None:
+    # Else plain workers would have processes in which the collector rests for good.
+    garbage.keep_loaded()
+
+
 @worker_ready.connect
 def _worker_consumes(sender: Any, **_: Any) -> None:
+    garbage.work()
     queues = ", ".join(sorted(sender.app.amqp.queues.consume_from))
     notify("READY=1", f"STATUS=consuming {queues}")
 
@@ -29,5 +43,6 @@ def _worker_stops(how: str, **_: Any) -> None:
 
 @beat_init.connect
 def _beat_begins(**_: Any) -> None:
+    garbage.work()
     if not _within_worker:
         notify("READY=1", "STATUS=sending due tasks, or waiting for the schedule's lock")
