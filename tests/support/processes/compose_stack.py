@@ -125,10 +125,10 @@ class Stack:
 
     def run(self, service: str, *command: str) -> str:
         """What a command prints in a container of a service."""
-        code, output = self.containers(service)[0].exec_run(list(command))
-        text = bytes(output).decode() if isinstance(output, bytes) else ""
-        assert code == 0, text
-        return text
+        # The library loses the output of some commands that end at once.
+        done = self._run("docker", "exec", str(self.containers(service)[0].id), *command)
+        assert done.returncode == 0, f"{service}: {command}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def app(self, *command: str, service: str = "worker") -> str:
         """What a command prints in a container of the app, with the settings of the app."""
