@@ -8,8 +8,8 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
+from celery_autoscaler.protocol.masking import mask
 from celery_autoscaler.supervisor.launchers import LaunchError
-from celery_autoscaler.supervisor.masking import mask
 
 logger = logging.getLogger(__name__)
 

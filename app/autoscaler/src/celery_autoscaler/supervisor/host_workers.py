@@ -8,6 +8,7 @@ import psutil
 
 from celery_autoscaler.protocol import recovery
 from celery_autoscaler.protocol.identity import group_of
+from celery_autoscaler.protocol.masking import exception_type, mask
 from celery_autoscaler.protocol.orphan_guard import SOFT_SHUTDOWN
 from celery_autoscaler.protocol.orphans import Searcher
 from celery_autoscaler.protocol.worker_seen import WorkerSeen
@@ -18,7 +19,6 @@ from celery_autoscaler.supervisor.local import (
     SHORT_LIFE_SECONDS,
     LocalWorker,
 )
-from celery_autoscaler.supervisor.masking import exception_type, mask
 from celery_autoscaler.supervisor.observation import FleetSeen
 from celery_autoscaler.supervisor.tick import Tick
 

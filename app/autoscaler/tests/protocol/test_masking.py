@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from celery_autoscaler.supervisor.masking import exception_type, mask
+from celery_autoscaler.protocol.masking import exception_type, mask
 
 ENVIRONMENT = {
     "DB_PASSWORD": "hunter22",
