@@ -14,6 +14,7 @@ import pytest
 from celery_autoscaler.protocol.dead_letter import DeadLetter
 from celery_autoscaler.protocol.decision import DecisionRecord
 from celery_autoscaler.protocol.ended import Ended
+from celery_autoscaler.protocol.failures import Failure, KindSeen
 from celery_autoscaler.protocol.former import FORMER_NAMES
 from celery_autoscaler.protocol.heartbeat import HORIZONS, Heartbeat
 from celery_autoscaler.protocol.identity import WorkerId
@@ -155,6 +156,16 @@ def test_a_dead_letter_is_read_as_it_was_written(letter: DeadLetter) -> None:
     assert DeadLetter.load(letter.dump()) == letter
 
 
+@given(instances(Failure))
+def test_a_failure_is_read_as_it_was_written(failure: Failure) -> None:
+    assert Failure.load(failure.dump()) == failure
+
+
+@given(instances(KindSeen))
+def test_a_kind_of_failure_is_read_as_it_was_written(kind: KindSeen) -> None:
+    assert KindSeen.load(kind.dump()) == kind
+
+
 @given(instances(PeerSeen, host=NAMES, weight=st.floats(1e-3, 1e6), limits=LIMITS))
 def test_what_a_supervisor_offers_is_read_as_it_was_written(peer: PeerSeen) -> None:
     offer = [str(value).encode() for value in peer.dump().values()]
@@ -218,6 +229,8 @@ LOADERS: dict[str, Loader] = {
         Override,
     ),
     "dead letter": (DeadLetter.load, objects(*field_names(DeadLetter)), DeadLetter),
+    "failure": (Failure.load, objects(*field_names(Failure)), Failure),
+    "kind of failure": (KindSeen.load, objects(*field_names(KindSeen)), KindSeen),
     "offer of a supervisor": (
         lambda value: PeerSeen.load("here", value if isinstance(value, list) else [value, value]),
         st.lists(BYTES, min_size=2, max_size=2),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from celery_autoscaler.consuming.failures import Failures
 from celery_autoscaler.consuming.outcomes import Outcomes
 from celery_autoscaler.consuming.task_counts import TaskCounts
 from celery_autoscaler.protocol import recovery
@@ -92,6 +93,7 @@ class Ledger:
         # Tasks that ended with an error.
         self.failed = 0
         self.task_counts = TaskCounts()
+        self.failures = Failures()
         self.sessions = 0
         self._is_open = False
         self._unheard = ""
@@ -349,7 +351,7 @@ class Ledger:
         self._unheard = text
 
     def tell_task_counts(self) -> None:
-        """Write down the counts of tasks for the supervisor of this host, if they have changed.
+        """Write down the counts of tasks for the supervisor of this host, if they have changed, and failures.
 
         Raises:
             redis.RedisError: The server does not answer, or is full; the next call reports them.
@@ -361,6 +363,7 @@ class Ledger:
                 pipe.hset(key, self.worker_id, text).expire(key, recovery.DAY).execute()
 
         self.task_counts.tell(send)
+        self.failures.tell(lambda report: report.send(self.client, self.keys, self.worker_id), self.worker_id)
 
     def give_back(self, tokens: Iterable[str], **circumstances: Any) -> None:
         """Put messages back into their lists; see :func:`celery_autoscaler.protocol.recovery.give_back`."""

@@ -168,10 +168,14 @@ class Request(versions.Request):  # type: ignore[misc]
         return_ok = options.get("return_ok", arguments[1] if len(arguments) > 1 else False)
         # A child that lives has told it itself.
         if return_ok and not (isinstance(exc, Reject) and not vars(exc).get("requeue")):
+            if outcome == "failed":
+                self.fleet_note_failure(exc, exc_info)
             self.fleet_outcome(tell).run()
         else:
             lost = isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt)
             again = self.task.reject_on_worker_lost if lost else self.fleet_again_after(exc)
+            if outcome == "failed" and not (again or (lost and versions.retries_after_loss(self))):
+                self.fleet_note_failure(exc, None)
             self.fleet_tell(tell, again=again or self._already_cancelled)
 
     def _success_was_stored(self) -> Any:
@@ -268,6 +272,18 @@ class Request(versions.Request):  # type: ignore[misc]
             if runtime is None and self.time_start is not None:
                 runtime = time() - self.time_start
             self.fleet_ledger.task_counts.ended(self.fleet_kind, outcome, runtime)
+
+    @counting
+    def fleet_note_failure(self, exc: BaseException, exc_info: Any) -> None:
+        """Note that the task failed and does not run again, unless somebody stopped it.
+
+        Args:
+            exc: Why.
+            exc_info: Where; nothing if its process could not tell.
+        """
+        stopped = isinstance(exc, Terminated) or self._already_cancelled or self._already_revoked
+        if self.fleet_ledger is not None and not stopped:
+            self.fleet_ledger.failures.add(self, exc, exc_info)
 
     @property
     def fleet_kind(self) -> tuple[str, str]:

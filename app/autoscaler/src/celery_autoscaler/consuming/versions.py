@@ -411,6 +411,14 @@ def worker_lost(exc: BaseException) -> Any:
         return ExceptionInfo()
 
 
+def retries_after_loss(request: Any) -> bool:
+    """Whether Celery sends a retry of a task whose process was lost: an option since 5.7."""
+    task = request.task
+    if not getattr(task, "retry_on_worker_lost", False):
+        return False
+    return task.max_retries is None or request._context.retries < task.max_retries
+
+
 def _acks_on_failure_or_timeout(task: Any) -> bool:
     return bool(task.acks_on_failure_or_timeout)
 

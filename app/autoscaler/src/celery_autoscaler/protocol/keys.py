@@ -67,6 +67,26 @@ class Keys:
         return f"{self.fleet}task_counts:{host}"
 
     @property
+    def failures(self) -> str:
+        """Stream of tasks that failed for good, with what it takes to run them again; see `failures.py`."""
+        return f"{self.fleet}failures"
+
+    @property
+    def failure_kinds(self) -> str:
+        """Hash: id of a kind of failure → how often it occurred and since when, as JSON."""
+        return f"{self.fleet}failure_kinds"
+
+    @property
+    def failure_examples(self) -> str:
+        """Hash: id of a kind of failure → the last failure of that kind, as JSON."""
+        return f"{self.fleet}failure_examples"
+
+    @property
+    def failures_retried(self) -> str:
+        """Hash: entry of the stream of failures whose task was sent again → by whom."""
+        return f"{self.fleet}failures_retried"
+
+    @property
     def leaving(self) -> str:
         """Hash: host that shall run no workers → who wants that."""
         return f"{self.fleet}leaving"

@@ -59,6 +59,9 @@ def set_aside_for(client: Client, keys: Keys, worker_id: str) -> list[Refusal]:
         keys.worker(worker_id): b"hash",
         keys.unacked(worker_id): b"hash",
         keys.task_counts(host_of(worker_name(worker_id))): b"hash",
+        keys.failures: b"stream",
+        keys.failure_kinds: b"hash",
+        keys.failure_examples: b"hash",
         keys.workers: b"zset",
         keys.drain: b"set",
     }
