@@ -65,8 +65,11 @@ GROUP = st.sampled_from(
     ]
 )
 
-FAILS = "14 of 100 executions of t failed in the last hour (14 %)"
-FAILS_MUCH = "2000 of 1000000 executions of t failed in the last hour (0 %)"
+FAILS = "14 of 100 executions of t failed in the last hour (14 %); fleet failures --task t shows why"
+FAILS_ALL = "9 executions of t failed in the last hour; fleet failures --task t shows why"
+FAILS_MUCH = (
+    "2000 of 1000000 executions of t failed in the last hour (0 %); fleet failures --task t shows why"
+)
 
 
 def status(group: dict[str, Any] | None = None, **host: Any) -> FleetStatus:
@@ -119,7 +122,7 @@ def text(shown: FleetStatus) -> str:
         ({}, {"failures": {"t": 14}, "ended": {"t": 1000}}, "keeping up", "no tasks waiting"),
         ({}, {"failures": {"t": 4}, "ended": {"t": 4}}, "keeping up", "no tasks waiting"),
         ({}, {"failures": {"t": 2000}, "ended": {"t": 10**6}}, "failing", FAILS_MUCH),
-        ({}, {"failures": {"t": 9}}, "failing", "9 executions of t failed in the last hour"),
+        ({}, {"failures": {"t": 9}}, "failing", FAILS_ALL),
         ({"queues": {"q": {"dead_letters": 4}}}, {}, "dead letters", "4 messages were put aside: queue q"),
         (
             {}, {"unreadable": {"worker": {"count": 1, "names": ["w@x:1: pid is no number"]}}},
@@ -207,7 +210,10 @@ def test_a_limit_of_one_host_is_said_beside_starts_on_another_one() -> None:
 def test_failures_of_all_hosts_are_counted_together() -> None:
     hosts = {name: SupervisorStatus(failures={"t": 3}, ended={"t": 40}) for name in ("a", "b")}
 
-    assert FleetStatus(hosts).verdict == ("failing", "6 of 80 executions of t failed in the last hour (8 %)")
+    assert FleetStatus(hosts).verdict == (
+        "failing",
+        "6 of 80 executions of t failed in the last hour (8 %); fleet failures --task t shows why",
+    )
 
 
 def test_what_limits_a_group_is_said_in_a_few_words() -> None:

@@ -4,10 +4,12 @@ Each request is checked against what exists, done, and recorded among the decisi
 """
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
-from celery_autoscaler.operations import dead_letters, overrides
+from celery_autoscaler.operations import dead_letters, failures, overrides
 from celery_autoscaler.operations.known import Known, known, queues_with_dead_letters
 from celery_autoscaler.operations.overrides import Sender
 from celery_autoscaler.protocol.broker import Broker
@@ -17,7 +19,7 @@ from celery_autoscaler.protocol.identity import group_of
 from celery_autoscaler.protocol.overrides import ALL
 from celery_autoscaler.protocol.reading import MOST_NAME, MOST_WORKERS
 from celery_autoscaler.protocol.spans import read_span, span_words
-from celery_autoscaler.protocol.text import as_text, missing
+from celery_autoscaler.protocol.text import as_text, listed, missing
 from celery_autoscaler.settings import GROUP_NAME
 from celery_autoscaler.supervisor import fleet_status
 
@@ -211,6 +213,14 @@ def purge(broker: Broker, by: str, queue: str, app: Description | None = None) -
     done = f"{queue}: {dead_letters.purge(broker, queue)} messages deleted"
     _write_down(broker, group, by, f"{done} by {by}")
     return done
+
+
+def retry(broker: Broker, by: str, tasks: Sequence[failures.Kept], pause: Callable[[], Any]) -> int:
+    """Send the messages of failed tasks again, and pause after each; return how many were sent."""
+    sent = failures.retry(broker, tasks, by, pause)
+    names = listed(sorted({each.failure.task for each in tasks}))
+    _write_down(broker, ALL, by, f"{sent} failed tasks sent again by {by}: {names}")
+    return sent
 
 
 def known_group(there: Known, group: str | None) -> str:

@@ -1,11 +1,18 @@
 """The commands of operators, in the order in which a help shows them."""
 
-from celery_autoscaler.operations import dead_letter_commands, operator_commands, status_commands
+from celery_autoscaler.operations import (
+    dead_letter_commands,
+    failure_commands,
+    operator_commands,
+    status_commands,
+)
 
 COMMANDS = (
     status_commands.status,
     status_commands.watch,
     status_commands.why,
+    failure_commands.show_failures,
+    failure_commands.retry,
     operator_commands.pause,
     operator_commands.resume,
     operator_commands.scale,

@@ -83,7 +83,7 @@ class Keys:
 
     @property
     def failures_retried(self) -> str:
-        """Hash: entry of the stream of failures whose task was sent again → by whom."""
+        """Hash: entry of the stream of failures whose task was sent again → who did that."""
         return f"{self.fleet}failures_retried"
 
     @property

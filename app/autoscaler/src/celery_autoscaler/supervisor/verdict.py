@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from celery_autoscaler.protocol.reading import Refusal
 from celery_autoscaler.protocol.status import START_SLOTS, GroupStatus, SupervisorStatus
@@ -171,7 +172,7 @@ def failing(hosts: Hosts) -> Iterator[Finding]:
     """Find tasks that fail often, the worst first."""
     for each in failures(hosts):
         if each.is_many:
-            yield Finding("failing", str(each))
+            yield Finding("failing", f"{each}; fleet failures --task {quote(each.task)} shows why")
 
 
 def failures(hosts: Hosts) -> list[Failures]:
