@@ -155,7 +155,7 @@ KEYS: Sequence[tuple[bytes, str]] = [
     (b"fleet:leaving", "hash"), (b"fleet:overrides", "hash"), (b"fleet:claims:default", "zset"),
     (b"fleet:decisions", "stream"), (b"fleet:history", "stream"), (b"fleet:task_counts:here", "hash"),
     (b"fleet:run_times:default", "hash"), (b"fleet:failures", "stream"), (b"fleet:failure_kinds", "hash"),
-    (b"fleet:failure_examples", "hash"),
+    (b"fleet:failure_examples", "hash"), (b"fleet:task_history", "hash"),
     (b"dead_letter:celery", "list"), (b"aside", "list"), (b"fleet:supervisor:here", "hash"),
 ]  # fmt: skip
 TYPES = ("hash", "zset", "set", "list", "stream", "string")

@@ -182,7 +182,8 @@ def test_what_is_wrong_is_said_besides_the_worst_and_as_text(
 
     shown = "t\\x1b]0;x\\x07\\u202eevil"
     expect(opened.page.locator("#why")).to_have_text(
-        f"14 of 100 executions of {shown} failed in the last hour (14 %)"
+        f"14 of 100 executions of {shown} failed in the last hour (14 %); "
+        f"fleet failures --task '{shown}' shows why"
     )
     expect(opened.page.locator("#also li")).to_have_text(
         [

@@ -5,12 +5,14 @@ from celery_autoscaler.operations import (
     failure_commands,
     operator_commands,
     status_commands,
+    task_commands,
 )
 
 COMMANDS = (
     status_commands.status,
     status_commands.watch,
     status_commands.why,
+    task_commands.show_tasks,
     failure_commands.show_failures,
     failure_commands.retry,
     operator_commands.pause,

@@ -20,7 +20,7 @@ DEFAULT = "celery"
 LAUNCHER = re.compile(r"celery(?:-([a-z0-9_]+))?-app")
 COMMAND = "/usr/local/bin/fleet"
 # What can be asked of all projects at once: it changes nothing, and ends.
-OF_ALL = (["status"], ["why"], ["failures"], ["check"], ["dead-letter", "list"])
+OF_ALL = (["status"], ["why"], ["tasks"], ["failures"], ["check"], ["dead-letter", "list"])
 
 
 class HostError(Exception):

@@ -87,6 +87,11 @@ class Keys:
         return f"{self.fleet}failures_retried"
 
     @property
+    def task_history(self) -> str:
+        """Hash: host and number of ten minutes since the epoch → the tasks that ended in them, as JSON."""
+        return f"{self.fleet}task_history"
+
+    @property
     def leaving(self) -> str:
         """Hash: host that shall run no workers → who wants that."""
         return f"{self.fleet}leaving"

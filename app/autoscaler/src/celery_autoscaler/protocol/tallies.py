@@ -64,6 +64,18 @@ class Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
+    def quantile(self, part: float) -> float:
+        """Return the seconds that a part of all took at most, as if those of a bucket were spread evenly.
+
+        What took longer than the last bucket counts as its end; of nothing it is 0.
+        """
+        wanted, begin = part * sum(self.counts), 0.0
+        for end, count in zip(BUCKETS, self.counts, strict=False):
+            if count >= wanted and count:
+                return begin + (end - begin) * wanted / count
+            wanted, begin = wanted - count, end
+        return BUCKETS[-1] if sum(self.counts) else 0.0
+
     def add(self, other: "Histogram", former: "Histogram") -> None:
         """Take in by what another one has grown."""
         self.counts = [

@@ -7,6 +7,7 @@ from celery_autoscaler.protocol.tallies import Tallies
 from celery_autoscaler.protocol.wrong_types import replies_of, set_aside
 from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.task_history import TaskHistory
 
 KIND = "task counts"
 
@@ -19,6 +20,7 @@ class CountReader:
         self.refused: list[Refusal] = []
         """What could not be read at the last look."""
         self._gone: set[str] = set()
+        self._history = TaskHistory()
 
     def update(self, seen: FleetSeen) -> None:
         """Read the counts.
@@ -30,6 +32,10 @@ class CountReader:
         key = context.broker.keys.task_counts(context.host)
         found = self._read(key)
         context.task_counts.update(seen.time, found)
+        for refusal in self._history.update(
+            context.broker, context.host, seen.time, context.task_counts.tallies
+        ):
+            context.unreadable.keep(refusal)
         context.slowdown.update(seen.time, context.task_counts.runtimes())
         gone = found.keys() - {worker.id for worker in seen.workers}
         # Gone at two looks: a worker reports its last counts before it goes; one that is fenced tells none.
