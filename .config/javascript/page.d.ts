@@ -79,6 +79,8 @@ interface Finding {
 /** What is sent although nothing can be seen. */
 interface Verdict {
   host: string;
+  project: string;
+  pages: Record<string, string>;
   at: number;
   as_of: number | null;
   verdict: string;
@@ -142,6 +144,7 @@ type Cell = Shown | [Shown, string];
 
 /** The elements of index.html, by their ids. */
 interface Elements {
+  projects: HTMLElement;
   verdict: HTMLElement;
   why: HTMLElement;
   pause: HTMLButtonElement;

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules import of_role
 from ansible_collections.celery_fleet.platform.plugins.module_utils.fleet_rules.evaluation import inventory
 from support.made_up_fleets import as_written
-from support.role_files import evaluate, refusal, render, security_score
+from support.role_files import Place, evaluate, refusal, render, security_score
 
 TOML = "etc/celery/autoscaler.toml.j2"
 ENVIRONMENT = "etc/celery/autoscaler.env.j2"
@@ -73,6 +73,26 @@ def test_another_address_restarts_the_supervisor_which_reads_it_at_start_only() 
     )
 
     assert usual == reloaded != moved
+
+
+def test_the_page_leads_to_those_of_the_other_projects_of_the_host() -> None:
+    here: dict[str, Any] = {"ansible_host": "198.51.100.21", "celery_app_supervised": True}
+    place = Place(
+        host="worker1",
+        hosts={
+            "worker1": here,
+            "shop1": here | {"celery_app_project": "shop", "celery_autoscaler_http": "127.0.0.1:9542"},
+            "plain1": here | {"celery_app_project": "plain", "celery_app_supervised": False},
+            "silent1": here | {"celery_app_project": "silent", "celery_autoscaler_http": ""},
+            "shop2": {"celery_app_project": "other", "celery_app_supervised": True},
+        },
+        play="all",
+        groups={"workers": ["worker1", "shop1", "plain1", "silent1", "shop2"]},
+    )
+
+    found = evaluate("celery_autoscaler", "__celery_autoscaler_pages", [APP], place)
+
+    assert found == [{"shop": "127.0.0.1:9542"}]
 
 
 def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:

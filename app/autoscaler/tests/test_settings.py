@@ -147,6 +147,9 @@ options = { max_tasks_per_child = 100 }
 
 [groups.slow-reports]
 queues = ["reports", "reports.late"]
+
+[pages]
+shop = "127.0.0.1:9542"
 """
 
 
@@ -159,6 +162,7 @@ def test_a_file_gives_groups_and_all_else(read: Reader) -> None:
         name="mails", queues=("mails",), pool="threads", concurrency=20, target_wait=2, min_workers=0,
         max_workers=3, drain_timeout=30, options={"max_tasks_per_child": 100},
     )  # fmt: skip
+    assert settings.pages == {"shop": "127.0.0.1:9542"}
     assert settings.groups["slow-reports"] == Group(name="slow-reports", queues=("reports", "reports.late"))
 
 
@@ -242,9 +246,14 @@ WHOLE = "a whole number from 1 to 10000"
             "queue 'a' belongs to the groups a and b; allowed is one group a queue",
         ),
         (
+            f'{ONE}[pages]\nshop = "nowhere"',
+            "pages={'shop': 'nowhere'} is wrong: allowed is a table of projects and addresses, such as "
+            'shop = "127.0.0.1:9542"',
+        ),
+        (
             "max_worker = 5",
             "max_worker is not a setting; there are: capacity, cpu_threshold, hostname, http, launcher, "
-            "memory_threshold, queue_threshold, read_token_file, stabilisation, start_timeout, tick, "
+            "memory_threshold, pages, queue_threshold, read_token_file, stabilisation, start_timeout, tick, "
             "token_file",
         ),
         (

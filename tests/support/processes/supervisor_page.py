@@ -92,19 +92,11 @@ class Supervise:
         self.stack = stack
         self.supervisor: Supervisor
 
-    def __call__(
-        self, app: Celery | None = None, http: str = LOCAL, token_file: str = "", read_token_file: str = ""
-    ) -> str:
-        """Start one; return the address of its page."""
+    def __call__(self, app: Celery | None = None, http: str = LOCAL, **further: Any) -> str:
+        """Start one with further settings; return the address of its page."""
         # There is always more memory in use than that.
         settings = Settings(
-            groups=GROUPS,
-            hostname="here",
-            memory_threshold=1,
-            tick=0.5,
-            http=http,
-            token_file=token_file,
-            read_token_file=read_token_file,
+            groups=GROUPS, hostname="here", memory_threshold=1, tick=0.5, http=http, **further
         )
         self.supervisor = Supervisor(describe(app or self.app, "proj"), settings)
         self.supervisor.start_monitoring()

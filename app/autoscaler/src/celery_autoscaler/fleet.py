@@ -13,7 +13,7 @@ from importlib.metadata import version
 import click
 
 from celery_autoscaler.operations import host_projects
-from celery_autoscaler.protocol.project import project_name
+from celery_autoscaler.protocol.project import DEFAULT_PROJECT, project_name
 from celery_autoscaler.protocol.text import as_text
 
 APP_VARIABLE = "CELERY_APP"
@@ -54,7 +54,7 @@ def commands() -> click.Group:
     @click.pass_context
     def fleet(context: click.Context, project: str | None) -> None:
         """Show and manage the Celery workers of this host's projects."""
-        own = project_name() or host_projects.DEFAULT
+        own = project_name() or DEFAULT_PROJECT
         if project not in (None, own):
             raise click.UsageError(f"the project here is {own}")
         python = os.environ.get(describing.PYTHON_VARIABLE, "")

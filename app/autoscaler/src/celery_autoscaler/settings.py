@@ -78,7 +78,16 @@ OPTIONS = Rule(
 SECONDS = number(0.1, 86_400, "seconds")
 PERCENT = number(1, 100, "percent")
 ADDRESS = text(r"|unix:/\S+|\S+:\d{1,5}", "host:port, unix:/path, or nothing")
+PROJECT = text(r"[a-z][a-z0-9_]*", "lower case letters, digits and '_'")
 ANY_TEXT = text(r"[^\n]*", "text in one line")
+PAGES = Rule(
+    'a table of projects and addresses, such as shop = "127.0.0.1:9542"',
+    lambda value: (
+        isinstance(value, Mapping)
+        and all(ADDRESS.fits(address) and address for address in value.values())
+        and all(PROJECT.fits(name) for name in value)
+    ),
+)
 
 
 def setting(default: Any, rule: Rule, variable: str = "") -> Any:
@@ -135,6 +144,8 @@ class Settings:
     """File with the token that HTTP clients must send, where `http` is open to more than this host."""
     read_token_file: str = setting("", ANY_TEXT)
     """File with a second token, which suffices to read (the page, `/metrics`, `/status`) and not to act."""
+    pages: Mapping[str, str] = field(default_factory=dict, metadata={"rule": PAGES, "variable": ""})
+    """Where the other projects of this host serve their pages, by project; the page leads there."""
 
     @property
     def host(self) -> str:

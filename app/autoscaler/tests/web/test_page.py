@@ -69,6 +69,24 @@ def test_figures_are_those_of_redis(supervise: Supervise, app: Celery, redis: Re
     expect(opened.page.get_by_role("img", name="default: 13 tasks waiting, oldest")).to_have_count(1)
 
 
+def test_pages_of_a_host_lead_to_each_other(supervise: Supervise, open_page: Any) -> None:
+    pages = {"blog": "127.0.0.1:9542", "shop": "198.51.100.21:9543", "till": "unix:/run/till.socket"}
+    opened = open_page(supervise(pages=pages))
+
+    names = opened.page.get_by_role("navigation", name="Projects of this host").locator("a")
+    expect(names).to_have_text(["blog", "celery", "shop", "till"])
+    links = [name.get_attribute("href") for name in names.all()]
+    assert links == ["http://127.0.0.1:9542/", None, "http://198.51.100.21:9543/", None]
+    expect(opened.page.locator("#projects [aria-current=page]")).to_have_text("celery")
+
+
+def test_a_page_of_the_only_project_of_a_host_names_none(supervise: Supervise, open_page: Any) -> None:
+    opened = open_page(supervise())
+
+    expect(opened.page.locator("#source")).to_contain_text("here")
+    expect(opened.page.locator("#projects")).to_be_hidden()
+
+
 def test_a_snapshot_costs_little(supervise: Supervise, redis: Redis, app: Celery) -> None:
     running = [{"task": "proj.resize", "seconds": 83.0}] * 4
     neighbour(redis, {}, workers=[worker_status(name=f"w-{n}@there", running=running) for n in range(50)])

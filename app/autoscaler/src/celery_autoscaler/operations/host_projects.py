@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from celery_autoscaler.protocol.project import DEFAULT_PROJECT
 from celery_autoscaler.protocol.text import missing
 
-# The name of a project that has no other one.
-DEFAULT = "celery"
 LAUNCHER = re.compile(r"celery(?:-([a-z0-9_]+))?-app")
 COMMAND = "/usr/local/bin/fleet"
 # What can be asked of all projects at once: it changes nothing, and ends.
@@ -48,7 +47,9 @@ def projects(root: Path = Path("/")) -> list[Project]:
     for launcher in (root / "usr/local/sbin").glob("celery*-app"):
         if (match := LAUNCHER.fullmatch(launcher.name)) is not None:
             prefix = launcher.name.removesuffix("-app")
-            found[match[1] or DEFAULT] = Project(match[1] or DEFAULT, launcher, root / "etc" / prefix)
+            found[match[1] or DEFAULT_PROJECT] = Project(
+                match[1] or DEFAULT_PROJECT, launcher, root / "etc" / prefix
+            )
     return [found[name] for name in sorted(found)]
 
 

@@ -6,6 +6,8 @@ Its name is in the names of keys and units. The process of a project on its own 
 import os
 
 VARIABLE = "CELERY_APP_PROJECT"
+# The name of a project that has no other one.
+DEFAULT_PROJECT = "celery"
 
 
 def project_name() -> str:

@@ -17,6 +17,7 @@ from celery_autoscaler.operations import dead_letters
 from celery_autoscaler.operations.known import known
 from celery_autoscaler.protocol.broker import Broker, connect
 from celery_autoscaler.protocol.decision import DecisionRecord
+from celery_autoscaler.protocol.project import DEFAULT_PROJECT, project_name
 from celery_autoscaler.protocol.status import SupervisorStatus
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.supervisor import fleet_status, history
@@ -145,6 +146,8 @@ class Feed:
         """Return a snapshot of which nothing is known but when the supervisor last saw anything."""
         return {
             "host": self.supervisor.host,
+            "project": project_name() or DEFAULT_PROJECT,
+            "pages": dict(self.supervisor.settings.pages),
             "at": time.time(),
             "as_of": self.supervisor.status.at or None,
             "verdict": "blind",

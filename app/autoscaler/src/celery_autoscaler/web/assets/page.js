@@ -34,6 +34,7 @@ function show(sent) {
   const found =
     sent.verdict === "blind" && snapshot ? { ...snapshot, ...sent, as_of: sent.as_of ?? snapshot.as_of } : sent;
   snapshot = found;
+  showProjects(found);
   showLine();
   if (!hasContents(found)) return;
   remember(found.decisions ?? []);
@@ -45,6 +46,32 @@ function show(sent) {
   showWorkers(found);
   showDecisions();
   say(find("source"), `Source: ${found.host}, updated every ${seconds(found.hosts[0]?.tick?.every ?? 1)}`);
+}
+
+/**
+ * Lead to the pages of the other projects of this host.
+ * @param {Sent} sent
+ */
+function showProjects({ project, pages }) {
+  const names = Object.keys(pages).length ? [project, ...Object.keys(pages)].sort() : [];
+  sync(find("projects"), names, (name) => name, () => make("a"), (node, name) => {
+    say(node, name);
+    const there = name === project ? "" : address(pages[name]);
+    if (there) node.href = there;
+    else node.removeAttribute("href");
+    if (name === project) node.setAttribute("aria-current", "page");
+  });
+}
+
+/**
+ * Return the address of a page on the host that served this one; none for a socket.
+ * @param {string} served
+ */
+function address(served) {
+  const found = served.match(/^(.+):(\d+)$/);
+  if (!found) return "";
+  const everywhere = /^(127\.[\d.]+|\[::1?\]|localhost|0\.0\.0\.0)$/.test(found[1]);
+  return `${location.protocol}//${everywhere ? location.hostname : found[1]}:${found[2]}/`;
 }
 
 /**
