@@ -157,6 +157,11 @@ def test_of_failures_in_quick_succession_the_first_and_the_newest_are_told() -> 
     assert sorted(report.counts.values()) == [1, 500]
     pay = [failure.id for _, failure, _ in report.failures if failure.task == "shop.pay"]
     assert pay == [*(f"task-{number}" for number in range(failures.FIRST)), "task-499"]
+    info = SimpleNamespace(tb=None, traceback="Traceback")
+    for number in range(5):
+        noted.add(request(number), ValueError(), info)
+    [several] = told(noted)
+    assert [bool(failure.traceback) for _, failure, _ in several.failures] == [True, *3 * [False], True]
     assert {each.id for each in report.examples.values()} == {"task-499", "task-500"}
     assert told(noted) == []
 

@@ -45,7 +45,7 @@ Place = tuple[str, int, str]
 NOWHERE: Place = ("", 0, "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noted:
     """A failure as it is noted, unmasked."""
 
@@ -141,8 +141,11 @@ def report(number: int, pending: dict[Kind, Pending], worker: str) -> Report:
     release = os.environ.get("CELERY_APP_RELEASE", "")
     told: list[tuple[str, Failure, bytes]] = []
     for kind, those in pending.items():
-        for noted in (*those.first, *([those.newest] if those.newest else ())):
-            told.append((kind.id, failure_of(noted, worker, release), message_of(noted)))
+        several = [*those.first, *([those.newest] if those.newest else ())]
+        for noted in several:
+            # Those of one kind differ little, and masking takes longer than all else.
+            shows_where = noted in (several[0], several[-1])
+            told.append((kind.id, failure_of(noted, worker, release, shows_where), message_of(noted)))
     return Report(
         number=number,
         release=release,
@@ -153,8 +156,8 @@ def report(number: int, pending: dict[Kind, Pending], worker: str) -> Report:
     )
 
 
-def failure_of(noted: Noted, worker: str, release: str) -> Failure:
-    """Return a failure as it is told: cut, without secrets."""
+def failure_of(noted: Noted, worker: str, release: str, shows_where: bool) -> Failure:
+    """Return a failure as it is told: cut, without secrets, with its traceback or without."""
     headers = noted.message.headers or {}
     shown = " ".join(str(headers.get(name) or "") for name in ("argsrepr", "kwargsrepr")).strip()
     retries = headers.get("retries")
@@ -169,7 +172,7 @@ def failure_of(noted: Noted, worker: str, release: str) -> Failure:
         at=round(noted.at, 3),
         retries=retries if isinstance(retries, int) and retries >= 0 else 0,
         arguments=ends_of(mask(ends_of(shown, RAW_CHARACTERS)), ARGUMENTS_CHARACTERS),
-        traceback=ends_of(mask(noted.traceback), TRACEBACK_CHARACTERS),
+        traceback=ends_of(mask(noted.traceback), TRACEBACK_CHARACTERS) if shows_where else "",
     )
 
 

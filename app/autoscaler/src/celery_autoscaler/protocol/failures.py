@@ -74,7 +74,7 @@ class Failure(Document):
     arguments: str = ""
     """As Celery shows them, without secrets."""
     traceback: str = ""
-    """Without secrets; of a long one the beginning and the end."""
+    """Without secrets; of a long one the beginning and the end. Not each one of many at once has it."""
     version: int = VERSION
 
     @property
