@@ -128,11 +128,24 @@ interface DeadLetter {
   reason: string;
 }
 
+interface FailureKind {
+  kind: string;
+  task: string;
+  exception: string;
+  place: string;
+  function: string;
+  count: number;
+  last: number;
+  since_release: string;
+  example: { id: string; worker: string; text: string; arguments: string; traceback: string; retries: number };
+}
+
 /** What an operator asks for. */
 interface ActionRequest {
   group?: string;
   queue?: string;
   worker?: string;
+  kind?: string;
   undo?: boolean;
   min_workers?: number;
   max_workers?: number;
@@ -159,6 +172,7 @@ interface Elements {
   queues: HTMLElement;
   failures: HTMLElement;
   "no-failures": HTMLElement;
+  "failure-kinds": HTMLElement;
   "dead-letters": HTMLElement;
   "no-dead-letters": HTMLElement;
   hosts: HTMLElement;

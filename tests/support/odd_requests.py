@@ -12,12 +12,13 @@ CRLF = b"\r\n"
 PATHS = (
     "/", "/healthz", "/status", "/metrics", "/events", "/history?range=1h", "/history?range=1e9",
     "/dead-letters?queue=celery",
-    "/dead-letters?queue=%ff%00", "/dead-letters",
+    "/dead-letters?queue=%ff%00", "/dead-letters", "/failures",
     "/page/page.js", "/page/../page.py", "/page/%2e%2e/page.py",
     "/nosuch", "//", "",
     "*", "http://elsewhere/status", "/actions/", "/actions/pause", "/actions/resume", "/actions/scale",
     "/actions/drain",
-    "/actions/replay", "/actions/purge", "/actions/nosuch", "/status?" + "a=1&" * 500, "/" + "x" * 10_000,
+    "/actions/replay", "/actions/purge", "/actions/retry", "/actions/nosuch", "/status?" + "a=1&" * 500,
+    "/" + "x" * 10_000,
     "/\xff", "/%",
     "/status#x", "/\x00", "/healthz/", "/[",
 )  # fmt: skip

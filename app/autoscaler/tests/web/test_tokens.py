@@ -19,7 +19,7 @@ from celery_autoscaler.web.endpoints import serve
 from redis import Redis
 
 ACT, READ = "token-that-acts", "token-that-reads"
-READING = ("/metrics", "/status", "/events", "/history", "/dead-letters?queue=celery", "/names")
+READING = ("/metrics", "/status", "/events", "/history", "/dead-letters?queue=celery", "/failures", "/names")
 GROUPS = {"default": Group(name="default", queues=("celery",), min_workers=0)}
 
 

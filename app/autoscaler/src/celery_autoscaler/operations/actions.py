@@ -219,7 +219,8 @@ def retry(broker: Broker, by: str, tasks: Sequence[failures.Kept], pause: Callab
     """Send the messages of failed tasks again, and pause after each; return how many were sent."""
     sent = failures.retry(broker, tasks, by, pause)
     names = listed(sorted({each.failure.task for each in tasks}))
-    _write_down(broker, ALL, by, f"{sent} failed tasks sent again by {by}: {names}")
+    if sent:
+        _write_down(broker, ALL, by, f"{sent} failed tasks sent again by {by}: {names}")
     return sent
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from celery_autoscaler.operations import dead_letters
+from celery_autoscaler.operations.failures import Which, kinds
 from celery_autoscaler.operations.known import known
 from celery_autoscaler.protocol.broker import Broker, connect
 from celery_autoscaler.protocol.decision import DecisionRecord
@@ -41,6 +42,8 @@ DECISIONS = 30
 MARKS, AMONG = 300, 3000
 # Dead letters of a queue that are shown, and characters of their arguments.
 DEAD_LETTERS, ARGUMENTS = 20, 200
+# Kinds of failures that are shown.
+FAILURE_KINDS = 20
 # Points of a chart.
 POINTS = 360
 
@@ -278,6 +281,14 @@ class Feed:
             }
             for letter in dead_letters.newest(self.broker, queue, DEAD_LETTERS)
         ]
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the kinds of failures of the last hour, the most frequent first.
+
+        Raises:
+            redis.RedisError: The broker does not answer.
+        """
+        return [kind.as_dict() for kind in kinds(self.broker, Which(seconds=3600.0))[:FAILURE_KINDS]]
 
     def names(self) -> dict[str, list[str]]:
         """Return the names that there are, for those who type them.

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 
 from redis.exceptions import RedisError
 
-from celery_autoscaler.operations import actions
+from celery_autoscaler.operations import actions, failures
 from celery_autoscaler.protocol.text import as_text
 from celery_autoscaler.web.access import ACTION
 from celery_autoscaler.web.feed import Feed, TooManyReadersError
@@ -42,7 +42,7 @@ RANGE_SECONDS = {"15m": 900.0, "1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.
 NAME = re.compile(r"[\w .@-]{1,40}")
 
 # What the page asks for, and the completion of the command.
-PATHS = ("/events", "/history", "/dead-letters", "/names")
+PATHS = ("/events", "/history", "/dead-letters", "/failures", "/names")
 
 ActionRequest = Mapping[str, Any]
 KINDS = {str: "a text", int: "a whole number", bool: "true or false"}
@@ -99,14 +99,25 @@ def purge(feed: Feed, by: str, request: ActionRequest) -> str:
     return actions.purge(feed.broker, by, queue_with_dead_letters(feed, request), feed.supervisor.app)
 
 
+def retry(feed: Feed, by: str, request: ActionRequest) -> str:
+    """Send the tasks of a kind of failure again."""
+    found = failures.plan(feed.broker, failures.Which(kinds=(required(request, "kind"),)))
+    if not (found.tasks or found.retried or found.not_kept):
+        raise WrongError("no such failure is kept")
+    sent = actions.retry(feed.broker, by, found.tasks, lambda: None)
+    before = f"; {found.retried} were sent again before" if found.retried else ""
+    return f"{sent} failed tasks sent again{before}"
+
+
 # What a request may name, besides who sends it. A misspelt name must not mean all groups.
 PARTS: Mapping[str, frozenset[str]] = {
     "pause": frozenset({"group"}), "resume": frozenset({"group"}), "drain": frozenset({"worker", "undo"}),
     "scale": frozenset({"group", "min_workers", "max_workers"}), "replay": frozenset({"queue"}),
-    "purge": frozenset({"queue"}),
+    "purge": frozenset({"queue"}), "retry": frozenset({"kind"}),
 }  # fmt: skip
 ACTIONS: Mapping[str, Callable[[Feed, str, ActionRequest], str]] = {
     "pause": pause, "resume": resume, "scale": scale, "drain": drain, "replay": replay, "purge": purge,
+    "retry": retry,
 }  # fmt: skip
 
 
@@ -163,6 +174,8 @@ class Page:
                 raise WrongError("too many pages are open", "503 Service Unavailable") from error
         if path == "/dead-letters":
             return self.feed.dead_letters(query.get("queue", ""))
+        if path == "/failures":
+            return self.feed.failures()
         if path == "/names":
             return self.feed.names()
         if path == "/history":

@@ -4,6 +4,7 @@ import { confirmed, request, words } from "./actions.js";
 import { headline, reasons, sentence } from "./charts.js";
 import { showDeadLetters } from "./dead_letters.js";
 import { asText, clock, find, make, say, seconds, sync } from "./dom.js";
+import { showFailureKinds } from "./failures.js";
 import { hasCharts, load, remember, showDecisions, showGroups } from "./groups.js";
 import { follow } from "./server.js";
 import { showFailures, showHosts, showQueues, showWorkers } from "./tables.js";
@@ -41,6 +42,7 @@ function show(sent) {
   showGroups(found);
   showQueues(found);
   showFailures(found);
+  showFailureKinds(found);
   showDeadLetters(found);
   showHosts(found);
   showWorkers(found);
