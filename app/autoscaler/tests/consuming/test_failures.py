@@ -295,13 +295,18 @@ def test_what_is_too_old_is_dropped(client: Redis) -> None:
         KEYS.failure_kinds, mapping={Kind("shop.pay", "ValueError").id: json.dumps(old), "x": json.dumps(old)}
     )
     client.xadd(KEYS.failures, {"total": 5}, id="2000-0")
+    lasting = old | {"last": time.time()}
+    client.hset(KEYS.failure_kinds, Kind("shop.ship", "ValueError").id, json.dumps(lasting))
 
     report_of(1).send(client, KEYS, WORKER)
+    report_of(2, "shop.ship").send(client, KEYS, WORKER)
+    ship = seen_of(client, "shop.ship")
+    assert (ship.total, len(ship.counts), ship.release) == (12, 1, "r0")
 
     seen = seen_of(client)
     assert (seen.total, len(seen.counts), seen.release) == (3, 1, "r1")
-    assert client.hlen(KEYS.failure_kinds) == 1
-    assert client.xlen(KEYS.failures) == 1
+    assert client.hlen(KEYS.failure_kinds) == 2
+    assert client.xlen(KEYS.failures) == 2
 
 
 @pytest.mark.parametrize("odd", [b"", b"{", b"[]", b'{"counts": 1}', b'{"counts": {"x": {}}, "last": 1e99}'])

@@ -144,6 +144,25 @@ def test_what_failed_twice_before_is_sent_once(app: Celery, run: Run) -> None:
     assert len(sent(app)) == 1
 
 
+def test_a_task_that_failed_with_something_else_since_is_that_failures(app: Celery, run: Run) -> None:
+    fail(app, "a", "b", kind=SHIP)
+    fail(app, "a")
+
+    assert run("retry", SHIP.id, "--dry-run").startswith("1 tasks can be sent again")
+    assert run("retry", PAY.id, "--yes").endswith("1 sent again")
+    assert run("retry", "--group", "default", "--yes").endswith("1 sent again")
+    assert [found["headers"]["id"] for found in sent(app)] == ["b", "a"]
+
+
+def test_two_who_retry_the_same_send_it_once(app: Celery) -> None:
+    fail(app, "a", "b")
+    broker = connect(app)
+    tasks = failures.plan(broker, Which()).tasks
+
+    assert [failures.retry(broker, tasks, "one", lambda: None) for _ in range(2)] == [2, 0]
+    assert len(sent(app)) == 2
+
+
 def test_tasks_are_sent_at_a_rate(app: Celery, run: Run) -> None:
     fail(app, *(f"task-{number}" for number in range(6)))
 

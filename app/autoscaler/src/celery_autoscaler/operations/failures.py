@@ -91,13 +91,12 @@ class Kept:
 
     entry: bytes
     """Its id in the stream, by which its age is known."""
+    kind: str
     failure: Failure
     message: bytes
     """Nothing if it is not kept."""
     retried: str = ""
     """Who did that; nothing if nobody did."""
-    older: tuple[bytes, ...] = ()
-    """Entries of the same task that failed before."""
 
 
 @dataclass
@@ -155,9 +154,10 @@ def kept(broker: Broker, which: Which) -> Iterator[Kept]:
             failure = Failure.load(fields.get(b"failure"))
             if isinstance(failure, Refusal):
                 continue
-            if which.takes(as_name(fields.get(b"kind", b"")), failure):
+            kind = as_name(fields.get(b"kind", b""))
+            if which.takes(kind, failure):
                 by = as_name(retried.get(entry, b""))
-                yield Kept(entry, failure, fields.get(b"message", b""), by)
+                yield Kept(entry, kind, failure, fields.get(b"message", b""), by)
         newest = before(entries[-1][0])
 
 
@@ -173,18 +173,21 @@ def plan(broker: Broker, which: Which) -> Plan:
     Raises:
         redis.RedisError: The server does not answer.
     """
-    found = Plan()
-    latest: dict[str, list[Kept]] = {}
-    for each in kept(broker, which):
-        latest.setdefault(each.failure.id, []).append(each)
-    for newest, *older in latest.values():
-        if newest.retried:
+    found, known = Plan(), set()
+    oldest = (broker.client.time()[0] - which.seconds) * 1000
+    # One that failed with something else since is another failure's.
+    for each in kept(broker, Which()):
+        if each.failure.id in known:
+            continue
+        known.add(each.failure.id)
+        if position(each.entry)[0] < oldest or not which.takes(each.kind, each.failure):
+            continue
+        if each.retried:
             found.retried += 1
-        elif not newest.message:
+        elif not each.message:
             found.not_kept += 1
         else:
-            entries = tuple(each.entry for each in older)
-            found.tasks.append(Kept(newest.entry, newest.failure, newest.message, older=entries))
+            found.tasks.append(each)
     # As they failed.
     found.tasks.reverse()
     return found
@@ -214,7 +217,7 @@ def retry(broker: Broker, tasks: Iterable[Kept], by: str, pause: Callable[[], An
         sent += int(
             step(
                 keys=[keys.failures_retried, as_bytes(f"{keys.prefix}{name}")],
-                args=[each.entry, by or "?", KEPT_SECONDS, message, *each.older],
+                args=[each.entry, by or "?", KEPT_SECONDS, message],
             )
         )
         pause()
