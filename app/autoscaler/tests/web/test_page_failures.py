@@ -24,6 +24,7 @@ def test_kinds_are_shown_looked_at_and_run_again(
     kinds = opened.page.locator("#failure-kinds > li")
 
     expect(kinds).to_have_count(2)
+    expect(opened.page.locator("#no-failures")).to_be_hidden()
     expect(kinds.first.locator("b")).to_have_text(f"{PAY.task}: {PAY.exception}")
     expect(kinds.first).to_contain_text("at shop/pay.py:41 in charge; since release r2: card declined")
     expect(kinds.first.locator("pre")).to_be_hidden()

@@ -61,7 +61,7 @@ function updateKind(node, kind) {
   say(node.heading, `${kind.task}: ${kind.exception}`);
   const release = kind.since_release ? `; since release ${kind.since_release}` : "";
   const place = kind.place ? ` at ${kind.place} in ${kind.function}` : "";
-  say(node.facts, `${kind.count} times, last ${clock(kind.last)}${place}${release}: ${example.text}`);
+  say(node.facts, `${kind.count} ${kind.count === 1 ? "time" : "times"}, last ${clock(kind.last)}${place}${release}: ${example.text}`);
   const lines = [`${example.id} on ${example.worker}, ${example.retries} retries`, example.arguments, ...example.traceback.trimEnd().split("\n")];
   node.trace.replaceChildren(...lines.map((line) => make("div", "", line || " ")));
 }
