@@ -104,18 +104,18 @@ def test_a_lost_child_and_a_time_limit_fail_for_good_unless_the_task_runs_again(
     assert {failure.place for failure, _ in recorded(tasks.redis)} == {""}
 
 
-def test_a_task_that_always_fails_is_counted_exactly_and_recorded_in_part(fleet: Fleet) -> None:
+def test_a_task_that_always_fails_is_counted_exactly(fleet: Fleet) -> None:
     tasks = fleet.tasks
-    ids = tasks.send(2000, "a", 1, name="add")
+    ids = tasks.send(400, "a", 1, name="add")
     worker = fleet.start(concurrency=2)
 
     wait_for(lambda: not tasks.left(), lambda: f"left: {tasks.left()}", 60)
     assert worker.stop() == 0
 
-    assert counts(tasks.redis) == {("single.add", "TypeError"): 2000}
+    assert counts(tasks.redis) == {("single.add", "TypeError"): 400}
     kept = [failure.id for failure, _ in recorded(tasks.redis)]
-    assert ids[0] in kept[:3]
-    assert failures.FIRST < len(kept) < 1000
+    assert len(kept) > failures.FIRST
+    assert {*kept} <= {*ids}
 
 
 # --- What a worker tells, without a worker -------------------------------------------------------------
