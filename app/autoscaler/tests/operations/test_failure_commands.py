@@ -41,7 +41,7 @@ def test_kinds_are_listed_the_most_frequent_first(app: Celery, run: Run) -> None
 
     assert text.index(PAY.id) < text.index(SHIP.id)
     assert f"{PAY.id} 2 shop.pay" in text
-    assert "pay.PaymentError at shop/pay.py:41 in charge; since release r2: card declined" in text
+    assert "pay.PaymentError: card declined at shop/pay.py:41 in charge, since release r2" in text
     assert f"fleet retry {PAY.id}" in text
     assert [(kind["kind"], kind["count"], kind["since_release"]) for kind in found] == [
         (PAY.id, 2, "r2"),

@@ -48,24 +48,28 @@ def ago(now: float, seconds: float) -> str:
 
 
 def where(failure: Failure) -> str:
-    """Return an exception, and where it was raised."""
-    at = f" at {failure.place} in {failure.function}" if failure.place else ""
-    return f"{failure.exception}{at}"
+    """Return where an exception was raised; nothing if no code of the app's did it."""
+    return f" at {failure.place} in {failure.function}" if failure.place else ""
+
+
+def summary(failure: Failure) -> str:
+    """Return an exception, the first line of what it says, and where it was raised."""
+    says = f": {failure.text.splitlines()[0]}" if failure.text.strip() else ""
+    return f"{failure.exception}{says}{where(failure)}"
 
 
 def kinds_view(found: Sequence[KnownKind], now: float, since: float) -> RenderableType:
     """Return a table of kinds of failures."""
     table = Columns(f"Failures in the last {span(since)}", KIND_COLUMNS, "exception")
     for kind in found:
-        release = f"; since release {kind.seen.release}" if kind.seen.release else ""
-        says = f": {kind.example.text}" if kind.example.text else ""
+        release = f", since release {kind.seen.release}" if kind.seen.release else ""
         table.add(
             plain(kind.id, "bold"),
             str(kind.count),
             plain(kind.example.task),
             f"{ago(now, kind.seen.last)} ago",
             f"{ago(now, kind.seen.first)} ago",
-            prose=plain(f"{where(kind.example)}{release}{says}", "dim"),
+            prose=plain(f"{summary(kind.example)}{release}", "dim"),
         )
     first = found[0].id
     return Group(
@@ -90,7 +94,13 @@ def kind_view(kind: KnownKind, tasks: Sequence[Kept], now: float, since: float) 
         "arguments": example.arguments,
     }
     rows: list[RenderableType] = [
-        Text.assemble((kind.id, "bold"), "  ", plain(example.task, "bold"), "  ", plain(where(example)))
+        Text.assemble(
+            (kind.id, "bold"),
+            "  ",
+            plain(example.task, "bold"),
+            "  ",
+            plain(f"{example.exception}{where(example)}"),
+        )
     ]
     rows += [Text.assemble((f"{name:<15}", "dim"), plain(value)) for name, value in facts.items() if value]
     if example.traceback:
