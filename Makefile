@@ -113,7 +113,7 @@ real-projects: venv docker ## Deploy Weblate, pretix and Superset by docs/exampl
 	@PYTHONPATH=tests python tests/real_projects/run.py $(PROJECT)
 
 .PHONY: bench
-bench: bench-workers bench-scaling bench-law bench-plays ## Run all benchmarks
+bench: bench-workers bench-scaling bench-replay bench-law bench-plays ## Run all benchmarks
 
 .PHONY: bench-workers
 bench-workers: venv docker ## Measure our workers beside plain Celery's
@@ -124,6 +124,11 @@ bench-workers: venv docker ## Measure our workers beside plain Celery's
 bench-scaling: venv docker ## Measure the supervisor beside Celery's own autoscaling; draw docs/burst.svg
 	@scripts/images services:bookworm
 	@PYTHONPATH=tests python benchmarks/scaling.py
+
+.PHONY: bench-replay
+bench-replay: venv docker ## Measure how far a replay is off what five real fleets did
+	@scripts/images services:bookworm
+	@PYTHONPATH=tests python benchmarks/replay.py
 
 .PHONY: bench-law
 bench-law: venv ## Measure the control law beside those of KEDA and Airflow, in a simulation

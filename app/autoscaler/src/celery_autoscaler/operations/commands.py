@@ -4,6 +4,7 @@ from celery_autoscaler.operations import (
     dead_letter_commands,
     failure_commands,
     operator_commands,
+    replay_commands,
     status_commands,
     task_commands,
 )
@@ -15,6 +16,8 @@ COMMANDS = (
     task_commands.show_tasks,
     failure_commands.show_failures,
     failure_commands.retry,
+    replay_commands.replay,
+    replay_commands.record,
     operator_commands.pause,
     operator_commands.resume,
     operator_commands.scale,

@@ -113,6 +113,10 @@ class Keys:
         """Hash that lives for a week: name of a task of the group → its run time, as JSON."""
         return f"{self.fleet}run_times:{group}"
 
+    def record(self, group: str) -> str:
+        """Hash that lives for a week: first ten seconds of a block of records of the group → the block."""
+        return f"{self.fleet}record:{group}"
+
     @property
     def decisions(self) -> str:
         """Stream of decisions, the oldest of which are dropped."""

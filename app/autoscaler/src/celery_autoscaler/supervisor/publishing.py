@@ -1,4 +1,4 @@
-"""What a supervisor publishes: its heartbeat and status, its decisions, the history of the page."""
+"""What a supervisor publishes: its heartbeat and status, decisions, the history of the page, the record."""
 
 import logging
 import os
@@ -28,6 +28,7 @@ from celery_autoscaler.supervisor.group_state import GroupState
 from celery_autoscaler.supervisor.history import RECORDS, Recorder
 from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.record_store import RecordStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Publisher:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.recorder = Recorder()
+        self.records = RecordStore(context)
 
     def record(self, state: GroupState, here: int, seen: FleetSeen) -> None:
         """Write a decision down when it is another one than before, or when it moved something here.
@@ -115,7 +117,7 @@ class Publisher:
             self._set_aside(self.context.broker.keys.decisions)
 
     def publish(self, seen: FleetSeen) -> None:
-        """Renew this supervisor's heartbeat."""
+        """Renew this supervisor's heartbeat, and write what is due beside it."""
         keys = self.context.broker.keys
         self.context.status = self._status(seen)
         key = keys.supervisor(self.context.host)
@@ -134,6 +136,8 @@ class Publisher:
         wrong = {key for key, reply in zip(written, replies, strict=True) if isinstance(reply, Exception)}
         for key in wrong:
             self._set_aside(key)
+        with self.context.faults.contained("record"):
+            self.records.update(seen)
 
     def _set_aside(self, key: str) -> None:
         """Rename a key that holds another type than what is written to it; the next write finds none."""

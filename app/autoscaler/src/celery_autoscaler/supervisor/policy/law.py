@@ -133,6 +133,12 @@ class GroupPolicy:
         wanted, idle = self._wanted.copy(), self._idle.copy()
         return replace(self, _wanted=wanted, _idle=idle, _last_look=now - self._tick)
 
+    def pass_until(self, now: float) -> None:
+        """Take looks until a time as made: they showed the same as the last one."""
+        if self._wanted and now > self._last_look:
+            self._wanted.append((now, self._wanted[-1][1]))
+            self._last_look = now
+
     def decide(self, group: Group, seen: GroupSeen, override: Override | None = None) -> Decision:
         """Return the decision of one tick; ticks come in the order of time."""
         override = override or Override()
