@@ -19,6 +19,7 @@ from celery import Celery
 from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.keys import Keys
 from celery_autoscaler.protocol.recovery import recover
+from celery_autoscaler.protocol.slots import tell
 from kombu.exceptions import OperationalError
 from redis import Redis
 
@@ -183,6 +184,28 @@ class Tasks:
         messages: Any = self.redis.lrange(key, 0, -1)
         return [json.loads(message)["headers"]["id"] for message in reversed(messages)]
 
+    def worker_ids(self) -> list[str]:
+        """Return the ids of the workers that have a lease."""
+        prefix = str(self.app.conf.broker_transport_options.get("global_keyprefix", ""))
+        found: Any = self.redis.zrange(f"{prefix}fleet:workers", 0, -1)
+        return list(found)
+
+    def heartbeat(self, worker: str) -> dict[str, str]:
+        """Return what a worker last said of itself; nothing if it is gone."""
+        for name in self.worker_ids():
+            if name.startswith(f"{worker}@"):
+                found: Any = self.redis.hgetall(f"fleet:worker:{name}")
+                return dict(found)
+        return {}
+
+    def tell_slots(self, worker: str, slots: int) -> bool:
+        """Tell a worker that stretches its number of slots, as its supervisor does."""
+        with Redis.from_url(self.broker_url) as client:
+            broker = Broker(client, Keys(), SEPARATOR)
+            return any(
+                tell(broker, name, slots) for name in self.worker_ids() if name.startswith(f"{worker}@")
+            )
+
     def expire_lease(self, worker: str) -> None:
         """Let the lease of a dead worker run out, as if its seconds had passed."""
         keys: Any = self.redis.scan_iter(match=f"*fleet:worker:{worker}@*")
@@ -252,8 +275,9 @@ class Fleet:
         gossip: bool = False,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        most: int = 0,
     ) -> LaunchedWorker:
-        """Start a worker; wait until it consumes unless told otherwise."""
+        """Start a worker; wait until it consumes unless told otherwise. It stretches if it has a most."""
         worker = LaunchedWorker(
             self.folder,
             self.broker_url,
@@ -266,6 +290,7 @@ class Fleet:
             *arguments,
             environment=settings_variable(self.settings | dict(settings or {}))
             | {"COUNTS": self.counts_url, "CELERY_APP_LEASE": str(self.lease)}
+            | ({"CELERY_APP_MAX_CONCURRENCY": str(most)} if most else {})
             | dict(environment or {}),
             plain=self.plain if plain is None else plain,
         )

@@ -15,7 +15,7 @@ from typing import Any
 from celery.signals import before_task_publish, celeryd_after_setup, worker_init
 from celery.utils.imports import symbol_by_name
 
-from celery_autoscaler.consuming import app_settings, children, sending, supported, versions
+from celery_autoscaler.consuming import app_settings, children, sending, stretching, supported, versions
 from celery_autoscaler.consuming.agent import LEASE_SECONDS, Agent
 from celery_autoscaler.consuming.consumer import with_ledger
 from celery_autoscaler.consuming.greenlet_signals import use_greenlets
@@ -88,6 +88,7 @@ def install(worker: Any) -> list[str]:
     except TypeError as error:
         raise WrongSettingError(str(error)) from error
     worker.fleet_ledger = ledger
+    worker.fleet_most_slots = most_slots_of(worker)
     worker.consumer_cls = consumer_class
     app.steps["consumer"].add(Agent)
     children.use_our_backends(app.loader)
@@ -111,6 +112,22 @@ def lease_seconds() -> float:
     if not 0 < seconds < math.inf:
         raise WrongSettingError(f"{LEASE_VARIABLE}={text!r} is wrong: allowed is a number of seconds above 0")
     return seconds
+
+
+def most_slots_of(worker: Any) -> int:
+    """Return the slots that a worker may have at most; 0 if it does not stretch.
+
+    Raises:
+        WrongSettingError: It cannot, or the environment says no number.
+    """
+    try:
+        most = stretching.most_slots()
+    except ValueError as error:
+        raise WrongSettingError(str(error)) from error
+    pool = import_module("celery.concurrency").get_implementation(worker.pool_cls)
+    if why := stretching.why_not(most, worker.concurrency, pool):
+        raise WrongSettingError(why)
+    return most
 
 
 def pool_notes(worker: Any) -> list[str]:

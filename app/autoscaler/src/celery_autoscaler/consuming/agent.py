@@ -107,7 +107,8 @@ class HeartbeatThread(threading.Thread):
             group=group_of(name),
             pid=os.getpid(),
             state=self.state,
-            concurrency=self.consumer.controller.concurrency,
+            concurrency=self.consumer.stretch.slots,
+            max_concurrency=self.consumer.stretch.most,
             active=len(active),
             reserved=len(state.reserved_requests) - len(active),
             scheduled=len(scheduled),
@@ -168,7 +169,7 @@ class HeartbeatThread(threading.Thread):
         ledger.flush()
         heartbeat = self.fields()
         sent = time.monotonic()
-        drain, dead, late, recorded = client.register_script(HEARTBEAT)(
+        drain, dead, late, recorded, slots = client.register_script(HEARTBEAT)(
             keys=[
                 keys.worker(ledger.worker_id),
                 keys.rescued(ledger.worker_id),
@@ -182,6 +183,8 @@ class HeartbeatThread(threading.Thread):
             ledger.draining = bool(drain)
             logger.info("Draining: fetching nothing new" if drain else "Drain cancelled")
         ledger.renewed = sent
+        if slots:
+            self.consumer.stretch.tell(slots)
         self.reconcile(recorded)
         # Who did not hear the server may not be the only one: the others get a lease's time to come back.
         if late or sent - self.heard > ledger.lease / 2:

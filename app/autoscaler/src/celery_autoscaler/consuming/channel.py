@@ -25,6 +25,7 @@ A lost connection drops nothing: the process keeps its messages, the hash keeps 
 
 import contextlib
 import logging
+import re
 from functools import partial
 from queue import Empty
 from time import monotonic
@@ -307,7 +308,8 @@ class Channel(versions.Channel):  # type: ignore[misc]
         subscribed = wake._sock is not None and self._subscribed is wake._sock
         try:
             if not subscribed:
-                self._wake_id = tracking.hear(wake)
+                stretches = self.ledger.hear_slots is not None
+                self._wake_id = tracking.hear(wake, self._slots_channel if stretches else "")
                 self._subscribed = wake._sock
             tracking.track(connection, self._wake_id)
         except Refused:
@@ -332,13 +334,21 @@ class Channel(versions.Channel):  # type: ignore[misc]
         return self.__dict__["wake_client"]
 
     def _on_wake(self) -> None:
-        """Fetch again, whatever the word is."""
+        """Fetch again, whatever the word is; take in how many slots the worker shall have, if it says so."""
         connection = self.wake_client.connection
-        if swallow(connection._sock):
+        words = swallow(connection._sock)
+        if words is not None:
             self._next_fetch = self._refused_until
+            if self.ledger.hear_slots is not None:
+                for told in last_told(self._slots_channel, words):
+                    self.ledger.hear_slots(told)
         else:
             self._tracked = None
             connection.disconnect()
+
+    @property
+    def _slots_channel(self) -> str:
+        return self.ledger.keys.slots(self.ledger.worker_id)
 
     def _close_clients(self) -> None:
         super()._close_clients()
@@ -351,20 +361,32 @@ class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]
     """The same on a server found through Sentinel."""
 
 
-def swallow(sock: Any) -> bool:
-    """Read whatever a socket holds without waiting; return False if its other end is closed."""
+def swallow(sock: Any) -> bytes | None:
+    """Return whatever a socket holds, without waiting; None if its other end is closed."""
     if sock is None:
-        return False
+        return None
     timeout = sock.gettimeout()
     sock.setblocking(False)
+    words = b""
     try:
         with contextlib.suppress(BlockingIOError, OSError):
             while True:
-                if not sock.recv(65536):
-                    return False
+                more = sock.recv(65536)
+                if not more:
+                    return None
+                words += more
     finally:
         sock.settimeout(timeout)
-    return True
+    return words
+
+
+def last_told(channel: str, words: bytes) -> list[bytes]:
+    """Return the last number that was published on a channel, if words of the server hold one as a whole.
+
+    Whatever is cut or misread is heard again with the next heartbeat.
+    """
+    message = re.escape(channel.encode(errors="surrogateescape")) + rb"\r\n\$\d+\r\n(\d+)\r\n"
+    return re.findall(message, words)[-1:]
 
 
 def paused(error: RedisError) -> str:

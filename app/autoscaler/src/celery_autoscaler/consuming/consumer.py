@@ -24,6 +24,7 @@ from celery_autoscaler.consuming.pool_guard import guard
 from celery_autoscaler.consuming.pool_pipes import PoolPipes, is_prefork
 from celery_autoscaler.consuming.producers import Producers
 from celery_autoscaler.consuming.request import UNCERTAIN_SECONDS, adopt
+from celery_autoscaler.consuming.stretching import Stretch
 from celery_autoscaler.consuming.transport import TRANSPORTS, transport_for
 from celery_autoscaler.protocol.server_state import Refused
 
@@ -50,6 +51,9 @@ class Consumer(versions.Consumer):  # type: ignore[misc]
         guard(self.pool, self.ledger, self.hub)
         self.event_loop = EventLoop(self, self.ledger.lease)
         self.producers = Producers(self.app, self.bound_waits, forks=is_prefork(self.pool))
+        self.stretch = Stretch(self, kwargs["controller"].fleet_most_slots)
+        if self.stretch.most:
+            self.ledger.hear_slots = self.stretch.tell
         self.pipes: PoolPipes | None = None
         if self.hub is not None:
             self.pipes = PoolPipes(self.hub, self.pool)

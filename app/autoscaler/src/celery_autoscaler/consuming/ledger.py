@@ -105,6 +105,8 @@ class Ledger:
         self.outcomes = Outcomes()
         # When the lease was last renewed, by the process's clock.
         self.renewed = 0.0
+        # Takes the number of slots that a worker that stretches is told.
+        self.hear_slots: Callable[[bytes], None] | None = None
         # Tries a request again soon, where there is an event loop that must not wait for it.
         self.postpone: Callable[[Any], Any] | None = None
 

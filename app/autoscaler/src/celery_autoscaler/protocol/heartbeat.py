@@ -46,6 +46,9 @@ class Heartbeat:
     pid: int = 0
     state: str = ""
     concurrency: int = 1
+    """Tasks that it runs at a time now."""
+    max_concurrency: int = 0
+    """Tasks that it can run at a time if it is told to; 0 if it does not stretch."""
     active: int = 0
     reserved: int = 0
     scheduled: int = 0
@@ -81,6 +84,7 @@ class Heartbeat:
         return [
             *("version", self.version, "host", self.host, "group", self.group, "pid", self.pid),
             *("state", self.state, "concurrency", self.concurrency, "active", self.active),
+            *("max_concurrency", self.max_concurrency),
             *("reserved", self.reserved, "scheduled", self.scheduled, "held", _or_empty(self.held)),
             *("overdue", self.overdue, "oldest_due", _or_empty(self.oldest_due)),
             *("processed", self.processed, "busy_seconds", f"{self.busy_seconds:.3f}"),
@@ -132,6 +136,7 @@ def fields(worker_id: str, found: Mapping[bytes, bytes], refused: list[Refusal])
         "pid": count("pid", MOST_PID),
         "state": value("state", lambda text: read_text(text, 32), "", UNKNOWN),
         "concurrency": count("concurrency", MOST_MESSAGES) or 1,
+        "max_concurrency": count("max_concurrency", MOST_MESSAGES),
         "active": count("active", MOST_MESSAGES),
         # A task may begin between the two counts that this is the difference of.
         "reserved": max(

@@ -26,8 +26,12 @@ class Keys:
         return f"{self.fleet}workers"
 
     def worker(self, worker_id: str) -> str:
-        """Hash that lives as long as the worker's lease: its session and its heartbeat."""
+        """Hash that lives as long as the worker's lease: its session, its heartbeat, the slots it shall have."""
         return f"{self.fleet}worker:{worker_id}"
+
+    def slots(self, worker_id: str) -> str:
+        """Channel on which a worker that stretches is told its number of slots."""
+        return f"{self.fleet}slots:{worker_id}"
 
     def unacked(self, worker_id: str) -> str:
         """Hash: token → name of the list, a line feed, the message as it stood in the list."""

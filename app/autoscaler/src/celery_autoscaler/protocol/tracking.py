@@ -10,10 +10,14 @@ from typing import Any
 CHANNEL = "__redis__:invalidate"
 
 
-def hear(connection: Any) -> int:
+def hear(connection: Any, channel: str = "") -> int:
     """Let a connection hear which keys change; return its number. It may ask for nothing else from now on.
 
-    The reply to its subscription is left on it.
+    The replies to its subscriptions are left on it, also one that refuses the further channel.
+
+    Args:
+        connection: The connection.
+        channel: A channel that it hears as well.
 
     Raises:
         redis.RedisError: The server does not answer, or refuses.
@@ -22,6 +26,8 @@ def hear(connection: Any) -> int:
     number: int = connection.read_response()
     # RESP2 passes the words on to subscribers only.
     connection.send_command("SUBSCRIBE", CHANNEL)
+    if channel:
+        connection.send_command("SUBSCRIBE", channel)
     return number
 
 

@@ -1,7 +1,7 @@
 -- KEYS: the worker's hash, its fence, the set of workers, the set of those that shall drain, its record.
 -- ARGV: worker id, its name, milliseconds of the lease, then names and values of the heartbeat.
--- Returns FENCED, or whether the worker shall drain, whose leases have run out, whether its own had, and how
--- many messages are recorded.
+-- Returns FENCED, or whether the worker shall drain, whose leases have run out, whether its own had, how many
+-- messages are recorded, and the slots that it was told to have, '' if none.
 -- A full server refuses to write the heartbeat; the lease is extended nevertheless.
 
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('FENCED') end
@@ -13,4 +13,5 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.pcall('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
 local dead = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now)
-return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), dead, late, redis.call('HLEN', KEYS[5])}
+local slots = redis.call('HGET', KEYS[1], 'slots') or ''
+return {redis.call('SISMEMBER', KEYS[4], ARGV[2]), dead, late, redis.call('HLEN', KEYS[5]), slots}
