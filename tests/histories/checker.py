@@ -163,7 +163,8 @@ class Check:
         No kill does that to more of them than a worker runs at a time.
         """
         deaths = [fault.since for fault in self.history.faults if fault.kind in KILLS | SILENCES]
-        room = [at for at in deaths for _ in range(SLOTS.get(self.history.pool, 2))]
+        slots = max(self.history.most, SLOTS.get(self.history.pool, 2))
+        room = [at for at in deaths for _ in range(slots)]
         for sent in sorted(self.unseen, key=lambda sent: sent.at, reverse=True):
             # The last kill that may have done it.
             if room and max(room) >= sent.at - ORDER:

@@ -39,6 +39,8 @@ class FaultKind(StrEnum):
     HUP = "SIGHUP"
     DRAIN = "drain and back"
     DEPLOY = "deploy"
+    STRETCH = "stretch"
+    """A worker was told to have another number of slots."""
     RELOAD = "reload"
     SCALE = "scale"
     TERM_SUPERVISOR = "SIGTERM supervisor"
@@ -182,6 +184,8 @@ class History:
     lease: float
     """Seconds after which a silent worker is given up."""
     pool: str
+    most: int = 0
+    """Tasks that a worker runs at most, if workers stretch."""
     ended_at: float = 0.0
     sent: list[Sent] = field(default_factory=list)
     begun: list[Begun] = field(default_factory=list)

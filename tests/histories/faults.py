@@ -13,6 +13,7 @@ from celery_autoscaler.operations.overrides import Sender, change
 from celery_autoscaler.operations.rollout import RolloutError, replace_workers
 from celery_autoscaler.protocol.broker import Broker, Client
 from celery_autoscaler.protocol.lease import leased_workers
+from celery_autoscaler.protocol.slots import tell
 from docker.errors import APIError
 from redis.exceptions import RedisError
 from support.processes.services import RedisServer, ServiceError, wait_for
@@ -47,6 +48,7 @@ class Faults:
             FaultKind.QUIT: self.quit,
             FaultKind.HUP: self.hang_up,
             FaultKind.DRAIN: self.drain,
+            FaultKind.STRETCH: self.stretch,
             FaultKind.CLOCK: self.change_clock,
             FaultKind.DEPLOY: self.deploy,
             FaultKind.BROKER_KILLED: lambda step: self.kill_server(step, lambda: self.servers.primary),
@@ -183,6 +185,14 @@ class Faults:
                 client.sadd(KEYS.drain, name)
                 time.sleep(step.seconds)
         self.undo(lambda client: client.srem(KEYS.drain, name))
+
+    def stretch(self, step: Step) -> None:
+        """Tell a worker to have another number of slots, as its supervisor does."""
+        broker = self.broker()
+        names = sorted(leased_workers(broker.client, broker.keys))
+        name = names[step.target % len(names)] if names else names[0]
+        with self.stage.fault(FaultKind.STRETCH, subject=name):
+            tell(broker, name, step.number)
 
     def undo(self, act: Callable[[Client], object]) -> None:
         """Do something on the broker that must not be left out; wait until it answers."""

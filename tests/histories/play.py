@@ -171,6 +171,7 @@ def read(servers: Servers, stage: Stage, script: Script, sent: list[Sent]) -> Hi
         seed=script.seed,
         lease=LEASE,
         pool=script.pool,
+        most=script.most,
         ended_at=time.time(),
         sent=sent,
         faults=stage.faults,

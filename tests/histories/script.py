@@ -55,6 +55,7 @@ FAULTS: dict[FaultKind, tuple[float, float, float]] = {
     FaultKind.HUP: (0.5, 0, 0),
     FaultKind.DRAIN: (2, 0.5, 3),
     FaultKind.DEPLOY: (0.5, 0, 0),
+    FaultKind.STRETCH: (25, 0, 0),
     FaultKind.CLOCK: (2, 0.5, 8),
     FaultKind.BROKER_KILLED: (1.5, 0.1, 2 * LEASE),
     FaultKind.BROKER_PAUSED: (2.5, 0.1, 1.5 * LEASE),
@@ -88,6 +89,8 @@ class Script:
     tasks_per_child: int = 0
     """Tasks after which a child is replaced by another one; 0: never."""
     own_consumer: bool = False
+    most: int = 0
+    """Slots that a worker has at most, if workers stretch; 0: they do not."""
     steps: tuple[Step, ...] = ()
 
     def with_steps(self, steps: Sequence[Step]) -> Script:
@@ -140,6 +143,7 @@ def draw(seed: int, wishes: Wishes) -> Script:
         prefetch=chance.choice([1, 1, 4]),
         tasks_per_child=chance.choice([0, 0, 200]) if pool == "prefork" else 0,
         own_consumer=chance.random() < 0.5 and "own consumer" not in wishes.without,
+        most=chance.choice([0, 6]) if pool == "prefork" and FaultKind.STRETCH not in wishes.without else 0,
     )
     steps = [*draw_tasks(chance, script, wishes), *draw_faults(chance, script, wishes)]
     return script.with_steps(sorted(steps, key=lambda step: step.at))
@@ -190,6 +194,8 @@ def draw_faults(chance: random.Random, script: Script, wishes: Wishes) -> list[S
     kinds = [kind for kind in table if kind not in wishes.without]
     if script.pool != "prefork":
         kinds = [kind for kind in kinds if kind is not FaultKind.KILL_CHILD]
+    if not script.most:
+        kinds = [kind for kind in kinds if kind is not FaultKind.STRETCH]
     steps, at = [], chance.uniform(0, 1)
     while kinds and wishes.faults and at < wishes.seconds:
         [kind] = chance.choices(kinds, [table[kind][0] for kind in kinds])
@@ -201,7 +207,7 @@ def draw_faults(chance: random.Random, script: Script, wishes: Wishes) -> list[S
             kind,
             seconds=round(seconds, 2),
             target=chance.randrange(12),
-            number=chance.randint(1, 3),
+            number=chance.randint(1, script.most if kind is FaultKind.STRETCH else 3),
         )
         steps.append(step)
         at += chance.expovariate(wishes.faults)

@@ -77,7 +77,11 @@ class Stage:
             more.append(f"--max-tasks-per-child={script.tasks_per_child}")
         concurrency = SLOTS.get(script.pool, 2)
         command = worker_command(name, script.pool, concurrency, (*QUEUES, "news"), more)
-        return Worker(*self._called(name), command, self.environment())
+        return Worker(
+            *self._called(name),
+            command,
+            self.environment() | {"CELERY_APP_MAX_CONCURRENCY": str(script.most)},
+        )
 
     def new_supervisor(self, host: str) -> Supervisor:
         """Start a supervisor."""
@@ -103,7 +107,8 @@ class Stage:
 
     def write_settings(self, host: str) -> None:
         """Write a supervisor's settings down."""
-        text = supervisor_settings(host, self.script.pool, self.script.tasks_per_child, self.maximum, 3.0)
+        script = self.script
+        text = supervisor_settings(host, script.pool, script.tasks_per_child, self.maximum, 3.0, script.most)
         self.settings_of(host).write_text(text)
 
     def environment(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ from celery_autoscaler.protocol.status import START_TIMEOUT_SECONDS
 
 CONFIG_VARIABLE = "CELERY_AUTOSCALER_CONFIG"
 POOLS = ("prefork", "threads", "gevent", "eventlet", "solo")
+# Those whose workers can have more or fewer slots while they run.
+STRETCHING_POOLS = ("prefork", "gevent")
 LAUNCHERS = ("process", "systemd")
 # Lower case letters, digits, '_' and inner '-', a letter first.
 GROUP_NAME = r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*"
@@ -77,6 +79,20 @@ OPTIONS = Rule(
 )
 SECONDS = number(0.1, 86_400, "seconds")
 PERCENT = number(1, 100, "percent")
+MOST_CONCURRENCY = 10_000
+ONE_CONCURRENCY = whole(1, MOST_CONCURRENCY)
+CONCURRENCY = Rule(
+    f"a whole number from 1 to {MOST_CONCURRENCY}, or a least and a most, such as [2, 16]",
+    lambda value: (
+        ONE_CONCURRENCY.fits(value)
+        or (
+            isinstance(value, list | tuple)
+            and len(value) == 2
+            and all(map(ONE_CONCURRENCY.fits, value))
+            and value[0] <= value[1]
+        )
+    ),
+)
 ADDRESS = text(r"|unix:/\S+|\S+:\d{1,5}", "host:port, unix:/path, or nothing")
 PROJECT = text(r"[a-z][a-z0-9_]*", "lower case letters, digits and '_'")
 ANY_TEXT = text(r"[^\n]*", "text in one line")
@@ -103,8 +119,10 @@ class Group:
     queues: tuple[str, ...] = setting((), QUEUES)
     pool: str = setting("prefork", one_of(*POOLS))
     """Celery's execution pool."""
-    concurrency: int = setting(1, whole(1, 10_000))
-    """Tasks that one worker runs at a time."""
+    concurrency: int = setting(1, CONCURRENCY)
+    """Tasks that one worker runs at a time; the least, if workers stretch."""
+    max_concurrency: int = 0
+    """Tasks that one worker runs at a time at most, if workers stretch; 0 if they do not."""
     target_wait: float = setting(10.0, SECONDS)
     """Seconds within which 95 % of the tasks start."""
     min_workers: int = setting(1, whole(0, MOST_WORKERS), "MIN_WORKERS")
@@ -209,13 +227,37 @@ def read_group(name: str, table: Mapping[str, Any], path: str) -> Group:
             "and inner '-', a letter first"
         )
     where = f"{path}: groups.{name}." if path else ""
-    group = Group(name=name, **checked(Group, table, where, skip={"name"}))
+    values = checked(Group, table, where, skip={"name", "max_concurrency"})
+    group = Group(name=name, **values | read_concurrency(values, where))
     if group.min_workers > group.max_workers:
         raise SettingsError(
             f"{where}min_workers={group.min_workers} is wrong: allowed is at most "
             f"max_workers={group.max_workers}"
         )
     return group
+
+
+def read_concurrency(values: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Return the least and the most tasks that one worker of a group runs, if these are two.
+
+    Raises:
+        SettingsError: Its workers cannot stretch.
+    """
+    given = values.get("concurrency")
+    if not isinstance(given, tuple):
+        return {}
+    least, most = given
+    if least == most:
+        return {"concurrency": least}
+    called = f"{where}concurrency=[{least}, {most}] is wrong: "
+    if values.get("pool") not in STRETCHING_POOLS:
+        raise SettingsError(
+            f"{called}allowed is one number with pool={values.get('pool')}; "
+            f"only {' and '.join(STRETCHING_POOLS)} can have a least and a most"
+        )
+    if "autoscale" in values.get("options", {}):
+        raise SettingsError(f"{called}allowed is one number beside options.autoscale")
+    return {"concurrency": least, "max_concurrency": most}
 
 
 def refuse_shared_queues(groups: Iterable[Group], path: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import psutil
 import pytest
-from support.processes.counted_tasks import Fleet, NewFleet, Tasks
+from support.processes.counted_tasks import Fleet, Tasks
 from support.processes.launched_workers import LaunchedWorker
 from support.processes.services import wait_for
 

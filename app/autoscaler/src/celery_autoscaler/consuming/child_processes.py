@@ -83,7 +83,7 @@ class ChildProcesses:
             process.inq.put(NO_JOB)
 
     def _see_ends(self, pool: Any) -> None:
-        """Have the pool take what was not read out of the pipe of a child that has ended: it uses it again."""
+        """Have the pool empty the pipe of a child that has ended, which it gives to another one."""
         if "_process_cleanup_queues" in vars(pool):
             return
         free_pipes = pool._process_cleanup_queues

@@ -1,8 +1,9 @@
 """A worker that stretches: it has more or fewer slots, as its supervisor tells it.
 
 It begins with its least number, ``--concurrency``, and never has more than its most,
-:data:`MOST_VARIABLE`. The number reaches it in two ways, so that nothing depends on one message: at once on its
-wake-up connection, and again with the answer to each heartbeat. A worker that hears nothing keeps what it has.
+:data:`~celery_autoscaler.protocol.slots.MOST_SLOTS_VARIABLE`. The number reaches it in two ways, so that
+nothing depends on one message: at once on its wake-up connection, and again with the answer to each
+heartbeat. A worker that hears nothing keeps what it has.
 
 Slots come and go one at a time, each in a turn of the event loop of its own, so that the first new child
 gets its task while the next one is forked. The prefetch count follows.
@@ -15,10 +16,10 @@ from typing import Any, Protocol
 from celery_autoscaler.consuming.child_processes import ChildProcesses
 from celery_autoscaler.consuming.pool_pipes import is_prefork
 from celery_autoscaler.protocol.reading import UnreadableError, read_whole
+from celery_autoscaler.protocol.slots import MOST_SLOTS_VARIABLE
 
 logger = logging.getLogger(__name__)
 
-MOST_VARIABLE = "CELERY_APP_MAX_CONCURRENCY"
 # Slots of one worker, at most.
 MOST_SLOTS = 10_000
 # By the module of the pool's class.
@@ -70,6 +71,8 @@ class Stretch:
         self.least = int(consumer.controller.concurrency)
         self.most = most
         self._wanted = self.least
+        self._fetched = self.least
+        """Slots for which messages are fetched."""
         self._due = False
         self._slots: Slots | None = None
         if most:
@@ -105,12 +108,22 @@ class Stretch:
         if slots is None or not self._consumer.pool.active:
             return
         missing = self._wanted - slots.number
-        # What is busy now may be idle when the number is heard again.
+        if missing < 0:
+            # Of the slots that are too many each becomes idle when its task has ended.
+            self._fetch_for(self._wanted)
         if missing and (slots.add() if missing > 0 else slots.end_idle()):
-            self._consumer._update_prefetch_count(1 if missing > 0 else -1)
+            self._fetch_for(min(self._wanted, slots.number))
             self._go_on()
             if self._wanted == slots.number:
                 logger.info("%d slots", slots.number)
+
+    def _fetch_for(self, slots: int) -> None:
+        """Have the prefetch count follow the slots. What else counts in it, such as ETAs, remains."""
+        consumer, more = self._consumer, slots - self._fetched
+        if more and consumer.initial_prefetch_count:
+            consumer.initial_prefetch_count = slots * consumer.prefetch_multiplier
+            consumer._update_qos_eventually(more)
+        self._fetched = slots
 
 
 def most_slots(environment: Any = os.environ) -> int:
@@ -119,19 +132,19 @@ def most_slots(environment: Any = os.environ) -> int:
     Raises:
         ValueError: The environment does not say a number of slots.
     """
-    text = environment.get(MOST_VARIABLE) or "0"
+    text = environment.get(MOST_SLOTS_VARIABLE) or "0"
     try:
         return read_whole(text, 0, MOST_SLOTS)
     except UnreadableError as error:
         raise ValueError(
-            f"{MOST_VARIABLE}={text!r} is wrong: allowed is a whole number from 1 to {MOST_SLOTS}"
+            f"{MOST_SLOTS_VARIABLE}={text!r} is wrong: allowed is a whole number from 1 to {MOST_SLOTS}"
         ) from error
 
 
 def why_not(most: int, least: int, pool: type) -> str:
     """Return why a worker cannot stretch to that many slots; nothing if it can."""
     if most and most < least:
-        return f"{MOST_VARIABLE}={most} is wrong: allowed is no less than the concurrency, {least}"
+        return f"{MOST_SLOTS_VARIABLE}={most} is wrong: allowed is no less than the concurrency, {least}"
     if most and not any(base.__module__ in POOLS for base in pool.__mro__):
-        return f"{MOST_VARIABLE}={most} is wrong: only the pools prefork and gevent stretch"
+        return f"{MOST_SLOTS_VARIABLE}={most} is wrong: only the pools prefork and gevent stretch"
     return ""

@@ -109,16 +109,8 @@ def last_change_view(status: FleetStatus) -> Text:
     return Text.assemble(
         (f"last change, {ago} ago  ", "dim"),
         plain(f"{record.group} ", "bold"),
-        plain(f"{change_text(record)}: {record.reason}"),
+        plain(f"{record.change}: {record.reason}"),
     )
-
-
-def change_text(record: DecisionRecord) -> str:
-    """Return what a decision changed, in figures."""
-    change = f"{record.have} → {record.want}" if record.want != record.have else f"keeps {record.have}"
-    if not record.here:
-        return change
-    return f"{change}, {record.host} {'starts' if record.here > 0 else 'stops'} {abs(record.here)}"
 
 
 def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
@@ -208,7 +200,7 @@ def record_view(record: DecisionRecord) -> Text:
     held = f"; held back on {record.host}: {record.held_back}" if record.held_back else ""
     return Text.assemble(
         begin,
-        plain(change_text(record), "bold red" if record.emergency else "bold"),
+        plain(record.change, "bold red" if record.emergency else "bold"),
         plain(f": {record.reason}"),
         plain(held, "yellow"),
     )

@@ -34,6 +34,11 @@ class DecisionRecord:
     want: int = 0
     here: int = 0
     """Workers that the host started, or stopped (negative)."""
+    have_slots: int = 0
+    """Slots of the workers that consume, where workers stretch."""
+    want_slots: int = 0
+    children: int = 0
+    """Slots that the host's workers add, or give up (negative)."""
     reason: str = ""
     limit: str = ""
     """What kept the number from being another one, in a word."""
@@ -45,6 +50,35 @@ class DecisionRecord:
     by: str = ""
     """The operator who requested it; empty for a supervisor's own decision."""
     version: int = VERSION
+
+    @property
+    def is_change(self) -> bool:
+        """Whether another number is wanted than there is."""
+        return self.have != self.want or self.have_slots != self.want_slots
+
+    @property
+    def numbers(self) -> str:
+        """The workers there were and that are wanted, or the slots where workers stretch."""
+        if self.have_slots or self.want_slots:
+            return f"{self.have_slots} → {self.want_slots} slots"
+        return f"{self.have} → {self.want}"
+
+    @property
+    def change(self) -> str:
+        """What it changes, in figures."""
+        slots = bool(self.have_slots or self.want_slots)
+        keeps = f"keeps {self.have_slots} slots" if slots else f"keeps {self.have}"
+        is_same = self.have_slots == self.want_slots if slots else self.have == self.want
+        moves = [keeps if is_same else self.numbers]
+        if self.children:
+            children = "child" if abs(self.children) == 1 else "children"
+            moves.append(
+                f"{self.host} {'adds' if self.children > 0 else 'ends'} {abs(self.children)} {children}"
+            )
+        if self.here:
+            workers = (" worker" if abs(self.here) == 1 else " workers") if slots else ""
+            moves.append(f"{self.host} {'starts' if self.here > 0 else 'stops'} {abs(self.here)}{workers}")
+        return ", ".join(moves)
 
     def dump(self) -> dict[str, str | int]:
         """Return the fields of its entry."""
@@ -80,6 +114,9 @@ class DecisionRecord:
             have=whole("have"),
             want=whole("want"),
             here=whole("here"),
+            have_slots=whole("have_slots"),
+            want_slots=whole("want_slots"),
+            children=whole("children"),
             reason=found.get("reason", ""),
             limit=FORMER_NAMES.get(limit, limit),
             held_back=found.get("held_back", ""),

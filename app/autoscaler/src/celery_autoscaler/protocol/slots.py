@@ -3,6 +3,8 @@
 from celery_autoscaler.protocol.broker import Broker
 from celery_autoscaler.protocol.script import script
 
+# What names to a worker the slots that it may have at most.
+MOST_SLOTS_VARIABLE = "CELERY_APP_MAX_CONCURRENCY"
 TELL = script("protocol", "tell_slots")
 
 

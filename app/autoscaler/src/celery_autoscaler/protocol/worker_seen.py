@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from celery_autoscaler.protocol.heartbeat import Heartbeat, fields
-from celery_autoscaler.protocol.identity import instance_of, worker_name
-from celery_autoscaler.protocol.reading import Refusal
+from celery_autoscaler.protocol.heartbeat import MOST_MESSAGES, Heartbeat, fields
+from celery_autoscaler.protocol.identity import KIND, instance_of, worker_name
+from celery_autoscaler.protocol.reading import Refusal, UnreadableError, read_whole
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class WorkerSeen(Heartbeat):
     id: str = ""
     alive: bool = True
     """Whether its lease lives."""
+    told: int = 0
+    """Slots that its supervisor told it to have; 0 if none did."""
 
     @classmethod
     def see(
@@ -22,7 +24,17 @@ class WorkerSeen(Heartbeat):
     ) -> "tuple[WorkerSeen, list[Refusal]]":
         """Return a worker from its lease and its hash, and the fields of that that cannot be read."""
         refused: list[Refusal] = []
-        return cls(id=worker_id, alive=alive, **fields(worker_id, found, refused)), refused
+        try:
+            told = read_whole(found.get(b"slots", 0), 0, MOST_MESSAGES)
+        except UnreadableError as error:
+            told = 0
+            refused.append(Refusal(KIND, f"{worker_id} slots", str(error)))
+        return cls(id=worker_id, alive=alive, told=told, **fields(worker_id, found, refused)), refused
+
+    @property
+    def slots(self) -> int:
+        """Tasks that it runs at a time, or will within a moment."""
+        return self.told if self.told and self.max_concurrency else self.concurrency
 
     @property
     def name(self) -> str:

@@ -122,7 +122,9 @@ def fleet_status(broker: Broker) -> FleetStatus:
         unreadable += refused
         if found is not None:
             supervisors[host] = found
-    changes = [record for record in decisions(broker, RECENT, refused=unreadable) if record.here]
+    changes = [
+        record for record in decisions(broker, RECENT, refused=unreadable) if record.here or record.children
+    ]
     found_leases = (Lease.load(WORKER, member, end, seconds) for member, end in leases)
     living = Counter(
         host_of(worker_name(lease.name))

@@ -13,6 +13,7 @@ from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.start_room import Shortage, StartRoom
 from celery_autoscaler.supervisor.starter import Starter
 from celery_autoscaler.supervisor.stops import Stops
+from celery_autoscaler.supervisor.stretching import Stretching
 from celery_autoscaler.supervisor.tick import Tick
 
 # A host must have been short of something for this time before the others take over a part of its share.
@@ -29,6 +30,7 @@ class Tools:
     starter: Starter
     room: StartRoom
     stops: Stops
+    stretching: Stretching
 
 
 @dataclass(frozen=True)
@@ -137,24 +139,36 @@ class GroupScaling:
 
     # --- Acting ----------------------------------------------------------------------------------------
 
-    def carry_out(self, plan: Plan, slots: int) -> None:
+    def grow_workers(self) -> None:
+        """Let workers that stretch have more slots, and record it."""
+        if children := self.tools.stretching.stretch(self.state, only_grow=True):
+            self.tools.publisher.record(self.state, 0, self.tick.fleet, children=children)
+
+    def carry_out(self, plan: Plan, slots: int, *, only_grow: bool) -> None:
         """Do what is planned, and record it.
 
         Args:
             plan: What is to be done.
             slots: Workers that the host may start for the group now.
+            only_grow: Whether workers that stretch may have more slots now, and not fewer.
         """
         state, decision, done = self.state, self.state.decision, Done()
+        children = self.tools.stretching.stretch(state, only_grow=only_grow)
         if plan.delta > 0:
             # In an emergency all starts are worth being slow.
             done = self._grow(plan, plan.delta if decision.emergency else slots)
         elif plan.delta < 0 and not state.seen.starting:
             done = Done(-self._shrink(-plan.delta))
-        elif plan.shortage and decision.want > state.seen.ready + state.seen.starting:
+        elif plan.shortage and self._lacks_any(children):
             done = Done(0, plan.shortage.kind, plan.shortage.words)
         state.held_back = done.why or plan.no_replacement.words
         state.limited_by = done.limited_by or plan.no_replacement.kind or decision.limit
-        self.tools.publisher.record(state, done.here, self.tick.fleet)
+        self.tools.publisher.record(state, done.here, self.tick.fleet, children=children)
+
+    def _lacks_any(self, children: int) -> bool:
+        """Whether there are fewer workers than are wanted, or fewer slots and none that is added here."""
+        seen, decision = self.state.seen, self.state.decision
+        return decision.want > seen.ready + seen.starting or (decision.slots > seen.slots and not children)
 
     def _grow(self, plan: Plan, slots: int) -> Done:
         """Let draining workers take messages again, and start others as far as anything allows."""

@@ -11,6 +11,7 @@ from celery_autoscaler.protocol.heartbeat import HORIZONS
 from celery_autoscaler.protocol.status import QueueStatus
 from celery_autoscaler.protocol.worker_seen import WorkerSeen
 from celery_autoscaler.settings import Group
+from celery_autoscaler.supervisor.members import members
 from celery_autoscaler.supervisor.observation import FleetSeen, ListSeen
 from celery_autoscaler.supervisor.policy import law as policy
 from celery_autoscaler.supervisor.policy.crashes import Backoff
@@ -134,9 +135,11 @@ class GroupState:
             tick: Seconds between two ticks.
         """
         seen = self.seen
-        if self.decision.limit == "paused" or seen.ready + seen.starting >= max_workers:
+        is_full = seen.ready + seen.starting >= max_workers and not seen.room
+        if self.decision.limit == "paused" or is_full:
             return math.inf
-        free = max(0, seen.ready * self.group.concurrency - seen.busy - seen.held)
+        slots = seen.slots if self.group.max_concurrency else seen.ready * self.group.concurrency
+        free = max(0, slots - seen.busy - seen.held)
         arriving = math.ceil(max(seen.arrival_fast, seen.arrival_slow) * tick)
         return seen.backlog + seen.future + free + arriving
 
@@ -231,6 +234,7 @@ def see_group(
             starved=starved,
         )
     useful = state.throughput.useful
+    consuming = members(group, seen)
     starting_since = {name: state.starting_since.get(name, now) for name in starting}
     state.starting_since = starting_since
     startup = state.startup.seconds
@@ -253,6 +257,8 @@ def see_group(
         longest=waiting[longest],
         longest_queue=longest,
         ready=len(ready),
+        slots=sum(one.has for one in consuming),
+        room=sum(max(0, one.most - one.has) for one in consuming),
         starting=len(starting),
         start_left=tuple(
             sorted(start_left(now - since, state.startup.seconds) for since in starting_since.values())

@@ -168,4 +168,5 @@ class LocalWorker:
 
 def worker_settings(group: Group) -> tuple[Any, ...]:
     """Return the settings of a group that its workers are started with."""
-    return frozenset(group.queues), group.pool, group.concurrency, dict(group.options)
+    concurrency = group.concurrency, group.max_concurrency
+    return frozenset(group.queues), group.pool, concurrency, dict(group.options)

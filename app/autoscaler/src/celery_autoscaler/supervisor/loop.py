@@ -29,6 +29,7 @@ from celery_autoscaler.supervisor.launchers.systemd import SystemdLauncher
 from celery_autoscaler.supervisor.local import LocalWorker
 from celery_autoscaler.supervisor.lookout import Lookout
 from celery_autoscaler.supervisor.observation import FleetSeen
+from celery_autoscaler.supervisor.policy import stretch
 from celery_autoscaler.supervisor.policy.limits import HostSeen
 from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.run_time_store import RunTimeStore
@@ -248,7 +249,7 @@ class Supervisor:
             starved = context.host_limits.is_starved(tick.host)
             state.seen = see_group(tick.now, state, tick.fleet, starved=starved, between=between)
             law = state.law.between_ticks(tick.now) if between else state.law
-            state.decision = law.decide(state.group, state.seen, context.override(name))
+            state.decision = stretch.decide(law, state.group, state.seen, context.override(name))
             state.serve(context.bounds(state.group)[0])
             return True
         return False

@@ -46,7 +46,7 @@ class Publisher:
         self.recorder = Recorder()
         self.records = RecordStore(context)
 
-    def record(self, state: GroupState, here: int, seen: FleetSeen) -> None:
+    def record(self, state: GroupState, here: int, seen: FleetSeen, *, children: int = 0) -> None:
         """Write a decision down when it is another one than before, or when it moved something here.
 
         What moves nothing here is written down by the first host; that an emergency began, each one says.
@@ -55,36 +55,40 @@ class Publisher:
             state: The group.
             here: Workers that this host started, or began to stop (negative), for it.
             seen: What the broker showed.
+            children: Slots that its workers here add, or give up (negative).
         """
         decision, group = state.decision, state.group
-        have = state.seen.ready + state.seen.starting
+        moves = [f"{here:+d}"] if here else []
+        moves += [f"{children:+d} slots"] if children else []
+        moved = bool(moves)
         # That those wanted start one after the other is worth a line with those that do.
-        held = "" if state.limited_by == START_SLOTS and not here else state.held_back
+        held = "" if state.limited_by == START_SLOTS and not moved else state.held_back
         kind = state.limited_by if held else decision.limit
-        now = (decision.want, decision.limit, decision.emergency, kind, here)
+        now = (decision.want, decision.slots, decision.limit, decision.emergency, kind, here)
         first = bool(seen.peers) and min(peer.host for peer in seen.peers) == self.context.host
         before, state.published = state.published, now
-        if now == before and not here:
+        if now == before and not moved:
             return
-        began = decision.emergency and not (before and before[2])
+        began = decision.emergency and not (before and before[3])
+        record = replace(
+            self._record(state, here, decision.reason, kind, seen), held_back=held, children=children
+        )
         if began:
             logger.warning("%s: %s", group.name, decision.reason)
-        elif here or held:
+        elif moved or held:
             logger.info(
-                "%s %d → %d%s: %s%s",
+                "%s %s%s: %s%s",
                 group.name,
-                have,
-                decision.want,
-                f", here {here:+d}" if here else "",
+                record.numbers,
+                f", here {', '.join(moves)}" if moved else "",
                 decision.reason,
                 f"; held back: {held}" if held else "",
             )
-        if not (here or held or (first and (decision.want != have or not before or began))):
-            return
-        self.write(state, here, decision.reason, kind, seen, held_back=held)
+        if moved or held or (first and (record.is_change or not before or began)):
+            self._write(record)
 
     def write(
-        self, state: GroupState, here: int, reason: str, limit: str, seen: FleetSeen, *, held_back: str = ""
+        self, state: GroupState, here: int, reason: str, limit: str, seen: FleetSeen, *, children: int = 0
     ) -> None:
         """Write down what this host did for a group, and why.
 
@@ -94,21 +98,30 @@ class Publisher:
             reason: Why, in words.
             limit: What kept the number from being another one, in a word.
             seen: What the broker showed.
-            held_back: What kept this host from doing all, in words.
+            children: Slots that its workers here add, or give up (negative).
         """
-        record = DecisionRecord(
+        self._write(replace(self._record(state, here, reason, limit, seen), children=children))
+
+    def _record(
+        self, state: GroupState, here: int, reason: str, limit: str, seen: FleetSeen
+    ) -> DecisionRecord:
+        stretches = bool(state.group.max_concurrency)
+        return DecisionRecord(
             at=seen.time,
             group=state.group.name,
             host=self.context.host,
             have=state.seen.ready + state.seen.starting,
             want=state.decision.want,
             here=here,
+            have_slots=state.seen.slots if stretches else 0,
+            want_slots=state.decision.slots if stretches else 0,
             reason=reason,
             limit=limit,
-            held_back=held_back,
             emergency=state.decision.emergency,
             seen=vars(replace(state.seen, now=seen.time)),
         )
+
+    def _write(self, record: DecisionRecord) -> None:
         try:
             fleet_status.write(self.context.broker, record)
         except ResponseError as error:

@@ -11,6 +11,7 @@ from celery_autoscaler.supervisor.publishing import Publisher
 from celery_autoscaler.supervisor.start_room import StartRoom
 from celery_autoscaler.supervisor.starter import Starter
 from celery_autoscaler.supervisor.stops import Stops
+from celery_autoscaler.supervisor.stretching import Stretching
 from celery_autoscaler.supervisor.tick import Tick
 
 
@@ -32,13 +33,15 @@ class Scaling:
             only_start: Whether to leave all stops to the next tick.
         """
         context = self.context
+        room = StartRoom(context, tick)
         tools = Tools(
             context,
             self.workers,
             self.publisher,
             self.starter,
-            StartRoom(context, tick),
+            room,
             Stops(context, self.workers, tick),
+            Stretching(context, tick, room),
         )
         planned: dict[str, tuple[GroupScaling, Plan]] = {}
         for state in states:
@@ -52,9 +55,10 @@ class Scaling:
         for need in sorted(needs, key=lambda need: need.order):
             with context.faults.contained(f"group {need.group}, scaling"):
                 scaling, plan = planned[need.group]
-                if only_start and plan.delta <= 0:
-                    continue
-                scaling.carry_out(plan, turns[need.group])
+                if not only_start or plan.delta > 0:
+                    scaling.carry_out(plan, turns[need.group], only_grow=only_start)
+                else:
+                    scaling.grow_workers()
 
     def _waiting_starts(self, tick: Tick, needs: Sequence[StartNeed]) -> float:
         """Return the weight of the starts that wait for something else than a CPU: they take no place."""
@@ -79,9 +83,20 @@ class Scaling:
             and state.decision.limit != "paused"
             and state.seen.ready + state.seen.starting > context.bounds(state.group)[0]
         ]
-        if why and spare:
+        if not why:
+            return
+        for state in context.groups.values():
+            fewer = Stretching(context, tick, StartRoom(context, tick)).relieve(state)
+            if fewer:
+                self.publisher.write(state, 0, why, limit_of(why), tick.fleet, children=-fewer)
+                return
+        if spare:
             most = max(spare, key=lambda state: context.count(state.group.name, "ready"))
             here = Stops(context, self.workers, tick).shrink(most, 1, why, busy=1, may_return=False)
             if here:
-                kind = "CPU" if why.startswith("CPU") else "memory"
-                self.publisher.write(most, -here, why, kind, tick.fleet)
+                self.publisher.write(most, -here, why, limit_of(why), tick.fleet)
+
+
+def limit_of(why: str) -> str:
+    """Return in a word what a host is short of."""
+    return "CPU" if why.startswith("CPU") else "memory"

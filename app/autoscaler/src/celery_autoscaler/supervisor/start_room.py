@@ -60,6 +60,23 @@ class StartRoom:
             return Shortage("CPU" if words.startswith("CPU") else "memory", words)
         return Shortage("back-off", state.backoff.explain(self.tick.now))
 
+    def children(self, state: GroupState, host: HostSeen) -> int:
+        """Return how many slots the workers of a group may add on this host.
+
+        A fork takes no place in the queue of starts; what the host and Redis are short of holds it back too.
+        """
+        fleet = self.tick.fleet
+        if fleet.short or (self._clients is not None and self._clients < 1):
+            return 0
+        shares = [
+            w.memory // (w.concurrency + 1)
+            for w in fleet.workers
+            if w.alive and w.group == state.group.name and w.memory
+        ]
+        return self.context.host_limits.children(
+            host, slowing=self.context.slowdown.is_slowing, child_memory=max(shares, default=0)
+        )
+
     def _workers_for_clients(self) -> int | None:
         """Return how many workers this host may start before Redis runs out of clients."""
         fleet, host = self.tick.fleet, self.context.host

@@ -21,6 +21,7 @@ from pathlib import Path
 from celery_autoscaler.logs import json_line, of_worker, wants_json
 from celery_autoscaler.protocol.description import Description
 from celery_autoscaler.protocol.orphan_guard import DRAIN_VARIABLE, SUPERVISOR_VARIABLE
+from celery_autoscaler.protocol.slots import MOST_SLOTS_VARIABLE
 from celery_autoscaler.protocol.text import as_text, in_json
 from celery_autoscaler.settings import Group
 from celery_autoscaler.supervisor.launchers import LAST_WORDS, LaunchError, State, StopSignal
@@ -77,6 +78,9 @@ class ProcessLauncher:
             DRAIN_VARIABLE: f"{group.drain_timeout:g}",
         }
         environment.pop("NOTIFY_SOCKET", None)
+        environment.pop(MOST_SLOTS_VARIABLE, None)
+        if group.max_concurrency:
+            environment[MOST_SLOTS_VARIABLE] = str(group.max_concurrency)
         try:
             with log.open("ab") as output:
                 process = subprocess.Popen(

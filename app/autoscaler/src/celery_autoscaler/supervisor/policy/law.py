@@ -77,8 +77,14 @@ class GroupSeen:
     longest: int = 0
     """Messages of the longest queue that could run now."""
     longest_queue: str = ""
+    unit: str = "worker"
+    """What is counted here and decided: workers, or the slots of workers that stretch."""
     ready: int = 0
     """Workers that consume."""
+    slots: int = 0
+    """Slots of the workers that consume."""
+    room: int = 0
+    """Slots that these can add without a start."""
     starting: int = 0
     start_left: tuple[float, ...] = ()
     """Of starting workers, until they probably consume; those that are not listed need a whole start."""
@@ -109,6 +115,8 @@ class Decision:
     limit: str = ""
     """What kept the number from being another one, if anything did."""
     emergency: bool = False
+    slots: int = 0
+    """Slots, over the whole fleet, if its workers stretch."""
 
 
 @dataclass
@@ -178,16 +186,16 @@ class GroupPolicy:
             if want > useful:
                 tried = max(workers_for(seen.tried_slots, group.concurrency), useful + 1)
                 want, limit = useful, "throughput"
-                why = f"{why}. More workers finish no more tasks ({tried} → {useful})"
+                why = f"{why}. More {seen.unit}s finish no more tasks ({tried} → {useful})"
         unbounded, want = want, max(low, min(high, want))
         if want > have and load.waiting:
             last = load.waiting * load.service / (want * group.concurrency)
-            clear = "worker clears" if want == 1 else "workers clear"
+            clear = f"{seen.unit} clears" if want == 1 else f"{seen.unit}s clear"
             why = f"{why}; {want} {clear} the queue in about {last:.1f} s"
         if want < unbounded:
-            why, limit = f"{why}. Limited by max_workers = {high}", "max_workers"
+            why, limit = f"{why}. {limited_by('max_workers', high, seen.unit)}", "max_workers"
         elif want > unbounded:
-            why, limit = f"{why}. Limited by min_workers = {low}", "min_workers"
+            why, limit = f"{why}. {limited_by('min_workers', low, seen.unit)}", "min_workers"
         return Decision(want, why, limit, emergency)
 
     def _window(self, group: Group, seen: GroupSeen, tick: float) -> float:
@@ -246,7 +254,7 @@ class GroupPolicy:
             return max(grow, 1), due, ""
         # A task that outlasts the drain of its worker would have to begin again.
         running = max(workers_for(seen.busy, group.concurrency), seen.busy_workers)
-        return self._fewer(have, lately, running, why, seen.now)
+        return self._fewer(lately, running, why, seen)
 
     def _one_more(self, have: int, seen: GroupSeen) -> int:
         """Return one worker more, but not before the last one consumes."""
@@ -255,21 +263,21 @@ class GroupPolicy:
         self._last_step = seen.now
         return have + 1
 
-    def _fewer(self, have: int, lately: "Lately", running: int, why: str, now: float) -> tuple[int, str, str]:
+    def _fewer(self, lately: "Lately", running: int, why: str, seen: GroupSeen) -> tuple[int, str, str]:
         """Return as many workers as were needed lately."""
-        window = lately.workers
+        have, window, unit = seen.ready + seen.starting, lately.workers, seen.unit
         if window >= have:
             if self._wanted[-1][1] < have:
-                needed = f"{window} worker{'s were' if window > 1 else ' was'} needed"
+                needed = f"{window} {unit}{'s were' if window > 1 else ' was'} needed"
                 return have, f"{why}. {needed} within the last {lately.seconds:.0f} s", "stabilisation"
             return have, why, ""
-        if now < self._urgent_until:
+        if seen.now < self._urgent_until:
             return have, f"{why}. It was urgent within the last {self.stabilisation:g} s", "stabilisation"
         if running >= have:
             return have, why, ""
-        enough = f"{window} worker{' has' if window == 1 else 's have'} been enough for"
+        enough = f"{window} {unit}{' has' if window == 1 else 's have'} been enough for"
         if window == 0:
-            enough = "No worker has been needed for"
+            enough = f"No {unit} has been needed for"
         less = max(window, running, have - math.ceil(STEP * have))
         return less, f"{enough} {lately.seconds:.0f} s. {why}", ""
 
@@ -385,12 +393,14 @@ class Supply:
     @classmethod
     def of(cls, group: Group, seen: GroupSeen, others: float, most: int) -> "Supply":
         """Return what follows from what is seen."""
-        known = sorted(max(0.0, left) for left in seen.start_left)[: seen.starting]
+        known = sorted(max(0.0, left) for left in seen.start_left)
         rest = [seen.startup] * (seen.starting - len(known))
-        delays = (*[0.0] * seen.ready, *known, *rest)
+        # Next to a start a fork takes no time.
+        ready = seen.ready + seen.room
+        delays = (*[0.0] * ready, *known, *rest)
         at_once = max(1, seen.starts_at_once or most)
         service = seen.service_time or FIRST_TASK_SECONDS
-        return cls(group.concurrency, service, delays, seen.ready, seen.startup, at_once, others, most)
+        return cls(group.concurrency, service, delays, ready, seen.startup, at_once, others, most)
 
     def to_clear(self, group: Group, seen: GroupSeen, tick: float) -> int:
         """Return the slots that begin each waiting task before it has waited for too long."""
@@ -430,6 +440,11 @@ def longest_wait(group: Group, seen: GroupSeen, service: float, tick: float) -> 
     in_time = group.target_wait - seen.startup - 2 * tick
     # A start comes too late in any case: worth it only if those that run take longer than usual.
     return in_time if in_time > 0 else min(group.target_wait / 2, 2 * service)
+
+
+def limited_by(bound: str, number: int, unit: str) -> str:
+    """Say which bound holds."""
+    return f"Limited by {bound} = {number}" if unit == "worker" else f"Limited by {bound} to {number} {unit}s"
 
 
 def workers_for(slots: int, concurrency: int) -> int:

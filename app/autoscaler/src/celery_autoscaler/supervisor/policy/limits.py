@@ -34,6 +34,8 @@ STARTS_PER_CPU = 2
 # Seconds after which a start that needs a CPU would show in its use, and the use below which it needs none.
 START_SHOWS_SECONDS = 5.0
 CPU_ROOM_PERCENT = 70.0
+# Children that a host adds at a time where nothing is known that limits them.
+MOST_CHILDREN = 10_000
 # What a sum of weights may be wrong by.
 ROUNDING = 1e-9
 # Seconds between two workers given up because the host is short of something, and before any is started.
@@ -60,7 +62,7 @@ class HostLimits:
         """
         if host.memory > self.memory_threshold:
             return f"memory usage is {host.memory:.0f} %, above {self.memory_threshold:g} %"
-        room = host.memory_limit * (self.memory_threshold - host.memory) / 100
+        room = self._memory_room(host)
         if host.memory_limit and worker_memory * (starting + 1) > room:
             return (
                 f"a worker takes {worker_memory / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are left below "
@@ -73,6 +75,24 @@ class HostLimits:
         if host.cpu_pressure > CPU_PRESSURE_PERCENT and slowing:
             return f"CPU is under pressure ({host.cpu_pressure:.0f} %) and tasks take longer than before"
         return ""
+
+    def children(self, host: HostSeen, *, slowing: bool, child_memory: int) -> int:
+        """Return how many children the workers of a host may add now.
+
+        Args:
+            host: What is seen of the host.
+            slowing: Whether tasks take longer lately.
+            child_memory: Bytes that one more child would take; 0 if not known.
+        """
+        if self.against_starts(host, slowing=slowing, worker_memory=0, starting=0):
+            return 0
+        if not (host.memory_limit and child_memory):
+            return MOST_CHILDREN
+        return max(0, int(self._memory_room(host) // child_memory))
+
+    def _memory_room(self, host: HostSeen) -> float:
+        """Return the bytes that are left below the threshold."""
+        return host.memory_limit * (self.memory_threshold - host.memory) / 100
 
     def is_starved(self, host: HostSeen) -> bool:
         """Return whether tasks take longer because a host is short of CPU, whichever process uses it."""
