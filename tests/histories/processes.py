@@ -110,15 +110,14 @@ def worker_command(
 
 
 def supervisor_settings(
-    host: str, pool: str, tasks_per_child: int, max_workers: int, stabilisation: float, most: int = 0
+    host: str, pool: str, concurrency: str, tasks_per_child: int, max_workers: int
 ) -> str:
-    """Return the settings of a supervisor as TOML; its workers stretch if they have a most."""
-    concurrency = f"[2, {most}]" if most else "1" if pool == "solo" else "2"
+    """Return the settings of a supervisor as TOML."""
     children = f", max_tasks_per_child = {tasks_per_child}" if tasks_per_child else ""
     options = f'options = {{ loglevel = "{LOG_LEVEL}"{children} }}\n'
     return (
         f'hostname = "{host}"\nhttp = ""\ncpu_threshold = 100\nmemory_threshold = 100\n'
-        f"stabilisation = {stabilisation:g}\n"
+        "stabilisation = 3\n"
         f"[groups.general]\nqueues = {json.dumps(SUPERVISED)}\nconcurrency = {concurrency}\n"
         f'pool = "{pool}"\ntarget_wait = 2.0\nmin_workers = 1\nmax_workers = {max_workers}\n'
         f"drain_timeout = 20.0\n{options}"

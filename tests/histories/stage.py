@@ -108,7 +108,8 @@ class Stage:
     def write_settings(self, host: str) -> None:
         """Write a supervisor's settings down."""
         script = self.script
-        text = supervisor_settings(host, script.pool, script.tasks_per_child, self.maximum, 3.0, script.most)
+        concurrency = f"[2, {script.most}]" if script.most else "1" if script.pool == "solo" else "2"
+        text = supervisor_settings(host, script.pool, concurrency, script.tasks_per_child, self.maximum)
         self.settings_of(host).write_text(text)
 
     def environment(self) -> dict[str, str]:

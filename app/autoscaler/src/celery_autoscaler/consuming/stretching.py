@@ -115,7 +115,7 @@ class Stretch:
             self._fetch_for(min(self._wanted, slots.number))
             self._go_on()
             if self._wanted == slots.number:
-                logger.info("%d slots", slots.number)
+                logger.info("Slots: %d", slots.number)
 
     def _fetch_for(self, slots: int) -> None:
         """Have the prefetch count follow the slots. What else counts in it, such as ETAs, remains."""

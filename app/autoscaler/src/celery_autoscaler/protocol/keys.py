@@ -26,7 +26,7 @@ class Keys:
         return f"{self.fleet}workers"
 
     def worker(self, worker_id: str) -> str:
-        """Hash that lives as long as the worker's lease: its session, heartbeat, and the slots it is to have."""
+        """Hash that lives as long as the worker's lease: session, heartbeat, and the slots it is to have."""
         return f"{self.fleet}worker:{worker_id}"
 
     def slots(self, worker_id: str) -> str:
