@@ -119,6 +119,13 @@ def test_the_settings_are_those_of_the_inventory(files: dict[str, str]) -> None:
     }
 
 
+def test_workers_of_a_group_with_a_least_and_a_most_stretch() -> None:
+    inputs = {**APP, **changed(GENERAL, concurrency=["2", 16])}
+    files = render("celery_autoscaler", [TOML], inputs)
+
+    assert tomllib.loads(files[TOML])["groups"]["general"]["concurrency"] == [2, 16]
+
+
 def test_a_start_may_take_as_long_for_systemd_as_for_the_supervisor(files: dict[str, str]) -> None:
     units = ["worker@", "beat"]
     others = render("celery_app", [f"etc/systemd/system/celery-{name}.service.j2" for name in units], APP)
@@ -154,6 +161,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (changed(CPU, min_workers=-1), "'cpu-bound': min_workers is -1; allowed: a whole number from 0"),
     (changed(CPU, target_wait=0), "'cpu-bound': target_wait is 0; allowed: a number from 0.1"),
     (changed(CPU, drain_timeout=-3), "drain_timeout is -3"),
+    (
+        changed(CPU, concurrency=[1, 4]),
+        "'cpu-bound': concurrency is a list with pool solo; allowed: one number, or pool prefork and gevent",
+    ),
+    (
+        {"celery_autoscaler_groups": [{**OWN, "concurrency": [4, 2]}]},
+        "'cpu-bound': concurrency is a list; allowed: a whole number from 1 to 10000, or a least and a most",
+    ),
     (changed(CPU, queues=["cpu", "default"]), "queue 'default' belongs to general and cpu-bound"),
     (
         {"celery_autoscaler_groups": [{**OWN, "name": "gpu"}]},
@@ -201,6 +216,7 @@ RIGHT: list[dict[str, Any]] = [
     {"celery_app_supervised": False, "celery_app_worker_groups": []},
     {"celery_autoscaler_cpu_threshold": 100, "celery_autoscaler_stabilisation": 0},
     {"celery_autoscaler_http": ""},
+    changed(GENERAL, concurrency=[2, 16]),
     {"celery_autoscaler_http": "unix:/run/celery-autoscaler/http"},
     {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_token": "x" * 16},
     {"celery_autoscaler_http": "0.0.0.0:9541", "celery_autoscaler_http_read_token": "x" * 16},

@@ -96,6 +96,16 @@ def test_each_group_has_its_own_limits(files: dict[str, dict[str, Any]], tmp_pat
     assert score.returncode == 0, score.stdout + score.stderr
 
 
+def test_worker_that_stretches_knows_its_least_and_its_most() -> None:
+    groups = [WEB | {"concurrency": [2, 16]}, MAILS]
+    found = contents(OWN | {"celery_app_worker_groups": groups, "celery_app_supervised": True})
+
+    web = found["/etc/celery/groups/web.env"]["content"].splitlines()
+    assert 'CELERY_WORKER_CONCURRENCY="2"' in web
+    assert 'CELERY_APP_MAX_CONCURRENCY="16"' in web
+    assert "CELERY_APP_MAX_CONCURRENCY" not in found["/etc/celery/groups/mails.env"]["content"]
+
+
 def test_without_limits_nothing_sets_any() -> None:
     found = contents(OWN | {"celery_app_worker_groups": [WEB]})
 

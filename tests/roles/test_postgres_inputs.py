@@ -159,7 +159,7 @@ def test_too_few_connections_for_the_worker_groups_are_refused() -> None:
     supervised = {
         "celery_app_supervised": True,
         "celery_app_worker_groups": [
-            {"name": "short", "pool": "prefork", "concurrency": 4, "workers": 1, "max_workers": 5},
+            {"name": "short", "pool": "prefork", "concurrency": [2, 4], "workers": 1, "max_workers": 5},
             {"name": "io", "pool": "threads", "concurrency": 50, "workers": 1, "max_workers": 2},
         ],
     }

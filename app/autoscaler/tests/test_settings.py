@@ -182,6 +182,15 @@ def test_a_file_without_groups_keeps_the_one_for_all_queues(read: Reader) -> Non
     assert list(read("tick = 2").groups) == ["default"]
 
 
+def test_least_and_most_make_workers_stretch(read: Reader) -> None:
+    [group] = read(f"{ONE}concurrency = [2, 16]").groups.values()
+    assert (group.concurrency, group.max_concurrency) == (2, 16)
+    [group] = read(f"{ONE}concurrency = [3, 3]").groups.values()
+    assert (group.concurrency, group.max_concurrency) == (3, 0)
+    [group] = read(f'{ONE}pool = "gevent"\nconcurrency = [2, 16]').groups.values()
+    assert group.max_concurrency == 16
+
+
 def test_a_variable_names_the_file(app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "named.toml"
     path.write_text("tick = 2")
@@ -192,6 +201,7 @@ def test_a_variable_names_the_file(app: Celery, tmp_path: Path, monkeypatch: pyt
 
 ONE = '[groups.a]\nqueues = ["a"]\n'
 WHOLE = "a whole number from 1 to 10000"
+CONCURRENCY = f"{WHOLE}, or a least and a most, such as [2, 16]"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +219,21 @@ WHOLE = "a whole number from 1 to 10000"
         ("groups = 5", "groups must be tables, such as [groups.general]"),
         ("[groups]\na = 5", "groups must be tables, such as [groups.general]"),
         (f"{ONE}max_workers = 0", f"groups.a.max_workers=0 is wrong: allowed is {WHOLE}"),
-        (f"{ONE}concurrency = 1.5", f"groups.a.concurrency=1.5 is wrong: allowed is {WHOLE}"),
+        (f"{ONE}concurrency = 1.5", f"groups.a.concurrency=1.5 is wrong: allowed is {CONCURRENCY}"),
+        (f"{ONE}concurrency = [4, 2]", f"groups.a.concurrency=[4, 2] is wrong: allowed is {CONCURRENCY}"),
+        (
+            f"{ONE}concurrency = [1, 2, 3]",
+            f"groups.a.concurrency=[1, 2, 3] is wrong: allowed is {CONCURRENCY}",
+        ),
+        (
+            f'{ONE}pool = "threads"\nconcurrency = [1, 2]',
+            "groups.a.concurrency=[1, 2] is wrong: allowed is one number with pool=threads; only prefork and "
+            "gevent can have a least and a most",
+        ),
+        (
+            f"{ONE}concurrency = [1, 2]\noptions.autoscale = '2,1'",
+            "groups.a.concurrency=[1, 2] is wrong: allowed is one number beside options.autoscale",
+        ),
         (
             f"{ONE}target_wait = 0",
             "groups.a.target_wait=0 is wrong: allowed is a number from 0.1 to 86400 seconds",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import beside, options, projects, services, sources, urls
+from . import beside, concurrency, options, projects, services, sources, urls
 from .model import UNKNOWN, Host, Inventory, NotKnownError, Record
 from .text import shown
 
@@ -111,6 +111,17 @@ def group_options(host: Host, _inventory: Inventory) -> Texts:
             continue
         for problem in options.problems(given):
             yield "celery_app_worker_groups", f"{called}: options: {problem}"
+
+
+def group_concurrency(host: Host, _inventory: Inventory) -> Texts:
+    """Workers run a number of tasks at a time, or stretch."""
+    for called, group in _each_group(host):
+        try:
+            text = concurrency.problem(group, supervised=host.flag("celery_app_supervised"))
+        except NotKnownError:
+            continue
+        if text:
+            yield "celery_app_worker_groups", f"{called}: {text}"
 
 
 def group_bounds(host: Host, _inventory: Inventory) -> Texts:
@@ -239,7 +250,8 @@ def _login_problem(url: urls.Url, inventory: Inventory) -> str:
 
 
 RULES = (
-    *(name, place, user, group_names, group_queues, group_options, group_bounds, plain),
+    *(name, place, user, group_names, group_queues, group_options, group_concurrency),
+    *(group_bounds, plain),
     *(environment, broker, logins),
     *(*projects.RULES, *beside.RULES, *services.RULES, *sources.RULES),
 )

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from .concurrency import least_and_most
 from .model import Host, Inventory, NotKnownError, Record
 from .names import reference
 from .redis import memory
@@ -190,8 +191,8 @@ def _app_connections(host: Host, inventory: Inventory) -> dict[str, int]:
     for other in workers_of if pool_size else ():
         supervised = other.flag("celery_app_supervised")
         for group in other.records("celery_app_worker_groups", []):
-            concurrency, workers = group.whole("concurrency"), group.whole("workers")
-            each = concurrency if group.text("pool") == "prefork" else min(concurrency, pool_size)
+            (_, most), workers = least_and_most(group), group.whole("workers")
+            each = most if group.text("pool") == "prefork" else min(most, pool_size)
             if supervised:
                 workers = group.whole("max_workers", workers)
             name = group.text("name")

@@ -91,6 +91,9 @@ def _check(value: Any, option: Option, where: str, path: str) -> Iterator[str]:
     said = "a secret" if option.get("no_log") or secret(path) else shown(value)
     if value is None:
         yield f"{where}is empty (null); allowed: {_allowed(option, path)}"
+    elif kind == "raw":
+        # What it may be, a rule knows.
+        return
     elif kind == "list":
         yield from _check_list(value, option, where, path, said)
     elif kind == "dict":

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from . import projects, urls
+from . import concurrency, projects, urls
 from .model import Host, Inventory, NotKnownError, Record
 from .text import shown
 
@@ -71,6 +71,14 @@ def bounds(host: Host, _inventory: Inventory) -> Texts:
                 f"{shown(group.text('name'))}: min_workers is {low} and max_workers is {high}; "
                 "allowed: a min_workers of at most max_workers",
             )
+
+
+def group_concurrency(host: Host, _inventory: Inventory) -> Texts:
+    """Workers run a number of tasks at a time, or stretch, in groups that only the supervisor knows."""
+    variable, groups = _groups(host)
+    for group in groups if variable == "celery_autoscaler_groups" else ():
+        if text := concurrency.problem(group, supervised=True):
+            yield variable, f"{shown(group.text('name'))}: {text}"
 
 
 def one_group_a_queue(host: Host, _inventory: Inventory) -> Texts:
@@ -166,6 +174,6 @@ def same_database(host: Host, _inventory: Inventory) -> Texts:
 
 
 RULES = (
-    *(switches, some_group, known_groups, bounds, one_group_a_queue, same_bounds),
+    *(switches, some_group, known_groups, bounds, group_concurrency, one_group_a_queue, same_bounds),
     *(address, tokens, broker, same_database),
 )

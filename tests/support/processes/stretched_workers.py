@@ -28,6 +28,8 @@ MOST = 6
 # Told to each worker in turn; between two changes something else may happen.
 PAUSE_SECONDS = (0.0, 0.25)
 LIMIT_SECONDS = 0.3
+# What a server needs that is to lose nothing when it is killed.
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
     client = docker.from_env()
-    server, counts = RedisServer(client, "--appendonly", "yes"), RedisServer(client)
+    server, counts = RedisServer(client, *DURABLE), RedisServer(client)
 
     def restart() -> None:
         server.crash()
