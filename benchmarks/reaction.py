@@ -1,4 +1,4 @@
-"""How soon a second worker runs tasks of a burst: our supervisor, celery --autoscale, a polling one."""
+"""How soon a second slot runs tasks of a burst: our supervisor, celery --autoscale, a polling one."""
 
 from __future__ import annotations
 
@@ -89,7 +89,18 @@ class PollingSupervisor(threading.Thread):
 @contextmanager
 def ours(url: str, folder: Path, phase: float) -> Iterator[float]:
     """Run our supervisor with one idle worker; yield the seconds to wait before the burst."""
-    group = {"concurrency": 1, "min_workers": 1, "max_workers": MAXIMUM, "target_wait": 10.0}
+    yield from supervised(url, folder, phase, {"concurrency": 1, "max_workers": MAXIMUM})
+
+
+@contextmanager
+def stretching(url: str, folder: Path, phase: float) -> Iterator[float]:
+    """Run our supervisor with one idle worker that stretches to as many slots."""
+    yield from supervised(url, folder, phase, {"concurrency": [1, MAXIMUM], "max_workers": 1})
+
+
+def supervised(url: str, folder: Path, phase: float, group: dict[str, Any]) -> Iterator[float]:
+    """Run our supervisor with one idle worker of a group; yield the seconds to wait before the burst."""
+    group |= {"min_workers": 1, "target_wait": 10.0}
     with SupervisedFleet(folder, url, counts(url)) as fleet:
         fleet.start(group=group)
         fleet.wait_for_workers(1)
@@ -123,7 +134,8 @@ def polling(url: str, folder: Path, phase: float) -> Iterator[float]:
 
 
 CONTENDERS = {
-    "our supervisor": ours,
+    "our supervisor, whole workers": ours,
+    "our supervisor, a worker that stretches": stretching,
     "celery --autoscale": autoscale,
     f"a look every {PERIOD:g} s": polling,
 }
@@ -207,7 +219,7 @@ def reaction(url: str, rounds: int) -> Table:
     polling_rounds = max(1, rounds * POLLING_ROUNDS // ROUNDS)
     found: dict[str, list[Reaction]] = {name: [] for name in CONTENDERS}
     with Progress(console=console) as progress:
-        bar = progress.add_task("reaction", total=2 * rounds + polling_rounds)
+        bar = progress.add_task("reaction", total=3 * rounds + polling_rounds)
         for number in range(rounds):
             for name, contender in CONTENDERS.items():
                 of = polling_rounds if contender is polling else rounds
@@ -223,14 +235,14 @@ def reaction(url: str, rounds: int) -> Table:
     seconds = {name: [one.second for one in found[name]] for name in names}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     table.add_row("rounds", *(str(len(found[name])) for name in names))
-    table.add_row("second worker at work, median", *(f"{medians[name]:.2f}" for name in names))
+    table.add_row("second slot at work, median", *(f"{medians[name]:.2f}" for name in names))
     table.add_row("in relation to ours", *(f"{medians[name] / medians[names[0]]:.2f}" for name in names))
     calm = {name: statistics.median(one.second - one.queued for one in found[name]) for name in names}
     table.add_row("without its waiting for a CPU, median", *(f"{calm[name]:.2f}" for name in names))
     table.add_row("fastest round", *(f"{min(seconds[name]):.2f}" for name in names))
     table.add_row("slowest round", *(f"{max(seconds[name]):.2f}" for name in names))
     for field, text in (
-        ("last", "all workers at work, median"),
+        ("last", "all slots at work, median"),
         ("wait", "95 % of the tasks waited at most, median"),
         ("done", "all tasks had begun, median"),
     ):

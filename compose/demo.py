@@ -231,12 +231,15 @@ def running(status: FleetStatus) -> int:
 
 def changes(found: Iterable[DecisionRecord], since: float) -> list[DecisionRecord]:
     """Return the decisions that started or stopped a worker, the oldest first."""
-    return [record for record in found if record.here and record.at >= since][::-1]
+    return [record for record in found if (record.here or record.children) and record.at >= since][::-1]
 
 
 def peak_load(demo: Demo, seconds: float) -> float:
     """Return the tasks a second, each so long, that keep a part of the largest number of workers busy."""
-    slots = max(g.max_workers * g.concurrency for g in fleet_status(demo.broker).groups.values())
+    slots = max(
+        g.max_workers * (g.max_concurrency or g.concurrency)
+        for g in fleet_status(demo.broker).groups.values()
+    )
     return max(1.0, PEAK * float(slots) / seconds)
 
 

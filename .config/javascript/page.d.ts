@@ -7,6 +7,8 @@ interface Decision {
   have: number;
   want: number;
   here: number;
+  children: number;
+  change: string;
   reason: string;
   held_back: string;
   by: string;
@@ -17,6 +19,9 @@ interface Group {
   target_wait: number;
   min_workers: number;
   max_workers: number;
+  max_concurrency: number;
+  slots: number;
+  want_slots: number;
   ready: number;
   starting: number;
   draining: number;

@@ -90,7 +90,8 @@ def groups_table(groups: Mapping[str, Mapping[str, Any]], title: str = "Workers 
         table.add_row(
             name,
             "all",
-            f"{group['ready']} of {group['min_workers']}-{group['max_workers']}",
+            f"{group['ready']} of {group['min_workers']}-{group['max_workers']}"
+            + (f", {group['slots']} slots" if group.get("max_concurrency") else ""),
             str(group["waiting"]),
             Text(f"{group['age']:.1f} of {group['target_wait']:g} s", style="bold red" if late else ""),
         )

@@ -79,7 +79,7 @@ def test_busy_child_is_never_ended_and_its_slot_goes_when_its_task_has_ended(fle
 
 def test_number_is_heard_with_the_next_heartbeat_where_nothing_wakes_the_worker(fleet: Fleet) -> None:
     worker = fleet.start(name="w", concurrency=1, most=3)
-    [name] = wait_for(fleet.tasks.worker_ids, "the worker has no lease")
+    [name] = wait_for(lambda: fleet.tasks.worker_ids() or None, "the worker has no lease")
     # As if the message had been lost.
     fleet.tasks.redis.hset(f"fleet:worker:{name}", "slots", 3)
     wait_for_children(worker, 3, within=5.0)

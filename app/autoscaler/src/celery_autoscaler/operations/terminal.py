@@ -126,8 +126,10 @@ def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
         ]
         table.add(
             plain(name),
-            Text.assemble((str(group.ready), "bold"), *(f"\n{other}" for other in others)),
-            f"{group.want} of {group.min_workers}-{group.max_workers}",
+            Text.assemble(
+                (str(group.ready), "bold"), *(f"\n{other}" for other in [*slots_of(group), *others])
+            ),
+            "\n".join([f"{group.want} of {group.min_workers}-{group.max_workers}", *wanted_slots(group)]),
             str(group.waiting) + (f"\n+{group.future} later" if group.future else ""),
             Text(f"{group.age:.1f} of {group.target_wait:g} s", style="bold red" if late else ""),
             str(group.busy),
@@ -136,6 +138,17 @@ def groups_table(groups: Mapping[str, GroupStatus]) -> Columns:
             prose=plain(group.override, "yellow") if group.override else None,
         )
     return table
+
+
+def slots_of(group: GroupStatus) -> list[str]:
+    """Return the slots that there are, if the group's workers stretch."""
+    return [f"{group.slots} slots"] if group.max_concurrency else []
+
+
+def wanted_slots(group: GroupStatus) -> list[str]:
+    """Return the slots that are wanted, if the group's workers stretch, and those of one worker."""
+    between = f"{group.concurrency}-{group.max_concurrency}"
+    return [f"{group.want_slots} slots, {between} a worker"] if group.max_concurrency else []
 
 
 def queues_table(groups: Mapping[str, GroupStatus]) -> RenderableType:

@@ -48,8 +48,15 @@ class GroupStatus(Document):
     min_workers: int = 0
     max_workers: int = 0
     concurrency: int = 1
+    """Tasks that one worker runs at a time; the least, if workers stretch."""
+    max_concurrency: int = 0
+    """Tasks that one worker runs at most, if workers stretch."""
+    slots: int = 0
+    """Tasks that the workers that consume run at a time."""
     want: int = 0
     """Workers of the fleet that the load needs."""
+    want_slots: int = 0
+    """Slots of these."""
     reason: str = ""
     limit: str = ""
     """What keeps the number from being another one, in a word."""
@@ -111,6 +118,8 @@ class WorkerStatus(Document):
     why: str = ""
     """Why it is to end, unless the load says so."""
     pid: int = 0
+    slots: int = 0
+    """Tasks that it runs at a time; 0 if it does not say."""
     active: int = 0
     reserved: int = 0
     processed: int = 0

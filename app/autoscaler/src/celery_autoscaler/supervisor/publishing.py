@@ -216,7 +216,10 @@ class Publisher:
             min_workers=low,
             max_workers=high,
             concurrency=group.concurrency,
+            max_concurrency=group.max_concurrency,
+            slots=seen.slots,
             want=state.decision.want,
+            want_slots=state.decision.slots or state.decision.want * group.concurrency,
             reason=state.decision.reason,
             # What really keeps it from having more, or fewer.
             limit=state.limited_by or state.decision.limit,
@@ -256,6 +259,7 @@ class Publisher:
             state=worker.state,
             why=why,
             pid=heartbeat.pid,
+            slots=heartbeat.concurrency,
             active=heartbeat.active,
             reserved=heartbeat.reserved,
             processed=heartbeat.processed,

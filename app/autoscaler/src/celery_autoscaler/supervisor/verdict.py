@@ -154,8 +154,9 @@ def lateness(group: GroupStatus) -> float:
 
 def expected_wait(group: GroupStatus) -> float:
     """Return the seconds until the last waiting task begins with the workers there are, or with one."""
-    slots = max(1, group.ready + group.starting) * max(1, group.concurrency)
-    idle = max(0, group.ready * group.concurrency - group.busy)
+    ready = group.slots if group.max_concurrency else group.ready * group.concurrency
+    slots = max(1, group.concurrency, ready + group.starting * group.concurrency)
+    idle = max(0, ready - group.busy)
     tasks = max(0, group.waiting + group.held - idle)
     return tasks * (group.service_time or FIRST_TASK_SECONDS) / slots
 
@@ -165,6 +166,8 @@ def is_limited(group: GroupStatus) -> bool:
     if group.limit in {"paused", START_SLOTS}:
         return False
     at_most = group.ready + group.starting >= group.max_workers
+    if group.max_concurrency:
+        at_most = group.slots >= group.max_workers * group.max_concurrency
     return bool(limit_words(group)) or at_most
 
 
@@ -237,6 +240,7 @@ def limit_words(group: GroupStatus) -> str:
     have = group.ready + group.starting
     if group.limit == "max_workers" and have >= group.max_workers:
         return "at max_workers"
-    if group.limit == "throughput" or (have < group.want and group.held_back):
+    lacks = have < group.want or (group.max_concurrency and group.slots < group.want_slots)
+    if group.limit == "throughput" or (lacks and group.held_back):
         return LIMITS.get(group.limit, "held back")
     return ""

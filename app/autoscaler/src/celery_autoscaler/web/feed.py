@@ -259,7 +259,7 @@ class Feed:
         records = [
             shown(record)
             for record in fleet_status.decisions(self.broker, AMONG)
-            if record.at >= since and (record.here or record.by or record.emergency)
+            if record.at >= since and (record.here or record.children or record.by or record.emergency)
         ]
         groups = history.read(self.broker, seconds, POINTS)
         return {"groups": groups, "decisions": records[:MARKS]}
@@ -325,7 +325,8 @@ class Subscription:
 
 def shown(record: DecisionRecord) -> dict[str, Any]:
     """Return a decision for the page."""
-    return {name: value for name, value in vars(record).items() if name not in ("seen", "version")}
+    fields = {name: value for name, value in vars(record).items() if name not in ("seen", "version")}
+    return fields | {"change": record.change}
 
 
 def host(status: SupervisorStatus) -> dict[str, Any]:

@@ -25,6 +25,8 @@ MOST_LABEL_CHARACTERS = 200
 # Metric, its help, the field of a group's status.
 GROUP_GAUGES = (
     ("workers_wanted", "Workers of the fleet that the load needs.", "want"),
+    ("slots", "Tasks that the workers that consume run at a time.", "slots"),
+    ("slots_wanted", "Slots of the fleet that the load needs.", "want_slots"),
     ("min_workers", "Workers of the fleet that always run.", "min_workers"),
     ("max_workers", "Workers that the fleet never exceeds.", "max_workers"),
     ("tasks_running", "Running tasks.", "busy"),

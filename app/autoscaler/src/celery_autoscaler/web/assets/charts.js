@@ -29,10 +29,7 @@ export const sentence = (decision) => `${headline(decision)}: ${reasons(decision
 export function headline(decision) {
   const group = decision.group === "*" ? "all groups" : decision.group;
   if (decision.by) return group;
-  const { have, want, here } = decision;
-  const moves = here ? `, ${decision.host} ${here > 0 ? "starts" : "stops"} ${Math.abs(here)}` : "";
-  const change = have === want ? `keeps ${have}` : `${have} → ${want}`;
-  return `${group} ${change}${moves}`;
+  return `${group} ${decision.change}`;
 }
 
 /**
@@ -206,7 +203,8 @@ export class Charts {
     this.mark();
     if (!this.last) return;
     const [, group] = this.last;
-    const people = `${this.name}: ${group.ready} workers ready, ${group.starting} starting, ${group.draining} draining, `;
+    const slots = group.max_concurrency ? ` with ${group.slots} slots` : "";
+    const people = `${this.name}: ${group.ready} workers ready${slots}, ${group.starting} starting, ${group.draining} draining, `;
     this.workersBox.setAttribute("aria-label", asText(`${people}at most ${group.max_workers}`));
     const wait = `${this.name}: ${group.waiting} tasks waiting, oldest ${seconds(group.age)}, `;
     this.waitBox.setAttribute("aria-label", asText(`${wait}target wait ${seconds(group.target_wait)}`));
@@ -221,10 +219,14 @@ export class Charts {
     let n = columns.at.length - 1;
     if (index !== null && index !== undefined) n = columns.at.findLastIndex((at) => at <= this.times[index]);
     if (n < 0) return;
-    legend(this.workersLegend, [
+    /** @type {Parameters<typeof legend>[1]} */
+    const workers = [
       ["ready", "ready", columns.ready[n]], ["starting", "starting", columns.starting[n]],
       ["draining", "draining", columns.draining[n]], ["max_workers", "max_workers", columns.max_workers[n]],
-    ]);
+    ];
+    const [, now] = this.last ?? [];
+    if (now?.max_concurrency) workers.push(["slots", "slots now", `${now.slots} of ${now.want_slots} wanted`]);
+    legend(this.workersLegend, workers);
     legend(this.waitLegend, [
       ["age", "oldest waits", seconds(columns.age[n])], ["target_wait", "target wait", seconds(this.target_wait)],
       ["waiting", "waiting", columns.waiting[n]],
@@ -257,7 +259,7 @@ export class Charts {
       node.decisions = list;
       const middle = ((key + 0.5) * slot - begin) / (end - begin);
       node.style.left = `${(100 * Math.min(1, Math.max(0, middle))).toFixed(2)}%`;
-      const sum = list.reduce((total, one) => total + one.here, 0);
+      const sum = list.reduce((total, one) => total + one.here + one.children, 0);
       const kind = list.some((one) => one.by) ? "person" : sum < 0 ? "down" : "up";
       if (node.className !== kind) node.className = kind;
       say(node, { person: "●", up: "▲", down: "▼" }[kind]);

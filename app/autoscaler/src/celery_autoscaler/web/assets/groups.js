@@ -44,7 +44,7 @@ export function remember(found) {
 
 /** The charts show what moved something, and what operators wanted. */
 function tellCharts() {
-  const marked = decisions.filter((one) => one.here || one.by || one.emergency);
+  const marked = decisions.filter((one) => one.here || one.children || one.by || one.emergency);
   for (const chart of charts.values()) chart.tell(marked);
 }
 
