@@ -92,7 +92,8 @@ class ChildProcesses:
             if process in self._leaving:
                 self._leaving.discard(process)
                 # The next child would end at once, if this one was killed before it read.
-                empty(process.inq._reader)
+                with suppress(OSError):
+                    empty(process.inq._reader)
             free_pipes(process)
 
         pool._process_cleanup_queues = cleanup

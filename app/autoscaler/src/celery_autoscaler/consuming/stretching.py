@@ -73,7 +73,6 @@ class Stretch:
         self._wanted = self.least
         self._fetched = self.least
         """Slots for which messages are fetched."""
-        self._due = False
         self._slots: Slots | None = None
         if most:
             pool = consumer.pool
@@ -97,22 +96,19 @@ class Stretch:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self._wanted != self.slots and not self._due:
-            self._due = True
+        if self._wanted != self.slots or self._wanted != self._fetched:
             self._consumer.call_soon(self._step)
 
     def _step(self) -> None:
         """Add or end one slot, and see to the rest in the next turn of the event loop."""
-        self._due = False
         slots = self._slots
         if slots is None or not self._consumer.pool.active:
             return
         missing = self._wanted - slots.number
-        if missing < 0:
-            # Of the slots that are too many each becomes idle when its task has ended.
-            self._fetch_for(self._wanted)
-        if missing and (slots.add() if missing > 0 else slots.end_idle()):
-            self._fetch_for(min(self._wanted, slots.number))
+        has_changed = missing != 0 and (slots.add() if missing > 0 else slots.end_idle())
+        # Each slot that is too many becomes idle when its task has ended: no further one is fetched for it.
+        self._fetch_for(min(self._wanted, slots.number))
+        if has_changed:
             self._go_on()
             if self._wanted == slots.number:
                 logger.info("Slots: %d", slots.number)
