@@ -101,6 +101,7 @@ def hash_of(flat: Sequence[str | int | float]) -> dict[bytes, bytes]:
         group=NAMES,
         state=NAMES,
         concurrency=st.integers(1, 9),
+        max_concurrency=st.integers(0, 9),
         pid=st.integers(0, 2**22),
         active=st.integers(0, 9),
         reserved=st.integers(0, 9),

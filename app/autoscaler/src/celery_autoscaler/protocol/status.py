@@ -118,8 +118,6 @@ class WorkerStatus(Document):
     why: str = ""
     """Why it is to end, unless the load says so."""
     pid: int = 0
-    slots: int = 0
-    """Tasks that it runs at a time; 0 if it does not say."""
     active: int = 0
     reserved: int = 0
     processed: int = 0

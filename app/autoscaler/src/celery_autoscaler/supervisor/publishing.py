@@ -259,7 +259,6 @@ class Publisher:
             state=worker.state,
             why=why,
             pid=heartbeat.pid,
-            slots=heartbeat.concurrency,
             active=heartbeat.active,
             reserved=heartbeat.reserved,
             processed=heartbeat.processed,
