@@ -35,6 +35,19 @@ def test_a_calm_host_starts_workers() -> None:
     assert HostLimits(90.0, 85.0).for_a_stop(0.0, CALM, slowing=True) == ""
 
 
+def test_host_adds_as_many_children_as_its_memory_bears_and_none_while_it_is_short() -> None:
+    limits = HostLimits(cpu_threshold=90.0, memory_threshold=85.0)
+
+    def children(host: HostSeen, memory: int = GIB // 10) -> int:
+        return limits.children(host, slowing=False, child_memory=memory)
+
+    # 55 % of 4 GiB are left.
+    assert children(CALM) == 22
+    assert children(CALM, memory=0) > 1000
+    for short in ({"memory": 86.0}, {"cpu": 95.0}, {"memory_pressure": 20.0}):
+        assert children(replace(CALM, **short)) == 0  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("host", "words"),
     [
