@@ -143,6 +143,8 @@ def test_metrics_have_standard_names_units_and_few_labels(served: Serve) -> None
 
     assert {(name, family.type) for name, family in metrics.items()} == {
         ("celery_autoscaler_workers_wanted", "gauge"),
+        ("celery_autoscaler_slots", "gauge"),
+        ("celery_autoscaler_slots_wanted", "gauge"),
         ("celery_autoscaler_min_workers", "gauge"),
         ("celery_autoscaler_max_workers", "gauge"),
         ("celery_autoscaler_workers", "gauge"),
