@@ -45,6 +45,7 @@ class PoolPipes:
 
     def _note(self) -> None:
         if (pool := self._processes) is not None:
+            _forget_replaced(pool)
             self._reading |= _transfers(self._hub.readers, pool._fileno_to_outq)
             self._writing |= _transfers(self._hub.writers, pool._fileno_to_inq)
 
@@ -85,6 +86,17 @@ class PoolPipes:
         for fd, (transfer, process) in writing.items():
             if pool._fileno_to_inq.get(fd) is process and fd in pool._active_writes:
                 self._hub.add_writer(fd, transfer)
+
+
+def _forget_replaced(pool: Any) -> None:
+    """Let a pool forget the results' pipes of children that were killed, and whose pipes it has replaced.
+
+    Celery leaves their numbers among those that it registers with the event loop again. Another pipe may have
+    the number by then, such as that of jobs to a child: its jobs would be read as results, and be lost.
+    """
+    for fd, process in list(pool._fileno_to_outq.items()):
+        if process.dead:
+            del pool._fileno_to_outq[fd]
 
 
 def _is_ending(process: Any) -> bool:
