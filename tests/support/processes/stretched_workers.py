@@ -84,10 +84,14 @@ class Events:
                 self.kills += 1
 
     def drop_connections(self) -> None:
-        """Close all connections to the broker but our own."""
-        for kind in ("normal", "pubsub"):
-            with suppress(RedisError):
-                self.fleet.tasks.redis.client_kill_filter(_type=kind, skipme=True)
+        """Close all connections to the broker but those of the producer, which would end with them."""
+        own = {one.laddr.port for one in psutil.Process().net_connections() if one.laddr}
+        redis = self.fleet.tasks.redis
+        with suppress(RedisError):
+            found: list[dict[str, str]] = redis.client_list()  # type: ignore[assignment]
+            for client in found:
+                if int(client["addr"].rpartition(":")[2]) not in own:
+                    redis.client_kill_filter(_id=client["id"])
 
     def exceed_limit(self) -> None:
         """Send a task whose child is killed by its time limit."""
