@@ -88,7 +88,7 @@ class Events:
         own = {one.laddr.port for one in psutil.Process().net_connections() if one.laddr}
         redis = self.fleet.tasks.redis
         with suppress(RedisError):
-            found: list[dict[str, str]] = redis.client_list()  # type: ignore[assignment]
+            found: list[dict[str, str]] = redis.client_list()
             for client in found:
                 if int(client["addr"].rpartition(":")[2]) not in own:
                     redis.client_kill_filter(_id=client["id"])
