@@ -44,7 +44,7 @@ def test_worker_has_as_many_children_as_it_is_told(fleet: Fleet) -> None:
         wait_for_children(worker, has)
         wait_for_slots(fleet.tasks, "w", has)
         # Each slot runs a task, and no further one is taken meanwhile.
-        held = fleet.tasks.send(has, 1.0)
+        held = fleet.tasks.send(has, 3.0)
         fleet.tasks.wait_until_started(held)
         late = fleet.tasks.send(1, 0.0)
         time.sleep(0.3)
@@ -127,7 +127,7 @@ def test_pool_of_greenlets_stretches(fleet: Fleet, pool: str) -> None:
     for told, at_once in ((5, 5), (2, 2), (4, 4)):
         tell(fleet, told)
         wait_for_slots(fleet.tasks, "w", at_once)
-        held = fleet.tasks.send(at_once, 1.5)
+        held = fleet.tasks.send(at_once, 3.0)
         fleet.tasks.wait_until_started(held)
         late = fleet.tasks.send(2, 0.0)
         time.sleep(0.3)
@@ -162,7 +162,7 @@ def test_nothing_is_lost_while_slots_come_and_go(
         server.restart()
 
     fleet = new_fleet(broker_url=server.url)
-    changes, seed = int(os.environ.get("STRETCHES", "40")), int(os.environ.get("STRETCH_SEED", "3"))
+    changes, seed = int(os.environ.get("STRETCHES", "30")), int(os.environ.get("STRETCH_SEED", "3"))
     found = stretch_and_shrink(fleet, changes=changes, seed=seed, restart=restart)
 
     print(found)  # noqa: T201
