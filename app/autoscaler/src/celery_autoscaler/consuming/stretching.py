@@ -96,22 +96,33 @@ class Stretch:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self._wanted != self.slots or self._wanted != self._fetched:
-            self._consumer.call_soon(self._step)
+        if self._wanted == self.slots == self._fetched:
+            return
+        if self._consumer.hub is not None:
+            self._consumer.call_soon(self._turn)
+            return
+        # No event loop that could be held up, and greenlets cost nothing.
+        while self._step():
+            continue
+        self._consumer.qos.update()
 
-    def _step(self) -> None:
+    def _turn(self) -> None:
         """Add or end one slot, and see to the rest in the next turn of the event loop."""
+        if self._step():
+            self._go_on()
+
+    def _step(self) -> bool:
+        """Add or end one slot; return whether there was one to."""
         slots = self._slots
         if slots is None or not self._consumer.pool.active:
-            return
+            return False
         missing = self._wanted - slots.number
         has_changed = missing != 0 and (slots.add() if missing > 0 else slots.end_idle())
         # Each slot that is too many becomes idle when its task has ended: no further one is fetched for it.
         self._fetch_for(min(self._wanted, slots.number))
-        if has_changed:
-            self._go_on()
-            if self._wanted == slots.number:
-                logger.info("Slots: %d", slots.number)
+        if has_changed and self._wanted == slots.number:
+            logger.info("Slots: %d", slots.number)
+        return has_changed
 
     def _fetch_for(self, slots: int) -> None:
         """Have the prefetch count follow the slots. What else counts in it, such as ETAs, remains."""
