@@ -48,8 +48,9 @@ class Greenlets:
 
     @property
     def number(self) -> int:
-        """How many there are."""
-        return int(self._pool.num_processes)
+        """How many there are. The pool of older releases itself counts those that run something."""
+        greenlets = self._pool._pool
+        return int(greenlets.size) if greenlets is not None else 0
 
     def add(self) -> bool:
         """Add one."""
