@@ -45,7 +45,7 @@ def test_burst_is_decided_in_slots_and_kept_within_the_workers_bounds() -> None:
 
     assert (decision.want, decision.slots) == (4, 64)
     assert "64 slots clear the queue" in decision.reason
-    assert "Limited by max_workers to 64 slots" in decision.reason
+    assert "Limited by max_workers = 64 slots" in decision.reason
 
 
 def test_moderate_burst_needs_no_start() -> None:

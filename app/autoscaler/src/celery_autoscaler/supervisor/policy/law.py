@@ -192,10 +192,11 @@ class GroupPolicy:
             last = load.waiting * load.service / (want * group.concurrency)
             clear = f"{seen.unit} clears" if want == 1 else f"{seen.unit}s clear"
             why = f"{why}; {want} {clear} the queue in about {last:.1f} s"
+        unit = " slots" if seen.unit == "slot" else ""
         if want < unbounded:
-            why, limit = f"{why}. {limited_by('max_workers', high, seen.unit)}", "max_workers"
+            why, limit = f"{why}. Limited by max_workers = {high}{unit}", "max_workers"
         elif want > unbounded:
-            why, limit = f"{why}. {limited_by('min_workers', low, seen.unit)}", "min_workers"
+            why, limit = f"{why}. Limited by min_workers = {low}{unit}", "min_workers"
         return Decision(want, why, limit, emergency)
 
     def _window(self, group: Group, seen: GroupSeen, tick: float) -> float:
@@ -440,11 +441,6 @@ def longest_wait(group: Group, seen: GroupSeen, service: float, tick: float) -> 
     in_time = group.target_wait - seen.startup - 2 * tick
     # A start comes too late in any case: worth it only if those that run take longer than usual.
     return in_time if in_time > 0 else min(group.target_wait / 2, 2 * service)
-
-
-def limited_by(bound: str, number: int, unit: str) -> str:
-    """Say which bound holds."""
-    return f"Limited by {bound} = {number}" if unit == "worker" else f"Limited by {bound} to {number} {unit}s"
 
 
 def workers_for(slots: int, concurrency: int) -> int:
