@@ -177,7 +177,10 @@ class HeartbeatThread(threading.Thread):
                 keys.drain,
                 keys.unacked(ledger.worker_id),
             ],
-            args=[ledger.worker_id, worker_name(ledger.worker_id), int(ledger.lease * 1000), *heartbeat],
+            args=[
+                *(ledger.worker_id, worker_name(ledger.worker_id), int(ledger.lease * 1000)),
+                *(int(self.consumer.stretch.most > 0), *heartbeat),
+            ],
         )
         if bool(drain) != ledger.draining:
             ledger.draining = bool(drain)
