@@ -25,11 +25,12 @@ def main() -> int:
         as_json = logs.wants_json()
     except logs.LogFormatError as error:
         sys.exit(str(error))
-    if {"worker", "beat"} & {*sys.argv}:
-        # Readiness ends its rest.
+    is_plain = os.environ.get("CELERY_APP_PLAIN_WORKERS") == "true"
+    if not is_plain and {"worker", "beat"} & {*sys.argv}:
+        # The first process of a pool ends its rest, or readiness.
         importlib.import_module("celery_autoscaler.consuming.garbage").rest()
     importlib.import_module("celery_autoscaler.consuming.readiness")
-    if os.environ.get("CELERY_APP_PLAIN_WORKERS") != "true":
+    if not is_plain:
         importlib.import_module("celery_autoscaler.worker")
     commands = load_commands()
     importlib.import_module("celery_autoscaler.consuming.restarts").keep_launcher()

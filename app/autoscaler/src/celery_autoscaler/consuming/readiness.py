@@ -2,13 +2,7 @@
 
 from typing import Any
 
-from celery.signals import (
-    beat_init,
-    worker_before_create_process,
-    worker_init,
-    worker_ready,
-    worker_shutting_down,
-)
+from celery.signals import beat_init, worker_init, worker_ready, worker_shutting_down
 
 from celery_autoscaler.consuming import garbage
 from celery_autoscaler.protocol.systemd import notify
@@ -21,12 +15,6 @@ _within_worker = False
 def _worker_begins(**_: Any) -> None:
     global _within_worker  # noqa: PLW0603
     _within_worker = True
-
-
-@worker_before_create_process.connect
-def _pool_begins(**_: Any) -> None:
-    # Else plain workers would have processes in which the collector rests for good.
-    garbage.keep_loaded()
 
 
 @worker_ready.connect
