@@ -4,12 +4,18 @@ A forked process has all that its worker has. One that is spawned (``worker_pool
 fresh interpreter which gets the app as it was pickled, without what was done to it.
 """
 
+import os
+from collections.abc import Iterator
 from importlib import import_module
+from threading import RLock
 from typing import Any
 
 from billiard import get_start_method
+from celery.app.base import Celery
+from celery.backends.base import Backend
 from celery.loaders.base import BaseLoader
 from celery.signals import worker_before_create_process
+from kombu.utils.objects import cached_property
 
 from celery_autoscaler.consuming import garbage
 
@@ -34,6 +40,7 @@ def adopt(worker: Any) -> None:
         prefork.process_initializer = initialize
     else:
         worker_before_create_process.connect(share_memory, weak=False)
+        os.register_at_fork(after_in_child=renew_locks)
 
 
 def share_memory(**_: Any) -> None:
@@ -42,6 +49,26 @@ def share_memory(**_: Any) -> None:
     Processes that replace others profit as well.
     """
     garbage.keep_loaded()
+
+
+def renew_locks() -> None:
+    """Give the cached properties of apps and result backends locks that nobody holds.
+
+    Another thread of the worker may read one while a process is forked, such as the one that tells what
+    became of a task whose process was killed. It is not there to release the lock in the forked process.
+    """
+    for kind in (*with_subclasses(Celery), *with_subclasses(Backend)):
+        for value in vars(kind).values():
+            if isinstance(value, cached_property):
+                value.lock = RLock()
+
+
+def with_subclasses(kind: type) -> Iterator[type]:
+    """Yield a class and all that inherit from it."""
+    yield kind
+    subclasses: list[type] = kind.__subclasses__()
+    for each in subclasses:
+        yield from with_subclasses(each)
 
 
 def initialize(app: Any, hostname: str) -> None:
