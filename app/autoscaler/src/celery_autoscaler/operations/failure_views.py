@@ -17,13 +17,8 @@ KIND_COLUMNS = (
     names("kind"), Column("failures"), names("task"), Column("last"), Column("first", rank=1),
 )  # fmt: skip
 TASK_COLUMNS = (
-    names("task"),
-    Column("ago"),
-    names(
-        "worker",
-    ),
-    Column("retries", rank=1),
-)
+    names("task"), Column("ago"), names("worker"), Column("retries", rank=1),
+)  # fmt: skip
 # Single failures that are shown of a kind.
 SHOWN = 10
 
@@ -118,13 +113,9 @@ def tasks_table(tasks: Sequence[Kept], now: float) -> Columns:
     """Return the newest of single failures."""
     table = Columns("Tasks", TASK_COLUMNS, "sent again")
     for each in tasks[:SHOWN]:
-        state = (
-            f"sent again by {each.retried}"
-            if each.retried
-            else ""
-            if each.message
-            else "cannot be sent again: too large"
-        )
+        state = "" if each.message else "cannot be sent again: too large"
+        if each.retried:
+            state = f"sent again by {each.retried}"
         table.add(
             plain(each.failure.id),
             f"{ago(now, each.failure.at)}",

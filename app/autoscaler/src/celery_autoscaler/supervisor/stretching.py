@@ -4,7 +4,7 @@ from celery_autoscaler.protocol.slots import tell
 from celery_autoscaler.supervisor.context import Context
 from celery_autoscaler.supervisor.group_state import GroupState
 from celery_autoscaler.supervisor.members import members
-from celery_autoscaler.supervisor.policy.stretch import spread
+from celery_autoscaler.supervisor.policy.stretch import Member, spread
 from celery_autoscaler.supervisor.start_room import StartRoom
 from celery_autoscaler.supervisor.tick import Tick
 
@@ -44,18 +44,22 @@ class Stretching:
 
     def relieve(self, state: GroupState) -> int:
         """Give up the idle slots of the worker of this host that has the most; return how many."""
-        idle = {
-            one.name: one.slots - max(one.least, one.busy)
+        here = [
+            one
             for one in members(state.group, self.tick.fleet)
             if one.host == self.context.host and one.most > one.least
-        }
-        name = max(idle, key=lambda name: idle[name], default="")
-        if not name or idle[name] <= 0:
+        ]
+        idlest = max(here, key=_idle, default=None)
+        if idlest is None or _idle(idlest) <= 0:
             return 0
-        [one] = [one for one in members(state.group, self.tick.fleet) if one.name == name]
-        return idle[name] if self._tell(name, one.slots - idle[name]) else 0
+        return _idle(idlest) if self._tell(idlest.name, idlest.slots - _idle(idlest)) else 0
 
     def _tell(self, name: str, slots: int) -> bool:
         """Tell a worker how many slots to have; return whether it was there to hear of it."""
         ids = [w.id for w in self.tick.fleet.workers if w.alive and w.name == name]
         return sum(tell(self.context.broker, worker_id, slots) for worker_id in ids) > 0
+
+
+def _idle(one: Member) -> int:
+    """Return the slots that a worker can give up."""
+    return one.slots - max(one.least, one.busy)
